@@ -1,0 +1,53 @@
+"""Energy-based structured prediction in JAX: define an energy, minimise it over outputs, train it."""
+
+from spen_jax import (
+    checkpoints,
+    data,
+    domains,
+    energies,
+    inference,
+    losses,
+    metrics,
+    objectives,
+    training,
+)
+from spen_jax.domains import Box
+from spen_jax.energies import SPEN, FeatureNetwork, functions_of
+from spen_jax.inference import (
+    GradientDescent,
+    MirrorDescent,
+    Solution,
+    implied_logits,
+    loss_augmented,
+    minimize,
+)
+from spen_jax.objectives import end_to_end, feed_forward, max_margin
+from spen_jax.training import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SPEN",
+    "Box",
+    "FeatureNetwork",
+    "GradientDescent",
+    "MirrorDescent",
+    "Solution",
+    "checkpoints",
+    "data",
+    "domains",
+    "end_to_end",
+    "energies",
+    "feed_forward",
+    "fit",
+    "functions_of",
+    "implied_logits",
+    "inference",
+    "loss_augmented",
+    "losses",
+    "max_margin",
+    "metrics",
+    "minimize",
+    "objectives",
+    "training",
+]

@@ -1,0 +1,80 @@
+"""Saving and loading parameters: one `.npz` of plain arrays and one JSON text; nothing is ever unpickled."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+
+_META = "__metadata__"
+
+
+def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
+    """Writes nested dicts of arrays, under names like "network/output/kernel", to a temporary file, then renames it.
+
+    `metadata` is anything JSON can hold, such as the settings that rebuild the model. Raises TypeError for a tree
+    with anything but string-keyed dicts above its arrays.
+    """
+    arrays = {}
+    for keys, leaf in jax.tree.leaves_with_path(params):
+        names = [getattr(k, "key", None) for k in keys]
+        if not names or not all(isinstance(n, str) and "/" not in n for n in names):
+            raise TypeError(
+                "save expects nested dicts with string keys without '/', got a leaf at "
+                f"params{jax.tree_util.keystr(keys)}; turn lists and tuples into dicts"
+            )
+        arrays["/".join(names)] = np.asarray(leaf)
+    arrays[_META] = np.array(json.dumps(metadata or {}))
+    with replacing(path) as file:
+        np.savez(file, **arrays)
+
+
+def load(path: str | Path) -> tuple[Any, dict]:
+    """The params and metadata of `save`. Raises FileNotFoundError, or ValueError for any other kind of file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        metadata = json.loads(str(arrays.pop(_META)))
+    except FileNotFoundError:
+        raise
+    except (KeyError, EOFError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a parameter file written by spen_jax.checkpoints.save ({error})"
+        ) from None
+    params: dict = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return params, metadata
+
+
+def check_like(params: Any, expected: Any, source: str | Path) -> None:
+    """Raises ValueError unless `params` has the tree and the shapes of `expected`, naming the first that differs."""
+    got = {jax.tree_util.keystr(k): np.shape(v) for k, v in jax.tree.leaves_with_path(params)}
+    want = {jax.tree_util.keystr(k): np.shape(v) for k, v in jax.tree.leaves_with_path(expected)}
+    for name in sorted(want | got):
+        if want.get(name) != got.get(name):
+            raise ValueError(
+                f"{source}: parameter {name} should have shape {want.get(name, '(absent)')}, "
+                f"got {got.get(name, '(absent)')}; was it saved by a model with other settings?"
+            )
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A new binary file that takes the name `path` only if the block ends without an error."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""Objectives: what training minimises, `(params, batch, key) -> (scalar, metrics)`.
+
+A batch has fields `x` (B, D) and `y` (B, L), the truth; the key draws dropout masks and random starts. Shared arguments:
+
+- features: `(params, x) -> context`, or `(params, x, key) -> context` for one with dropout, which is given a
+  key in training and none in prediction; None where the energy sees x itself.
+- energy: `(params, context, y) -> scalar` for one example.
+- start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
+- solver, domain, steps, differentiate: as in `spen_jax.inference.minimize`.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax import losses
+from spen_jax.domains import Box
+from spen_jax.inference import Energy, GradientDescent, Solver, loss_augmented, minimize
+
+Objective = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Features = Callable[..., Any]
+Cost = Callable[[jax.Array, jax.Array], jax.Array]
+Start = float | Callable[[Any, jax.Array], jax.Array]
+
+
+def feed_forward(logits: Features, loss: Cost = losses.cross_entropy) -> Objective:
+    """mean over the batch of loss(sigmoid(logits(x)), truth): a feature network alone, with no energy.
+
+    `logits` is a function like `features` which returns (B, L).
+    """
+    logits = _with_key(logits)
+
+    def objective(params, batch, key):
+        value = jnp.mean(loss(jax.nn.sigmoid(logits(params, batch.x, key)), batch.y))
+        return value, {"loss": value}
+
+    return objective
+
+
+def max_margin(
+    energy: Energy,
+    features: Features | None = None,
+    *,
+    cost: Cost = losses.squared_error,
+    augmented: bool = True,
+    start: Start = 0.5,
+    domain: Box = Box(),
+    solver: Solver = GradientDescent(),
+    steps: int = 30,
+    differentiate: Literal["stopped", "unrolled"] = "stopped",
+) -> Objective:
+    """mean over the batch of max(0, D(y_hat, y) - E(x, y_hat) + E(x, y)), the structured hinge loss.
+
+    y_hat minimises E - D (`augmented`, the literature's; its maximal violation makes the loss an upper bound
+    on the cost) or E alone (as widely used code has it). Source: Belanger & McCallum (2016), equations 7
+    and 8.
+
+    Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
+    share of examples with a positive loss; residual, inference's mean.
+    """
+    features = _with_key(features)
+
+    def objective(params, batch, key):
+        feature_key, start_key = jax.random.split(key)
+        context = features(params, batch.x, feature_key)
+        inner = (
+            (loss_augmented(energy, cost), (context, batch.y)) if augmented else (energy, context)
+        )
+        solution = minimize(
+            inner[0],
+            params,
+            inner[1],
+            _start(start, context, batch.y, start_key),
+            domain=domain,
+            solver=solver,
+            steps=steps,
+            differentiate=differentiate,
+        )
+        costs = jax.vmap(cost)(solution.y, batch.y)
+        wrong = solution.energy + costs if augmented else solution.energy
+        correct = jax.vmap(energy, (None, 0, 0))(params, context, batch.y)
+        each = losses.hinge(correct, wrong, costs)
+        value = jnp.mean(each)
+        return value, {
+            "loss": value,
+            "cost": jnp.mean(costs),
+            "gap": jnp.mean(wrong - correct),
+            "violated": jnp.mean(each > 0),
+            "residual": jnp.mean(solution.residual),
+        }
+
+    return objective
+
+
+def end_to_end(
+    energy: Energy,
+    features: Features | None = None,
+    *,
+    loss: Cost = losses.cross_entropy,
+    weights: Sequence[float] | None = None,
+    start: Start = 0.5,
+    domain: Box = Box(),
+    solver: Solver = GradientDescent(),
+    steps: int = 10,
+) -> Objective:
+    """mean over the batch of sum_t w_t loss(y_t, truth), through the unrolled steps of inference.
+
+    y_0 is the start and y_T the last point. `weights` are the T + 1 numbers w_0, ..., w_T; by default only
+    the last point counts. Source: Belanger, Yang & McCallum (2017), section 3.
+
+    Metrics: loss; last, the loss of the last point alone; residual, inference's mean.
+    """
+    if weights is not None and len(weights) != steps + 1:
+        raise ValueError(
+            f"weights needs steps + 1 = {steps + 1} numbers, one for the start and one after each step, "
+            f"got {len(weights)}"
+        )
+    features = _with_key(features)
+
+    def objective(params, batch, key):
+        feature_key, start_key = jax.random.split(key)
+        context = features(params, batch.x, feature_key)
+        solution = minimize(
+            energy,
+            params,
+            context,
+            _start(start, context, batch.y, start_key),
+            domain=domain,
+            solver=solver,
+            steps=steps,
+            differentiate="unrolled",
+            iterates=weights is not None,
+        )
+        last = value = jnp.mean(loss(solution.y, batch.y))
+        if weights is not None:
+            each = jnp.mean(loss(solution.iterates, batch.y[:, None]), axis=0)
+            value = jnp.asarray(weights) @ each
+        return value, {"loss": value, "last": last, "residual": jnp.mean(solution.residual)}
+
+    return objective
+
+
+def _with_key(features: Features | None) -> Features:
+    """`features` as a function of (params, x, key), whether or not it has dropout."""
+    if features is None:
+        return lambda params, x, key: x
+    if len(inspect.signature(features).parameters) >= 3:
+        return features
+    return lambda params, x, key: features(params, x)
+
+
+def _start(start: Start, context: Any, truth: jax.Array, key: jax.Array) -> jax.Array:
+    if callable(start):
+        return start(context, key)
+    return jnp.full(truth.shape, start, jnp.result_type(float))
