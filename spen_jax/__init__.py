@@ -9,6 +9,7 @@ from spen_jax import (
     losses,
     metrics,
     objectives,
+    synthetic,
     training,
 )
 from spen_jax.domains import Box
@@ -18,6 +19,7 @@ from spen_jax.inference import (
     MirrorDescent,
     Solution,
     implied_logits,
+    interactions,
     loss_augmented,
     minimize,
 )
@@ -43,11 +45,13 @@ __all__ = [
     "functions_of",
     "implied_logits",
     "inference",
+    "interactions",
     "loss_augmented",
     "losses",
     "max_margin",
     "metrics",
     "minimize",
     "objectives",
+    "synthetic",
     "training",
 ]

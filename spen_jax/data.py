@@ -1,4 +1,4 @@
-"""Multi-label data sets: the Mulan files, their checked download, and a synthetic stand-in.
+"""Multi-label data sets: the Mulan files and their checked download.
 
 `load("bibtex")` is all that most scripts need. NumPy and the standard library only. What several
 functions share:
@@ -182,21 +182,29 @@ def read_mulan(folder: str | Path, name: str) -> Dataset:
     return Dataset(name, train_split, test_split, features, labels, checksums, synthetic=False)
 
 
-def read_arff(arff: str | Path, xml: str | Path) -> tuple[Split, tuple[str, ...], tuple[str, ...]]:
+def read_arff(
+    arff: str | Path, xml: str | Path | None = None
+) -> tuple[Split, tuple[str, ...], tuple[str, ...]]:
     r"""Read one ARFF file into (split, feature names, label names), columns in the file's order.
 
-    The Mulan `xml` says which attributes are labels; in what order it does so has no effect. Rows
+    The Mulan `xml` says which attributes are labels; in what order it does so has no effect.
+    Without it all columns are features, and y has none. Rows
     are sparse (`{index value,...}`, indices from 0) or dense; attributes are numeric or {0,1}.
     A backslash escapes a quote inside a quoted name and is itself everywhere else.
 
     Raises `DataError` for anything else, missing values and unknown labels included.
     """
-    arff, xml = Path(arff), Path(xml)
+    arff = Path(arff)
     declared, rows = _read_lines(arff)
-    labels = _read_labels(xml)
+    labels = {} if xml is None else _read_labels(Path(xml))
     for label, line in labels.items():
         if label not in declared:
-            _fail(xml, line, f"a label that {arff.name} declares", f"unknown attribute {label!r}")
+            _fail(
+                Path(xml or ""),
+                line,
+                f"a label that {arff.name} declares",
+                f"unknown attribute {label!r}",
+            )
     is_binary = np.array(
         [kind == "{0,1}" or name in labels for name, (kind, _) in declared.items()]
     )
@@ -392,60 +400,3 @@ def split(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"expected rows in both parts, got {held_out} of {n} for validation")
     rows = np.random.default_rng(seed).permutation(n)
     return np.sort(rows[held_out:]), np.sort(rows[:held_out])
-
-
-def synthetic_tags(seed: int = 0, n_train: int = 4880, n_test: int = 2515) -> Dataset:
-    """Draw a tagging corpus of BibTeX's shape: x (N, 1836) words, y (N, 159) tags, 2.4 an example.
-
-    An example is about one of twenty topics, at times also about the next one. Of topic k's tags
-
-    - at most one of three is on: tags 3k, 3k + 1, 3k + 2 (tags 0 to 59);
-    - two go together: tag 60 + 2k, and 61 + 2k in 80 % of its examples only (tags 60 to 99);
-    - two or three are free: tags 100 + k, 120 + k, 140 + k (tags 100 to 158).
-
-    Topics and tags make words of their own likelier, over a background of Zipf's frequencies.
-    Those of a topic tell more than those of a tag, so that which tags it gets is half a guess.
-    """
-    rng = np.random.default_rng(seed)
-    n, words, tags, topics = n_train + n_test, 1836, 159, 20
-    topic_of = np.concatenate(
-        [np.repeat(np.arange(topics), 3), np.repeat(np.arange(topics), 2), np.arange(59) % topics]
-    )
-    # These rates give BibTeX's 69 words and 2.4 tags, and a linear classifier an F1 near 45 %.
-    popularity = rng.uniform(0.1, 0.5, tags)
-    background = np.minimum(0.95, 8.2 / rng.permutation(np.arange(4, words + 4)))
-    topic_words = 0.15 * (rng.random((topics, words)) < 0.04)
-    tag_words = 0.16 * (rng.random((tags, words)) < 0.01)
-
-    main = (topics * rng.random(n) ** 1.5).astype(int)
-    about = np.zeros((n, topics), bool)
-    about[np.arange(n), main] = True
-    about[np.arange(n), (main + 1) % topics] |= rng.random(n) < 0.2
-
-    y = about[:, topic_of] & (rng.random((n, tags)) < popularity)
-    edges = np.zeros((topics, 4))
-    edges[:, 1:] = 0.5 * popularity[:60].reshape(topics, 3).cumsum(1)
-    draw = rng.random((n, topics, 1))
-    one_of_three = about[..., None] & (edges[:, :-1] <= draw) & (draw < edges[:, 1:])
-    y[:, :60] = one_of_three.reshape(n, 60)  # from (n, topics, 3)
-    y[:, 61:100:2] = y[:, 60:100:2] & (rng.random((n, topics)) < 0.8)
-    untagged = np.flatnonzero(~y.any(1))
-    y[untagged, 3 * main[untagged] + rng.integers(0, 3, len(untagged))] = True
-
-    likelihood = _exact(background) + about @ _exact(topic_words) + y @ _exact(tag_words)
-    length = rng.uniform(0.2, 1.8, (n, 1)).astype(np.float32)
-    x = (rng.random((n, words), np.float32) < likelihood * length).astype(np.float32)
-    y = y.astype(np.float32)
-    train, test = Split(x[:n_train], y[:n_train]), Split(x[n_train:], y[n_train:])
-    checksums = {
-        part: hashlib.sha256(rows.x.tobytes() + rows.y.tobytes()).hexdigest()
-        for part, rows in (("train", train), ("test", test))
-    }
-    word_names = tuple(f"word_{word:04}" for word in range(words))
-    tag_names = tuple(f"tag_{tag:03}" for tag in range(tags))
-    return Dataset("synthetic", train, test, word_names, tag_names, checksums, synthetic=True)
-
-
-def _exact(rates: np.ndarray) -> np.ndarray:
-    # Multiples of 2^-16 below 256 add up exactly in float32, whatever the order of a product.
-    return (np.round(rates * 2**16) / 2**16).astype(np.float32)

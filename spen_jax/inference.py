@@ -137,6 +137,23 @@ def implied_logits(energy: Energy, params: Any, context: Any, y: jax.Array) -> j
     return -jax.vmap(jax.grad(energy, argnums=2), (None, 0, 0))(params, context, y)
 
 
+@partial(jax.jit, static_argnames="energy")
+def interactions(energy: Energy, params: Any, context: Any, y: jax.Array) -> jax.Array:
+    """Mean over examples of d^2 E / dy_i dy_j at y, (B, L) -> (L, L): which labels attract and repel.
+
+    Off the diagonal a negative number means that label i lowers the energy of label j. For an energy quadratic
+    in y it is E(1, 1) - E(1, 0) - E(0, 1) + E(0, 0) in the two labels, whatever the others.
+    """
+    hessian = jax.hessian(energy, argnums=2)
+
+    def add(total, example):
+        return total + hessian(params, *example), None
+
+    labels = y.shape[-1]
+    total, _ = lax.scan(add, jnp.zeros((labels, labels)), (context, y))
+    return total / len(y)
+
+
 @partial(
     jax.jit,
     static_argnames=(

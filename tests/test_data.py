@@ -434,57 +434,6 @@ def test_bibtex_starts_with_the_row_in_the_file():
 # The stand-in
 
 
-def test_synthetic_tags_have_the_shape_and_density_of_bibtex():
-    tags = data.synthetic_tags()
-    assert tags.synthetic
-    assert (tags.train.x.shape, tags.train.y.shape) == ((4880, 1836), (4880, 159))
-    assert (tags.test.x.shape, tags.test.y.shape) == ((2515, 1836), (2515, 159))
-    assert (len(tags.feature_names), len(tags.label_names)) == (1836, 159)
-    for array in (*tags.train, *tags.test):
-        assert array.dtype == np.float32
-        assert set(np.unique(array)) == {0, 1}
-    for part in (tags.train, tags.test):
-        assert 2.2 <= part.y.sum(1).mean() <= 2.6
-        assert part.y.sum(1).min() >= 1
-        assert part.y.sum(0).min() >= 1
-        assert 60 <= part.x.sum(1).mean() <= 75
-
-
-def test_synthetic_tags_exclude_and_attract_each_other_as_documented():
-    tags = data.synthetic_tags(seed=1)
-    y = np.concatenate([tags.train.y, tags.test.y])
-    triples = y[:, :60].reshape(-1, 20, 3)
-    assert triples.sum(-1).max() == 1
-    first, second = y[:, 60:100].reshape(-1, 20, 2).transpose(2, 0, 1)
-    assert np.all(second <= first)
-    assert 0.7 < second.sum() / first.sum() < 0.9
-    free = y[:, 100:120] * y[:, 120:140]  # of one topic each, and no rule between them
-    assert free.sum() > 0
-
-
-def test_synthetic_words_tell_about_the_tags():
-    tags = data.synthetic_tags()
-    means = (tags.train.y.T @ tags.train.x + 1) / (tags.train.y.sum(0)[:, None] + 20)
-    weights = np.log(means / (tags.train.x.mean(0) + 0.05))
-    scores = tags.test.x @ weights.T
-    best = tags.test.y[np.arange(len(scores)), scores.argmax(1)].mean()
-    assert 0.2 < best < 0.9, best
-    assert tags.test.y[:, tags.train.y.sum(0).argmax()].mean() < 0.1
-
-
-def test_a_seed_determines_the_synthetic_data():
-    first, again, other = (data.synthetic_tags(seed, 300, 100) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(first.train.x, again.train.x)
-    np.testing.assert_array_equal(first.test.y, again.test.y)
-    assert first.checksums == again.checksums
-    assert first.checksums != other.checksums
-    content = first.train.x.tobytes() + first.train.y.tobytes()
-    assert first.checksums["train"] == hashlib.sha256(content).hexdigest()
-
-
-# Rows
-
-
 def test_split_partitions_the_rows_by_seed():
     train, validation = data.split(100, 0.2, seed=0)
     assert (len(train), len(validation)) == (80, 20)

@@ -1,0 +1,137 @@
+"""What benchmarks share: turn-by-turn timing, fresh processes with a fixed number of threads, tables, JSON.
+
+Nothing here imports JAX or PyTorch before it is called, so that a worker can fix its threads first.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def available_cpus() -> list[int]:
+    """The processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(threads: int) -> None:
+    """Keeps this process to as many processors as it has threads; before the first import of JAX or PyTorch."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, available_cpus()[-threads:])
+
+
+def fresh_process(script: str, arguments: Sequence[str], threads: int) -> Any:
+    """What `script` writes to the file after its option --json, run as a new process with so many CPU threads.
+
+    Thread pools are sized once, when a library is first imported, so that each number of threads needs a process
+    of its own. Compilation caches are off: what is compiled there is compiled in full.
+
+    Raises:
+      SystemExit: if the script fails; it has then said why.
+    """
+    flags = "" if threads > 1 else " --xla_cpu_multi_thread_eigen=false"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + flags,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, script, *arguments, "--json", str(answer)]
+        if status := subprocess.run(command, env=environment, check=False).returncode:
+            raise SystemExit(status)
+        return json.loads(answer.read_text())
+
+
+def first_call(function: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of the first call and its seconds, compilation and one run."""
+    import jax
+
+    start = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return result, time.perf_counter() - start
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], Any]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    turn: float = 0.02,
+    least: int = 5,
+) -> dict[str, float]:
+    """The median seconds of one call of each contestant, all of them compiled already.
+
+    The contestants take turns until the time is up and each had `least` turns, so that a machine that slows down
+    slows down all of them. A turn is one call untimed, after which caches hold the contestant's own
+    data, then as many as fill `turn` seconds, timed together until their results are ready. `clock`:
+    `time.process_time` leaves out what other processes take of a shared processor; it means
+    something for one thread only.
+    """
+    import jax
+
+    def timed(function, calls):
+        jax.block_until_ready(function())
+        start = clock()
+        jax.block_until_ready([function() for _ in range(calls)])
+        return (clock() - start) / calls
+
+    calls = {name: max(1, int(turn / max(timed(f, 1), 1e-9))) for name, f in contestants.items()}
+    turns = {name: [] for name in contestants}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < least or time.perf_counter() < end:
+        for name, function in contestants.items():
+            turns[name].append(timed(function, calls[name]))
+        rounds += 1
+    return {name: statistics.median(values) for name, values in turns.items()}
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns; the first column is text, the others figures."""
+    lines = [list(headers), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def text(line):
+        first, *others = (c.rjust(w) for c, w in zip(line, widths, strict=True))
+        return "| " + " | ".join([first.strip().ljust(widths[0]), *others]) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+    return "\n".join([text(lines[0]), rule, *map(text, lines[1:])])
+
+
+def machine(packages: Sequence[str]) -> str:
+    """One line on the processor and the versions of Python and the installed packages."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            facts = dict((part.strip() for part in line.split(":", 1)) for line in f if ":" in line)
+        name = f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
+    except (OSError, KeyError):
+        name = platform.processor() or platform.machine()
+    versions = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return f"{name}, {len(available_cpus())} cores; {', '.join(versions)}"
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes the file whole or not at all: under a temporary name beside it, then renamed."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,541 @@
+"""Multi-label tagging of BibTeX entries with a structured prediction energy network.
+
+The question: how well does a SPEN tag real bibliography entries (1836 words, 159 tags), and what does its
+energy add over its own feature network?
+
+Expected (example-averaged test F1, percent): feed-forward network 38.9 and SPEN 42.2 (Belanger & McCallum
+2016), deep value network 44.7 (Gygli et al. 2017).
+
+Protocol: a seeded fifth of the training rows chooses the epochs and tunes every decision rule; then, with
+--refit, each model is trained again on all training rows for as many epochs. Nothing is chosen on the test
+rows.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import bibtex_figures as figures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import shared
+import tyro
+from rich.table import Table
+
+import spen_jax as sx
+from spen_jax import checkpoints, losses, metrics
+
+PUBLISHED = (
+    ("MLP (Belanger & McCallum 2016)", "38.9"),
+    ("SPEN (Belanger & McCallum 2016)", "42.2"),
+    ("DVN (Gygli et al. 2017)", "44.7"),
+)
+TITLES = {
+    "cross_entropy_network": "feature network, cross-entropy",
+    "feature_network": "feature network alone",
+    "spen": "SPEN",
+}
+RULES = ("fixed", "tuned", "expected")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a SPEN on BibTeX and compare it with its feature network; or, with --run, predict."""
+
+    method: Literal["end-to-end", "max-margin"] = "end-to-end"
+    """How the energy is trained: the task loss through unrolled inference, or the structured hinge."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the validation rows, the parameters and the batches; several give mean and spread."""
+    data_dir: Path | None = None
+    """Folder that holds bibtex/; else SPEN_JAX_DATA, else the cache, else a download."""
+    out: Path | None = None
+    """Folder to write, new or empty; runs/bibtex-<date> by default."""
+    features: Path | None = None
+    """Start from the feature network in this features-seed<N>.npz of an earlier run of the same seed."""
+    refit: bool = True
+    """Train every model again on all training rows once its epochs and decision rules are chosen."""
+    quick: bool = False
+    """A run of seconds on few rows, to see that everything works; its figures mean nothing."""
+    run: Path | None = None
+    """Folder of a finished run to predict with, instead of training."""
+    predict: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE.arff|WORDS")] = ()
+    """With --run: an ARFF file, or the words of one entry; prints the tags of each."""
+
+    validation: float = 0.2
+    """Share of the training rows that chooses epochs and decision rules."""
+    patience: int = 10
+    """Stop a training when its validation F1 has not improved for this many epochs."""
+    width: int = 1000
+    """Hidden units of the feature network."""
+    input_dropout: float = 0.3
+    """Share of words left out in a training step."""
+    dropout: float = 0.8
+    """Share of hidden units left out in a training step."""
+    global_units: int | None = None
+    """Units of the energy's global term; by default 128 (end-to-end) or 16 (max-margin)."""
+    epochs: int = 30
+    """Epochs of a network's or an end-to-end training."""
+    energy_epochs: int = 5
+    """max-margin, second phase: epochs with the features frozen."""
+    joint_epochs: int = 5
+    """max-margin, third phase: epochs with all parameters free."""
+    soft_f1_weight: float = 50.0
+    """end-to-end: the loss is cross-entropy + this x (1 - soft F1)."""
+
+
+class Inputs(NamedTuple):
+    """tf-idf: x idf / ||x idf|| x 8, with idf_j = log(N / (1 + number of training rows with word j))."""
+
+    idf: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Inputs":
+        """The inverse document frequencies of training rows x (N, D)."""
+        return cls(np.log(len(x) / (1 + np.sum(x > 0, axis=0))).astype(np.float32))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N, D); a row without words stays 0."""
+        weighted = x * self.idf
+        return 8 * weighted / np.maximum(np.linalg.norm(weighted, axis=1, keepdims=True), 1e-6)
+
+
+class Phase(NamedTuple):
+    """One training: what it minimises, how, and which parameters stay as they are."""
+
+    name: str
+    objective: Any
+    recipe: shared.Recipe
+    frozen: Any = None
+
+
+class Model(NamedTuple):
+    """A module, its phases, and `predict(params, x) -> (y, z)`, relaxed labels and their logits."""
+
+    module: Any
+    phases: tuple[Phase, ...]
+    predict: Any
+    network_from: str | None = None
+    """The model whose parameters this one's feature network starts from."""
+
+
+class Decisions(NamedTuple):
+    """The tuned decision rules: y >= threshold, and the set of best expected F1 under sigmoid(a z + b)."""
+
+    threshold: float
+    a: float
+    b: float
+
+    @classmethod
+    def tune(cls, truth: np.ndarray, y: np.ndarray, z: np.ndarray) -> "Decisions":
+        """On validation rows; every BibTeX entry has a tag, so the empty set is no answer."""
+        a, b = metrics.tune_expected(truth, z, allow_empty=False)
+        return cls(metrics.tune_threshold(truth, y), a, b)
+
+    def sets(self, y: np.ndarray, z: np.ndarray) -> dict[str, np.ndarray]:
+        """The label sets of each rule, bool (N, L)."""
+        p = jax.nn.sigmoid(self.a * z + self.b)
+        return {
+            "fixed": metrics.decide(y, 0.5),
+            "tuned": metrics.decide(y, self.threshold),
+            "expected": metrics.expected_f1_sets(p, allow_empty=False),
+        }
+
+
+def spen_of(config: Config, n_labels: int) -> sx.SPEN:
+    """The energy: s(x).y, a global term that end-to-end training lets see the features, and entropy."""
+    end_to_end = config.method == "end-to-end"
+    return sx.SPEN(
+        network_of(config, n_labels),
+        n_global=config.global_units or (128 if end_to_end else 16),
+        sees_features=end_to_end,
+        entropy=1.0,
+        global_scale=3.0 if end_to_end else 1.0,
+        global_dropout=0.5 if end_to_end else 0.0,
+    )
+
+
+def network_of(config: Config, n_labels: int) -> sx.FeatureNetwork:
+    """The feature network: one hidden layer of rectified units."""
+    return sx.FeatureNetwork(
+        n_labels, (config.width,), input_dropout=config.input_dropout, dropout=config.dropout
+    )
+
+
+def steps_of(method: str) -> int:
+    """Inference steps: few, since they start at the feature network's answer."""
+    return 3 if method == "end-to-end" else 10
+
+
+def start(context: Any, key: Any = None) -> jax.Array:
+    """Inference starts at the feature network's own answer."""
+    return jax.nn.sigmoid(context["logits"])
+
+
+def build(config: Config, n_labels: int) -> dict[str, Model]:
+    """The models of the table, in the order in which they are trained."""
+    network, spen = network_of(config, n_labels), spen_of(config, n_labels)
+    inference: Any = {"solver": sx.MirrorDescent(0.5), "steps": steps_of(config.method)}
+    features, energy = sx.functions_of(spen)
+
+    def logits(params, x, key=None):
+        rngs = None if key is None else {"dropout": key}
+        return network.apply({"params": params}, x, key is not None, rngs=rngs)
+
+    @jax.jit
+    def predict_network(params, x):
+        z = logits(params, x)
+        return jax.nn.sigmoid(z), z
+
+    @jax.jit
+    def predict_spen(params, x):
+        context = features(params, x)
+        y = sx.minimize(energy, params, context, start(context), **inference).y
+        inside = jnp.clip(y, 1e-7, 1 - 1e-7)
+        return y, jnp.log(inside) - jnp.log1p(-inside)
+
+    def task_loss(y, truth):
+        soft_f1 = losses.soft_f1_error(y, truth)
+        return losses.cross_entropy(y, truth) + config.soft_f1_weight * soft_f1
+
+    full = shared.Recipe(config.epochs, 3e-3, 0.1)
+    by_cross_entropy = (Phase("features", sx.feed_forward(logits), full),)
+    if config.method == "end-to-end":
+        objective = sx.end_to_end(
+            energy, features, loss=task_loss, weights=(0.1, 0, 0, 1), start=start, **inference
+        )
+        by_task_loss = (Phase("features", sx.feed_forward(logits, task_loss), full),)
+        return {
+            "cross_entropy_network": Model(network, by_cross_entropy, predict_network),
+            "feature_network": Model(network, by_task_loss, predict_network),
+            "spen": Model(spen, (Phase("all together", objective, full),), predict_spen),
+        }
+    objective = sx.max_margin(energy, features, start=start, **inference)
+    phases = (
+        Phase(
+            "energy",
+            objective,
+            shared.Recipe(config.energy_epochs, 1e-2, 0.01),
+            lambda path: "hidden" in path,
+        ),
+        Phase("all together", objective, shared.Recipe(config.joint_epochs, 1e-4, 0.01)),
+    )
+    return {
+        "feature_network": Model(network, by_cross_entropy, predict_network),
+        "spen": Model(spen, phases, predict_spen, network_from="feature_network"),
+    }
+
+
+def fit_models(
+    models: dict[str, Model],
+    params: dict[str, Any],
+    data: sx.data.Split,
+    seed: int,
+    progress: Any,
+    valid: sx.data.Split | None = None,
+    stops: dict[tuple[str, str], int] | None = None,
+    patience: int = 1000,
+) -> dict[tuple[str, str], shared.Trained]:
+    """Train every phase of every model on `data`; (model, phase) -> parameters, epoch, scores, seconds.
+
+    With `valid` each phase keeps its best epoch; with `stops` it ends after the epoch given there.
+    """
+    trained: dict[tuple[str, str], shared.Trained] = {}
+    done = {}
+    for name, model in models.items():
+        current = params[name]
+        if model.network_from is not None:
+            current = {**current, "network": done[model.network_from]}
+
+        def score(params, predict=model.predict):
+            y = predict(params, valid.x)[0]
+            threshold = metrics.tune_threshold(valid.y, y)
+            return metrics.example_f1(valid.y, metrics.decide(y, threshold))
+
+        for phase in model.phases:
+            what = "choosing epochs" if valid else "on all rows"
+            trained[name, phase.name] = result = shared.train(
+                phase.objective,
+                current,
+                data,
+                phase.recipe,
+                seed,
+                score=score if valid else None,
+                patience=patience,
+                stop_after=stops[name, phase.name] if stops else None,
+                frozen=phase.frozen,
+                progress=progress,
+                name=f"seed {seed}: {TITLES[name]}, {phase.name}, {what}",
+            )
+            current = result.params
+        done[name] = current
+    return trained
+
+
+def load_features(config: Config, expected: Any) -> Any:
+    """The parameters in --features, which must not have seen this run's validation rows."""
+    assert config.features is not None
+    if len(config.seeds) != 1:
+        shared.fail("--features goes with one seed, that of the run which saved the file")
+    params, meta = checkpoints.load(config.features)
+    split = {"seed": config.seeds[0], "validation": config.validation, "quick": config.quick}
+    if meta.get("split") != split:
+        shared.fail(
+            f"{config.features} was saved with {meta.get('split')}, this run has {split}; "
+            "its features may have seen this run's validation rows: give the same options"
+        )
+    checkpoints.check_like(params, expected, config.features)
+    return params
+
+
+def run_seed(
+    config: Config, dataset: sx.data.Dataset, seed: int, progress: Any, folder: Path
+) -> dict[str, Any]:
+    """Train, tune and test all models with one seed, and save what they learned."""
+    models = build(config, len(dataset.label_names))
+    inputs = Inputs.of(dataset.train.x)
+    data = sx.data.Split(inputs(dataset.train.x), dataset.train.y)
+    test = sx.data.Split(inputs(dataset.test.x), dataset.test.y)
+    rows, held_out = sx.data.split(len(data.x), config.validation, seed)
+    part, valid = (jax.tree.map(lambda a, r=r: a[r], data) for r in (rows, held_out))
+
+    params = {}
+    for name, model in models.items():
+        example = (data.x[:1], data.y[:1]) if name == "spen" else (data.x[:1],)
+        params[name] = model.module.init(jax.random.key(seed), *example)["params"]
+    first = next(iter(models))
+    if config.features is not None:
+        params[first] = load_features(config, params[first])
+        models[first] = models[first]._replace(phases=())
+        models["spen"] = models["spen"]._replace(network_from=first)
+
+    chosen = fit_models(models, params, part, seed, progress, valid, patience=config.patience)
+    stops = {key: result.epoch for key, result in chosen.items()}
+    final = (
+        fit_models(models, params, data, seed, progress, stops=stops) if config.refit else chosen
+    )
+
+    meta = {
+        "synthetic": dataset.synthetic,
+        "config": jsonable(config),
+        "split": {"seed": seed, "validation": config.validation, "quick": config.quick},
+    }
+    result: dict[str, Any] = {"models": {}, "stops": stops, "scores": {}, "seconds": {}}
+    for name, model in models.items():
+        last = model.phases[-1].name if model.phases else None
+        selected = chosen[name, last].params if last else params[name]
+        decisions = Decisions.tune(valid.y, *map(np.asarray, model.predict(selected, valid.x)))
+        learned = final[name, last].params if last else params[name]
+        y, z = map(np.asarray, model.predict(learned, test.x))
+        sets = decisions.sets(y, z)
+        result["models"][name] = {
+            **{f"test_f1_{r}": 100 * metrics.example_f1(test.y, sets[r]) for r in RULES},
+            "validation_f1": 100 * max(chosen[name, last].scores) if last else None,
+            "micro_f1_tuned": 100 * metrics.micro_f1(test.y, sets["tuned"]),
+            "macro_f1_tuned": 100 * metrics.macro_f1(test.y, sets["tuned"]),
+            "hamming_error_tuned": 100 * metrics.hamming_error(test.y, sets["tuned"]),
+            "precision_at_1": 100 * metrics.precision_at_k(test.y, y, 1),
+            "precision_at_3": 100 * metrics.precision_at_k(test.y, y, 3),
+            "average_precision": 100 * metrics.average_precision(test.y, z),
+            "decisions": decisions._asdict(),
+        }
+        more = {"model": name, "decisions": decisions._asdict()}
+        if name == "spen":
+            more |= {"features": dataset.feature_names, "labels": dataset.label_names}
+            learned_and_inputs = {"model": learned, "inputs": {"idf": inputs.idf}}
+            checkpoints.save(folder / f"spen-seed{seed}.npz", learned_and_inputs, meta | more)
+            result["spen"] = (learned, decisions, test)
+        else:
+            checkpoints.save(folder / f"{name}-seed{seed}.npz", learned, meta | more)
+        if name == first:
+            checkpoints.save(folder / f"features-seed{seed}.npz", selected, meta)
+    for (name, phase), trained in chosen.items():
+        label = f"{TITLES[name]}: {phase}"
+        result["scores"][label] = trained.scores
+        refit = final[name, phase].seconds if config.refit else 0.0
+        result["seconds"][label] = trained.seconds + refit
+    return result
+
+
+def jsonable(config: Config) -> dict[str, Any]:
+    """The configuration with paths as text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
+
+
+def load_data(config: Config) -> sx.data.Dataset:
+    """BibTeX; or, where nothing was named and no download works, the synthetic stand-in, announced."""
+    try:
+        dataset = sx.data.load("bibtex", config.data_dir)
+    except sx.data.DownloadError as error:
+        shared.synthetic = True
+        shared.say(f"the BibTeX data could not be downloaded: {error}")
+        shared.say("so this run uses a made-up tagging corpus of the same shape; its figures say")
+        shared.say("nothing about BibTeX")
+        dataset = sx.synthetic.tagging_corpus()
+    except (sx.data.DataError, FileNotFoundError) as error:
+        shared.fail(str(error))
+    if config.quick:
+        few = (sx.data.Split(s.x[:600], s.y[:600]) for s in (dataset.train, dataset.test))
+        train, test = few
+        dataset = dataset._replace(train=train, test=test)
+    return dataset
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Run all seeds, write the folder, print the table, and return what result.json holds."""
+    began = time.perf_counter()
+    dataset = load_data(config)
+    if config.quick:
+        config = dataclasses.replace(config, width=64, epochs=4, energy_epochs=2, joint_epochs=1)
+    folder = shared.new_folder(config.out, f"{dataset.name}")
+    runs = []
+    with shared.progress_bars() as progress:
+        for seed in config.seeds:
+            runs.append(run_seed(config, dataset, seed, progress, folder))
+    names = list(runs[0]["models"])
+    result: dict[str, Any] = {
+        "data": {"name": dataset.name, "checksums": dataset.checksums},
+        "synthetic": dataset.synthetic,
+        "quick": config.quick,
+        "method": config.method,
+        "seeds": config.seeds,
+        "refit": config.refit,
+    }
+    for name in names:
+        models = [run["models"][name] for run in runs]
+        result[name] = {key: [m[key] for m in models] for key in models[0]}
+    result["gain_of_the_energy"] = {
+        rule: [
+            run["models"]["spen"][f"test_f1_{rule}"]
+            - run["models"]["feature_network"][f"test_f1_{rule}"]
+            for run in runs
+        ]
+        for rule in RULES
+    }
+    phases = runs[0]["seconds"]
+    result["seconds_by_phase"] = {k: [run["seconds"][k] for run in runs] for k in phases}
+    figures.draw(folder, dataset, runs[0], *inference_path(config, dataset, runs[0]))
+    result["environment"] = shared.environment()
+    result["seconds"] = time.perf_counter() - began
+    shared.write_json(folder / "config.json", jsonable(config) | {"synthetic": dataset.synthetic})
+    shared.write_json(folder / "result.json", result)
+    report(result, names, folder)
+    return result
+
+
+def inference_path(config: Config, dataset: sx.data.Dataset, run: dict) -> tuple[Any, ...]:
+    """Inference on the test rows for 20 steps: (mean energy, iterates (B, 21, L), interactions)."""
+    params, _, test = run["spen"]
+    features, energy = sx.functions_of(spen_of(config, len(dataset.label_names)))
+    context = jax.jit(features)(params, test.x)
+    solution = sx.minimize(
+        energy,
+        params,
+        context,
+        start(context),
+        solver=sx.MirrorDescent(0.5),
+        steps=20,
+        iterates=True,
+    )
+    assert solution.iterates is not None
+    each = jax.jit(jax.vmap(jax.vmap(energy, (None, None, 0)), (None, 0, 0)))
+    mean_energy = np.mean(each(params, context, solution.iterates), axis=0)
+    few = jax.tree.map(lambda a: a[:200], (context, solution.y))
+    pairs = np.asarray(sx.interactions(energy, params, *few))
+    return mean_energy, np.asarray(solution.iterates), pairs, steps_of(config.method)
+
+
+def report(result: dict[str, Any], names: list[str], folder: Path) -> None:
+    """Print the table, on one screen."""
+    seeds = len(result["seeds"])
+    spread = f", mean ± spread over {seeds} seeds" if seeds > 1 else ""
+    title = (
+        f"{result['data']['name']}, {result['method']}: test F1 averaged over examples, %{spread}"
+    )
+    if result["quick"]:
+        title += " (quick run: these figures mean nothing)"
+    table = Table(
+        "", "fixed 0.5", "tuned threshold", "expected F1", title=title, title_justify="left"
+    )
+    for name in names:
+        cells = (shared.mean_and_spread(result[name][f"test_f1_{r}"]) for r in RULES)
+        loss = ", same loss" if name == "feature_network" and len(names) == 3 else ""
+        table.add_row(TITLES[name] + loss, *cells)
+    gains = (shared.mean_and_spread(result["gain_of_the_energy"][r]) for r in RULES)
+    table.add_row("what the energy adds", *gains, end_section=True)
+    if not result["synthetic"]:
+        for name, f1 in PUBLISHED:
+            table.add_row(f"published: {name}", "", f1, "", style="dim")
+    shared.say(table)
+    phases = result["seconds_by_phase"].items()
+    shared.say("seconds: " + "; ".join(f"{k} {sum(v):.0f}" for k, v in phases))
+    shared.say(f"{result['seconds']:.0f} s in all; wrote {folder}")
+
+
+def predict(config: Config) -> list[list[str]]:
+    """Print the tags of each row of an ARFF file, or of one entry given by its words."""
+    assert config.run is not None
+    files = sorted(config.run.glob("spen-seed*.npz"))
+    if not files:
+        shared.fail(f"{config.run} holds no spen-seed*.npz; name the folder of a finished run")
+    tree, meta = checkpoints.load(files[0])
+    shared.synthetic = meta["synthetic"]
+    known = {name: i for i, name in enumerate(meta["features"])}
+    x = read_query(config.predict, known, set(meta["labels"]))
+    saved = dataclasses.replace(
+        Config(**{k: v for k, v in meta["config"].items() if k not in ("out", "data_dir")})
+    )
+    model = build(saved, len(meta["labels"]))["spen"]
+    y, z = map(np.asarray, model.predict(tree["model"], Inputs(tree["inputs"]["idf"])(x)))
+    sets = Decisions(**meta["decisions"]).sets(y, z)["expected"]
+    tags = [
+        [meta["labels"][i] for i in np.argsort(-row) if on[i]]
+        for row, on in zip(y, sets, strict=True)
+    ]
+    for i, row in enumerate(tags):
+        shared.say(f"{i}: {', '.join(tag.removeprefix('TAG_') for tag in row)}")
+    return tags
+
+
+def read_query(query: tuple[str, ...], known: dict[str, int], labels: set[str]) -> np.ndarray:
+    """x (N, D) in the order of the run's words."""
+    x = np.zeros((1, len(known)), np.float32)
+    if len(query) == 1 and query[0].endswith(".arff"):
+        try:
+            split, names, _ = sx.data.read_arff(query[0])
+        except (sx.data.DataError, OSError) as error:
+            shared.fail(str(error))
+        unknown = [n for n in names if n not in known and n not in labels]
+        missing = [n for n in known if n not in names]
+        if unknown or missing:
+            shared.fail(
+                f"{query[0]} must declare the attributes of the run's data, but has the unknown "
+                f"{unknown[:3]} and lacks {missing[:3]} (first three of {len(unknown)} and {len(missing)})"
+            )
+        x = np.zeros((len(split.x), len(known)), np.float32)
+        for column, name in enumerate(names):
+            if name in known:
+                x[:, known[name]] = split.x[:, column]
+        return x
+    words = [word.lower() for text in query for word in text.split()]
+    unknown = [word for word in words if word not in known]
+    if not words or len(unknown) == len(words):
+        shared.fail(f"--predict needs an .arff file or words of the run's data, got {words}")
+    if unknown:
+        shared.say(f"not among the {len(known)} words of the data, left out: {', '.join(unknown)}")
+    x[0, [known[word] for word in words if word in known]] = 1
+    return x
+
+
+def main(config: Config) -> Any:
+    """Train, or predict with --run."""
+    if (config.run is None) != (not config.predict):
+        shared.fail("--run DIR and --predict FILE.arff|WORDS go together")
+    return predict(config) if config.run else train(config)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,125 @@
+"""The figures of the BibTeX experiment."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import shared
+
+import spen_jax as sx
+from spen_jax import metrics
+
+
+def draw(
+    folder: Path,
+    dataset: sx.data.Dataset,
+    run: dict[str, Any],
+    energy: np.ndarray,
+    iterates: np.ndarray,
+    pairs: np.ndarray,
+    steps: int,
+) -> None:
+    """Write inference.png, training.png, tags.png and examples.png.
+
+    Args:
+      folder: where to.
+      dataset: for the names of words and tags.
+      run: what `run_seed` returned.
+      energy: mean energy of the test rows after 0, 1, ... steps.
+      iterates: y after as many steps, (B, steps + 1, L).
+      pairs: mean interactions of the tags, (L, L).
+      steps: how many steps training and prediction take.
+    """
+    _, decisions, test = run["spen"]
+    mark = "synthetic data: " if dataset.synthetic else ""
+    tags = [name.removeprefix("TAG_") for name in dataset.label_names]
+    _inference(folder / "inference.png", mark, energy, iterates, test.y, decisions.threshold, steps)
+    _training(folder / "training.png", mark, run["scores"])
+    _interactions(folder / "tags.png", mark, pairs, tags)
+    _examples(folder / "examples.png", mark, dataset, iterates, decisions.threshold, steps, tags)
+
+
+def _inference(path, mark, energy, iterates, truth, threshold, steps):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    at = np.arange(len(energy))
+    left.plot(at, energy, "o-", ms=3)
+    left.set(xlabel="inference step", ylabel="mean energy, nats", title=f"{mark}energy")
+    f1 = [100 * metrics.example_f1(truth, metrics.decide(iterates[:, t], threshold)) for t in at]
+    right.plot(at, f1, "o-", ms=3, color="C1")
+    right.set(
+        xlabel="inference step", ylabel="test F1, %", title=f"{mark}F1 at the tuned threshold"
+    )
+    for axis in (left, right):
+        axis.axvline(steps, color="k", lw=0.8, ls=":", label=f"{steps} steps, as trained")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    shared.save_figure(figure, path)
+
+
+def _training(path, mark, scores):
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for name, values in scores.items():
+        if values:
+            axis.plot(np.arange(1, len(values) + 1), 100 * np.asarray(values), label=name)
+    axis.set(
+        xlabel="epoch", ylabel="validation F1, %", title=f"{mark}validation F1 through training"
+    )
+    axis.grid(alpha=0.3)
+    axis.legend()
+    shared.save_figure(figure, path)
+
+
+def _interactions(path, mark, pairs, tags):
+    i, j = np.triu_indices(len(tags), 1)
+    order = np.argsort(pairs[i, j])
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5))
+    for axis, which, title, color in (
+        (axes[0], order[:15], "attract most", "C0"),
+        (axes[1], order[::-1][:15], "repel most", "C3"),
+    ):
+        axis.barh(np.arange(15), pairs[i[which], j[which]], color=color)
+        axis.set_yticks(
+            np.arange(15),
+            [f"{tags[a]} + {tags[b]}" for a, b in zip(i[which], j[which], strict=True)],
+        )
+        axis.invert_yaxis()
+        axis.set(
+            title=f"{mark}{title}", xlabel=r"mean $\partial^2 E/\partial y_i \partial y_j$, nats"
+        )
+    figure.tight_layout()
+    shared.save_figure(figure, path)
+
+
+def _examples(path, mark, dataset, iterates, threshold, steps, tags):
+    """The first test entries whose tags inference changed, right or wrong."""
+    before = metrics.decide(iterates[:, 0], threshold)
+    after = metrics.decide(iterates[:, steps], threshold)
+    shown = np.flatnonzero((before != after).any(axis=1))[:7]
+    words = np.asarray(dataset.feature_names)
+    rarity = np.sum(dataset.train.x > 0, axis=0)
+    rows = []
+    for n in shown:
+        on = np.flatnonzero(dataset.test.x[n])
+        rarest = on[np.argsort(rarity[on], kind="stable")][:9]
+        sets = (dataset.test.y[n] > 0, before[n], after[n])
+        named = (", ".join(np.asarray(tags)[s]) or "(none)" for s in sets)
+        rows.append([_wrap(", ".join(words[rarest])), *map(_wrap, named)])
+    figure, axis = plt.subplots(figsize=(13, 0.8 + 0.75 * max(len(rows), 1)))
+    axis.axis("off")
+    axis.set_title(f"{mark}the first test entries whose tags the inference changed")
+    header = ["rarest words", "true tags", "tags before inference", "tags after"]
+    table = axis.table(rows or [["none"] * 4], colLabels=header, loc="center", cellLoc="left")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8.5)
+    table.scale(1, 3)
+    shared.save_figure(figure, path)
+
+
+def _wrap(text: str, width: int = 42) -> str:
+    lines = [""]
+    for word in text.split(" "):
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] += word + " "
+    return "\n".join(line.rstrip() for line in lines[:3])

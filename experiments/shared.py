@@ -1,0 +1,196 @@
+"""What the experiments share: a run's folder and its files, progress bars, and one way to train."""
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import matplotlib
+import numpy as np
+import optax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+import spen_jax as sx
+from spen_jax import training
+from spen_jax.checkpoints import replacing
+
+matplotlib.use("Agg")
+console = Console(highlight=False)
+synthetic = False  # whether every line that `say` prints must carry that word
+
+
+def say(what: Any) -> None:
+    """Print text or a Rich table, each line marked where the data are a synthetic stand-in."""
+    if not synthetic:
+        console.print(what)
+        return
+    with console.capture() as capture:
+        console.print(what)
+    for line in capture.get().splitlines():
+        console.print(f"synthetic | {line}", markup=False, soft_wrap=True)
+
+
+def new_folder(out: Path | None, name: str) -> Path:
+    """Make the folder of a run: `out`, which must be new or empty, or runs/<name>-<date>-<time>."""
+    folder = out or Path("runs") / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SystemExit(f"--out {folder} exists and is not an empty folder; name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as strict JSON: paths become text, numbers that are not finite become null."""
+
+    def plain(v):
+        if isinstance(v, dict):
+            return {str(k): plain(x) for k, x in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(x) for x in v]
+        if isinstance(v, np.ndarray | np.generic | jax.Array):
+            return plain(np.asarray(v).tolist())
+        if isinstance(v, Path):
+            return str(v)
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    with replacing(path) as file:
+        file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a Matplotlib figure as PNG and close it."""
+    import matplotlib.pyplot as plt
+
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def environment() -> dict[str, str]:
+    """The versions and the device that a figure depends on."""
+    device = jax.devices()[0]
+    return {
+        "spen_jax": sx.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.platform} {device.device_kind}",
+    }
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """The mean and, for several values, their sample standard deviation: "47.2 ± 0.3"."""
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Progress bars with the time left on a terminal, and nothing that moves elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
+
+
+class Recipe(NamedTuple):
+    """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine."""
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    batch_size: int = 128
+    clip: float = 5.0
+
+
+class Trained(NamedTuple):
+    """Parameters, the epoch they are from, and the validation score of every epoch (or none)."""
+
+    params: Any
+    epoch: int
+    scores: list[float]
+    seconds: float
+
+
+def train(
+    objective: sx.objectives.Objective,
+    params: Any,
+    data: sx.data.Split,
+    recipe: Recipe,
+    seed: int,
+    *,
+    score: Callable[[Any], float] | None = None,
+    patience: int = 1_000,
+    stop_after: int | None = None,
+    frozen: Callable[[str], bool] | None = None,
+    progress: Progress | None = None,
+    name: str = "",
+) -> Trained:
+    """Train by `recipe`, and keep the epoch with the best validation score.
+
+    Args:
+      objective: what to minimise.
+      params: where to start.
+      data: the training rows.
+      recipe: the rates; the schedule always spans all of its epochs.
+      seed: of the order of the examples and of all that is random.
+      score: validation score of parameters, higher is better; None keeps the last epoch.
+      patience: stop when this many epochs brought nothing better.
+      stop_after: stop after this epoch, the one that an earlier training found best.
+      frozen: says of a parameter's path whether it stays as it is.
+      progress: bars to add one to.
+      name: of the bar.
+    """
+    start = time.perf_counter()
+    steps = training.steps_per_epoch(len(data.x), recipe.batch_size) * recipe.epochs
+    rate = optax.warmup_cosine_decay_schedule(0, recipe.learning_rate, steps // 10 + 1, steps + 1)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(recipe.clip),
+        optax.adamw(rate, weight_decay=recipe.weight_decay),
+    )
+    if frozen is not None:
+        labels = jax.tree.map_with_path(
+            lambda path, _: "frozen" if frozen(jax.tree_util.keystr(path)) else "free", params
+        )
+        optimizer = optax.multi_transform(
+            {"frozen": optax.set_to_zero(), "free": optimizer}, labels
+        )
+    epochs = recipe.epochs if stop_after is None else stop_after
+    bar = progress.add_task(name, total=epochs, note="") if progress else TaskID(0)
+    best, scores, state = training.Best(params), [], None
+    state = training.init(params, optimizer, jax.random.key(seed))
+    for state, metrics in training.fit(
+        objective, optimizer, state, data, epochs=epochs, batch_size=recipe.batch_size
+    ):
+        note = f"loss {metrics['loss']:.3g}"
+        if score is None:
+            best = best._replace(params=state.params, epoch=best.epoch + 1)
+        else:
+            scores.append(score(state.params))
+            best = best.update(state.params, scores[-1])
+            note += f", validation F1 {100 * scores[-1]:.1f}, best {100 * best.score:.1f}"
+        if progress:
+            progress.update(bar, advance=1, note=note)
+        if best.stale >= patience:
+            break
+    if progress:
+        progress.remove_task(bar)
+    return Trained(best.params, best.epoch, scores, time.perf_counter() - start)
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line on standard error and exit status 2."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    raise SystemExit(2)

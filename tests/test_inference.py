@@ -1,0 +1,487 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import (
+    assert_trees_close,
+    counting,
+    coupled,
+    entropic,
+    numpy_descent,
+    numpy_mirror,
+    parabola,
+    positive_definite,
+)
+
+from spen_jax.domains import Box
+from spen_jax.inference import (
+    GradientDescent,
+    MirrorDescent,
+    implied_logits,
+    interactions,
+    loss_augmented,
+    minimize,
+)
+from spen_jax.losses import hamming, squared_error
+
+HALF = GradientDescent(step_size=0.2, momentum=0.5)
+A = np.array([1.0, 2.0, 4.0])
+# b / a: inside, above, below | below, inside, above | inside three times
+B = np.array([[0.3, 5.0, -1.0], [-0.1, 0.5, 4.4], [0.9, 0.2, 2.0]])
+
+
+def centre(batch, labels=3):
+    return jnp.full((batch, labels), 0.5)
+
+
+# The minimiser
+
+
+@pytest.mark.parametrize("box", [Box(), Box(-1.0, 2.0)])
+@pytest.mark.parametrize("solver", [HALF, GradientDescent(0.2, momentum=0.0)])
+def test_descent_finds_the_clipped_minimiser_of_a_separable_quadratic(solver, box):
+    found = minimize(parabola, {"a": A}, B, centre(3), solver=solver, domain=box, steps=200)
+    best = np.clip(B / A, box.lower, box.upper)
+    np.testing.assert_allclose(found.y, best, atol=1e-6)
+    np.testing.assert_allclose(found.energy, (A * best**2 / 2 - B * best).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found.residual, 0, atol=1e-6)
+    assert found.converged.tolist() == [True] * 3
+    assert found.steps.tolist() == [200] * 3
+    assert found.iterates is None
+
+
+def test_descent_meets_the_optimality_conditions_of_a_coupled_quadratic():
+    a, b = positive_definite(6), np.random.default_rng(1).normal(size=(5, 6))
+    found = minimize(coupled, {"A": a}, b, centre(5, 6), solver=HALF, steps=400)
+    y = np.asarray(found.y, float)
+    gradient = y @ a - b
+    below, above = y == 0, y == 1
+    assert below.sum() > 2 and above.sum() > 2 and (~below & ~above).sum() > 2
+    np.testing.assert_allclose(gradient[~below & ~above], 0, atol=1e-5)
+    assert np.all(gradient[below] > 0) and np.all(gradient[above] < 0)
+    assert found.residual.max() < 1e-5 and found.converged.all()
+
+
+def test_mirror_descent_finds_the_sigmoid_of_the_scores():
+    scores = np.array([[-8.0, -1.0, 0.0], [0.3, 2.0, 8.0]])
+    found = minimize(entropic, None, scores, centre(2), solver=MirrorDescent(0.5), steps=60)
+    np.testing.assert_allclose(found.y, 1 / (1 + np.exp(-scores)), rtol=1e-5)
+    np.testing.assert_allclose(found.energy, -np.log1p(np.exp(scores)).sum(1), rtol=1e-5)
+    assert found.converged.all()
+
+
+def test_mirror_descent_stays_finite_where_float32_rounds_the_sigmoid():
+    scores = np.array([[-200.0, -30.0, -20.0], [20.0, 30.0, 200.0]])
+    found = minimize(entropic, None, scores, centre(2), solver=MirrorDescent(0.5), steps=60)
+    np.testing.assert_allclose(found.y, scores > 0, atol=1e-6)
+    assert np.isfinite(found.energy).all() and found.converged.all()
+
+
+# What a solution says of itself
+
+
+def test_the_residual_is_exactly_0_at_the_minimiser_and_the_projected_step_elsewhere():
+    params = {"a": np.float32([2, 2, 2])}
+    b = np.float32([[1, -1, 4], [1.4, -1, 4], [9, 1, 1], [1, 1, -0.5]])
+    start = np.float32([[0.5, 0, 1], [0.5, 0, 1], [0.5, 0.5, 0.5], [0.5, 0.5, 0.125]])
+    found = minimize(parabola, params, b, start, steps=0, tolerance=0.1)
+    # By hand: 0; gradient 1 - 1.4; from 0.5 by 8 cut at the bound 1; from 0.125 by 0.75 cut at 0.
+    np.testing.assert_allclose(found.residual, [0, 0.4, 0.5, 0.125], rtol=1e-6)
+    assert found.residual[0] == 0
+    assert found.converged.tolist() == [True, False, False, False]
+
+
+def test_an_inference_cut_short_says_so():
+    found = minimize(parabola, {"a": A}, B, centre(3), solver=HALF, steps=2)
+    assert found.converged.tolist() == [False] * 3
+    assert np.all(found.residual > 1e-3)
+
+
+@pytest.mark.parametrize("batch, bad", [(5, 2), (140, 139)])
+def test_a_bad_example_is_flagged_and_leaves_its_neighbours_untouched(batch, bad):
+    def poisoned(params, context, y):
+        return parabola(params, context["b"], y) + context["poison"] * jnp.sum(y)
+
+    def solve(poison):
+        context = {"b": np.resize(B, (batch, 3)), "poison": poison}
+        return minimize(poisoned, {"a": A}, context, centre(batch), solver=HALF, steps=80)
+
+    poison = np.zeros(batch)
+    clean = solve(poison)
+    poison[bad] = np.nan
+    found = solve(poison)
+    assert np.flatnonzero(~found.converged).tolist() == [bad]
+    assert np.isnan(found.residual[bad]) and np.isnan(found.energy[bad])
+    for got, want in zip(found[:5], clean[:5], strict=True):
+        np.testing.assert_array_equal(np.delete(got, bad, 0), np.delete(want, bad, 0))
+    assert clean.converged.all()
+
+
+# The updates
+
+
+def test_two_descent_steps_in_numbers():
+    def energy(params, context, y):
+        return jnp.sum((y - 1) ** 2)
+
+    solver = GradientDescent(step_size=0.1, momentum=0.9)
+    found = minimize(energy, None, None, centre(1, 1), solver=solver, steps=3, iterates=True)
+    # 0.5 + 0.1 * 1; 0.6 + 0.1 * 0.8 + 0.9 * 0.1; 0.77 + 0.1 * 0.46 + 0.9 * 0.17, a point inside
+    np.testing.assert_allclose(found.iterates[0, :, 0], [0.5, 0.6, 0.77, 0.969], rtol=1e-6)
+
+
+def test_one_mirror_step_in_numbers():
+    def energy(params, context, y):
+        return jnp.sum(y**2 + y)
+
+    start = jnp.array([[0.5], [0.2]])
+    found = minimize(energy, None, None, start, solver=MirrorDescent(0.25), steps=1)
+    # logits 0 and log(1/4); gradients 2 and 1.4
+    want = 1 / (1 + np.exp([0.25 * 2, np.log(4) + 0.25 * 1.4]))
+    np.testing.assert_allclose(found.y[:, 0], want, rtol=1e-6)
+
+    box = Box(-1.0, 3.0)
+    found = minimize(energy, None, None, start, domain=box, solver=MirrorDescent(0.25), steps=1)
+    logits = np.log([1.5 / 2.5, 1.2 / 2.8]) - 0.25 * np.array([2, 1.4])
+    np.testing.assert_allclose(found.y[:, 0], -1 + 4 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+def test_a_start_outside_is_projected_and_mirror_descent_moves_it_off_the_bounds():
+    start = jnp.array([[-7.0, 0.0, 0.25], [0.25, 1.0, 7.0]])
+
+    def first(solver):
+        return minimize(entropic, None, np.zeros((2, 3)), start, solver=solver, steps=0).y
+
+    np.testing.assert_array_equal(first(HALF), [[0, 0, 0.25], [0.25, 1, 1]])
+    np.testing.assert_allclose(first(MirrorDescent())[0], [1e-6, 1e-6, 0.25], rtol=1e-5)
+    np.testing.assert_allclose(1 - first(MirrorDescent())[1], [0.75, 1e-6, 1e-6], rtol=0.1)
+
+
+@pytest.mark.parametrize("batch, labels", [(1, 3), (7, 3), (129, 3), (300, 3), (40, 600)])
+def test_descent_equals_a_numpy_loop_however_many_blocks_it_takes(batch, labels):
+    a = positive_definite(labels)
+    rng = np.random.default_rng(batch)
+    b, start = rng.normal(size=(batch, labels)), rng.random((batch, labels))
+    solver = GradientDescent(step_size=0.3, momentum=0.9)
+    found = minimize(
+        coupled, {"A": a}, b, jnp.asarray(start), solver=solver, steps=12, iterates=True
+    )
+    path = numpy_descent(lambda y: y @ a - b, start, 12, 0.3, 0.9)
+    assert np.mean((path == 0) | (path == 1)) > 0.1 and np.mean((path > 0) & (path < 1)) > 0.1
+    assert found.iterates.shape == (batch, 13, labels)
+    np.testing.assert_allclose(found.iterates, np.moveaxis(path, 0, 1), atol=2e-5)
+    np.testing.assert_array_equal(found.iterates[:, 0], start.astype(np.float32))
+    np.testing.assert_array_equal(found.iterates[:, -1], found.y)
+    y = path[-1]
+    np.testing.assert_allclose(found.energy, ((y @ a) * y / 2 - b * y).sum(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        found.residual, np.abs(y - np.clip(y - (y @ a - b), 0, 1)).max(1), atol=5e-5
+    )
+
+
+@pytest.mark.parametrize("batch", [7, 300])
+def test_mirror_descent_equals_a_numpy_loop(batch):
+    a = positive_definite(3)
+    rng = np.random.default_rng(0)
+    b, start = rng.normal(size=(batch, 3)), rng.uniform(0.01, 0.99, (batch, 3))
+    found = minimize(
+        coupled,
+        {"A": a},
+        b,
+        jnp.asarray(start),
+        solver=MirrorDescent(0.8),
+        steps=10,
+        iterates=True,
+    )
+    path = numpy_mirror(lambda y: y @ a - b, start, 10, 0.8)
+    np.testing.assert_allclose(found.iterates, np.moveaxis(path, 0, 1), rtol=1e-4)
+
+
+def test_a_batch_gives_each_example_the_answer_it_gets_alone():
+    context = {"b": np.random.default_rng(0).normal(size=(5, 3)), "scale": np.arange(1.0, 6)}
+
+    def energy(params, context, y):
+        return context["scale"] * parabola(params, context["b"], y)
+
+    def solve(context, start):
+        return minimize(energy, {"a": A}, context, start, solver=HALF, steps=5)
+
+    together = solve(context, centre(5))
+    for i in range(5):
+        alone = solve(jax.tree.map(lambda a, i=i: a[i : i + 1], context), centre(1))
+        assert_trees_close(alone, jax.tree.map(lambda a, i=i: a[i : i + 1], together), rtol=1e-5)
+
+
+def test_outputs_may_have_any_shape_and_a_batch_may_be_empty():
+    def energy(params, context, y):
+        return jnp.sum((y - params) ** 2)
+
+    target = np.array([[0.1, 0.9], [0.3, -2.0], [0.5, 7.0]])
+    found = minimize(energy, target, None, jnp.zeros((4, 3, 2)), solver=HALF, steps=60)
+    np.testing.assert_allclose(found.y, np.tile(np.clip(target, 0, 1), (4, 1, 1)), atol=1e-5)
+    assert found.energy.shape == found.residual.shape == found.steps.shape == (4,)
+    empty = minimize(energy, target, None, jnp.zeros((0, 3, 2)), solver=HALF, steps=60)
+    assert empty.y.shape == (0, 3, 2) and empty.converged.shape == (0,)
+
+
+# Derivatives
+
+
+def test_stopped_energy_has_the_gradient_of_the_minimum(x64):
+    scores = np.array([[-2.0, 0.3, 1.0], [0.0, -0.7, 3.0]])
+
+    def minimum(scores):
+        return minimize(
+            entropic, None, scores, centre(2), solver=MirrorDescent(), steps=80
+        ).energy.sum()
+
+    # min_y -s.y - H(y) = -sum_i log(1 + exp(s_i)), whose derivative is -sigmoid(s_i)
+    np.testing.assert_allclose(minimum(scores), -np.log1p(np.exp(scores)).sum())
+    np.testing.assert_allclose(jax.grad(minimum)(scores), -1 / (1 + np.exp(-scores)))
+
+
+def test_stopped_energy_has_the_gradient_of_the_minimum_on_active_bounds(x64):
+    def minimum(params, b):
+        return minimize(parabola, params, b, centre(3), solver=HALF, steps=200).energy.sum()
+
+    best = np.clip(B / A, 0, 1)
+    by_params, by_context = jax.grad(minimum, (0, 1))({"a": A}, B)
+    np.testing.assert_allclose(by_params["a"], (best**2 / 2).sum(0))
+    np.testing.assert_allclose(by_context, -best, atol=1e-12)
+
+
+def test_stopped_points_and_residuals_are_constants():
+    def everything_but_the_energy(params, b, start):
+        found = minimize(parabola, params, b, start, solver=HALF, steps=3, iterates=True)
+        return found.y.sum() + found.iterates.sum() + found.residual.sum()
+
+    gradients = jax.grad(everything_but_the_energy, (0, 1, 2))({"a": A}, B, centre(3))
+    assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+@pytest.mark.parametrize("batch", [2, 129])
+def test_unrolled_points_have_the_hand_derived_gradient(batch, momentum, x64):
+    """With E = a y^2 / 2 - b y the error y - b / a is multiplied by a matrix in each step.
+
+    e_{t+1} = (1 + m - eta a) e_t - m e_{t-1}, so that y_T = b / a + g (y_0 - b / a), where g is the sum
+    of the first row of the T-th power of [[1 + m - eta a, -m], [1, 0]].
+    """
+    eta, steps, a, b = 0.1, 7, np.array([1.5, 2.0]), np.array([0.6, 1.1])
+
+    def factor(a):
+        one = np.array([[1 + momentum - eta * a, -momentum], [1.0, 0.0]])
+        return np.linalg.matrix_power(one, steps)[0].sum()
+
+    g = np.array([factor(v) for v in a])
+    dg = np.array([factor(v + 1e-6) - factor(v - 1e-6) for v in a]) / 2e-6
+    start = 0.2
+
+    def solve(params, context, start):
+        return minimize(
+            parabola,
+            params,
+            context,
+            start,
+            solver=GradientDescent(eta, momentum),
+            steps=steps,
+            differentiate="unrolled",
+        )
+
+    arguments = {"a": a}, np.tile(b, (batch, 1)), jnp.full((batch, 2), start)
+    np.testing.assert_allclose(solve(*arguments).y[0], b / a + g * (start - b / a))
+    by_a, by_b, by_start = jax.grad(lambda *args: solve(*args).y.sum(), (0, 1, 2))(*arguments)
+    one = -b / a**2 * (1 - g) + (start - b / a) * dg
+    np.testing.assert_allclose(by_a["a"], batch * one, rtol=1e-7)
+    np.testing.assert_allclose(by_b, np.tile((1 - g) / a, (batch, 1)))
+    np.testing.assert_allclose(by_start, np.tile(g, (batch, 1)))
+
+
+def test_unrolled_energy_is_differentiated_through_y_and_the_residual_never_is(x64):
+    def solve(b):
+        solver = GradientDescent(0.1, momentum=0.0)
+        return minimize(
+            parabola, {"a": A}, b, centre(3), solver=solver, steps=2, differentiate="unrolled"
+        )
+
+    b = np.array([[0.2, 0.9, 1.4], [0.5, 0.1, 2.2], [0.7, 0.4, 1.0]])
+    y = b / A + (1 - 0.1 * A) ** 2 * (0.5 - b / A)
+    through_y = (A * y - b) * (1 - (1 - 0.1 * A) ** 2) / A
+    np.testing.assert_allclose(jax.grad(lambda b: solve(b).energy.sum())(b), -y + through_y)
+    assert np.all(jax.grad(lambda b: solve(b).residual.sum())(b) == 0)
+
+
+def test_unrolled_gradient_is_0_through_a_bound():
+    def last(b):
+        return minimize(
+            parabola, {"a": A}, b, centre(3), solver=HALF, steps=30, differentiate="unrolled"
+        ).y.sum()
+
+    gradient = np.asarray(jax.grad(last)(B))
+    assert np.all((gradient == 0) == ((B / A < 0) | (B / A > 1)))
+
+
+def test_unrolled_mirror_descent_has_the_gradient_of_the_sigmoid_once_converged(x64):
+    scores = np.array([[-2.0, 0.3, 1.0]])
+
+    def last(scores):
+        return minimize(
+            entropic,
+            None,
+            scores,
+            centre(1),
+            solver=MirrorDescent(),
+            steps=80,
+            differentiate="unrolled",
+        ).y.sum()
+
+    y = 1 / (1 + np.exp(-scores))
+    np.testing.assert_allclose(jax.grad(last)(scores), y * (1 - y))
+
+
+# Under transformations
+
+
+def test_equal_settings_compile_once():
+    energy, traces = counting(parabola)
+
+    def solve(scale, step_size):
+        solver = GradientDescent(step_size, momentum=0.5)
+        minimize(energy, {"a": scale * A}, scale * B, centre(3), solver=solver, domain=Box())
+
+    solve(1.0, 0.2)
+    once = len(traces)
+    solve(2.0, 0.2)
+    assert len(traces) == once > 0
+    solve(2.0, 0.3)
+    assert len(traces) > once
+
+
+def test_minimize_works_inside_jit_and_vmap():
+    def solve(a, b):
+        return minimize(parabola, {"a": a}, b, centre(3), solver=HALF, steps=9)
+
+    many = np.stack([A, 2 * A, 3 * A])
+    mapped = jax.jit(jax.vmap(solve, (0, None)))(many, B)
+    assert mapped.y.shape == (3, 3, 3) and mapped.converged.shape == (3, 3)
+    for i, a in enumerate(many):
+        assert_trees_close(jax.tree.map(lambda v, i=i: v[i], mapped), solve(a, B), rtol=1e-5)
+
+
+def test_contexts_may_be_any_pytree():
+    class Context(NamedTuple):
+        b: tuple
+        nothing: None = None
+
+    def energy(params, context, y):
+        (first, rest), shift = context["c"].b, context["shift"]
+        return parabola(params["deep"][0], jnp.concatenate([first, rest]), y) + shift
+
+    context = {"c": Context((B[:, :1], B[:, 1:])), "shift": np.array([0.0, 1.0, 2.0])}
+    found = minimize(energy, {"deep": [{"a": A}]}, context, centre(3), solver=HALF, steps=9)
+    plain = minimize(parabola, {"a": A}, B, centre(3), solver=HALF, steps=9)
+    np.testing.assert_allclose(found.y, plain.y, rtol=1e-6)
+    np.testing.assert_allclose(found.energy, plain.energy + context["shift"], rtol=1e-6)
+
+
+# Errors
+
+
+def vector(params, context, y):
+    return y
+
+
+def pair(params, context, y):
+    return jnp.sum(y), y
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"differentiate": "implicit"}, "'stopped' or 'unrolled', got 'implicit'"),
+        ({"steps": -1}, "steps must be 0 or more, got -1"),
+        ({"start": np.zeros((3, 3), int)}, r"float array .* got shape \(3, 3\) of int32"),
+        ({"start": 0.5}, r"shape \(B, ...\), .* got shape \(\) of float32"),
+        ({"context": {"b": [B[:2]]}}, r"axis of 3 .* context\['b'\]\[0\] has shape \(2, 3\)"),
+        ({"context": {"b": 1.0}}, r"context\['b'\] has shape \(\); .* belongs in params"),
+        ({"energy": vector}, r"scalar for one example, got .*\(3,\).* y of shape \(3,\)"),
+        ({"energy": pair}, r"scalar for one example, got \(Shape"),
+    ],
+)
+def test_errors_say_what_was_expected_and_what_came(change, message):
+    arguments = {"energy": parabola, "params": {"a": A}, "context": B, "start": centre(3)}
+    with pytest.raises(ValueError, match=message):
+        minimize(**(arguments | change))
+
+
+# Functions of an energy
+
+
+@pytest.mark.parametrize("cost", [squared_error, hamming])
+def test_loss_augmented_energy_is_the_energy_minus_the_cost(cost):
+    truth, y = np.float32([1, 0, 1]), np.float32([0.2, 0.7, 1.0])
+    distance = {squared_error: 0.64 + 0.49, hamming: 0.8 + 0.7}[cost]
+    augmented = loss_augmented(parabola, cost)
+    params, b = {"a": jnp.asarray(A)}, jnp.asarray(B[0])
+    want = (A * y**2 / 2 - B[0] * y).sum() - distance
+    assert augmented(params, (b, truth), y) == pytest.approx(want, rel=1e-6)
+    assert loss_augmented(parabola, cost) is augmented
+
+
+def test_loss_augmented_inference_finds_the_most_offending_corner_by_enumeration():
+    """A concave quadratic, so that the minimum over the box stands in one of its 8 corners."""
+    rng = np.random.default_rng(3)
+    b, truth = rng.normal(size=(6, 3)), (rng.random((6, 3)) < 0.5).astype(float)
+    corners = np.stack(np.meshgrid(*[[0.0, 1.0]] * 3), axis=-1).reshape(-1, 3)
+    values = -np.sum((corners - truth[:, None]) ** 2, axis=2) - b @ corners.T
+    found = minimize(
+        loss_augmented(parabola, squared_error),
+        {"a": np.zeros(3)},
+        (b, truth),
+        centre(6),
+        solver=GradientDescent(0.1, momentum=0.0),
+        steps=200,
+    )
+    np.testing.assert_array_equal(found.y, corners[values.argmin(1)])
+    np.testing.assert_allclose(found.energy, values.min(1), rtol=1e-5)
+
+
+def pairwise(params, context, y):
+    """A quadratic in y whose diagonal is 0, so that it is linear in each label given the others."""
+    return y @ params @ y / 2 - context @ y
+
+
+W = np.array([[0, 1, -2], [1, 0, 0.5], [-2, 0.5, 0]])
+
+
+def test_implied_logits_are_the_energy_differences_of_the_gibbs_distribution():
+    y = np.array([[0.2, 0.9, 0.4], [1.0, 0.0, 1.0]])
+
+    def with_label(n, i, value):
+        return pairwise(W, B[n], np.where(np.arange(3) == i, value, y[n]))
+
+    want = [[with_label(n, i, 0) - with_label(n, i, 1) for i in range(3)] for n in range(2)]
+    got = implied_logits(pairwise, W, B[:2], jnp.asarray(y))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_interactions_are_the_energies_of_both_minus_those_of_each_in_the_mean():
+    def energy(params, context, y):
+        return context["scale"] * pairwise(params, context["b"], y)
+
+    def both(n, i, j, off):
+        def at(value_i, value_j):
+            y = np.full(3, off)
+            y[i], y[j] = value_i, value_j
+            return energy(W, {"b": B[n], "scale": scale[n]}, y)
+
+        return at(1, 1) - at(1, 0) - at(0, 1) + at(0, 0)
+
+    scale = np.array([1.0, 2.0, 4.0])
+    got = interactions(energy, W, {"b": B, "scale": scale}, centre(3))
+    assert got.shape == (3, 3)
+    for i, j in [(0, 1), (0, 2), (1, 2)]:
+        want = np.mean([both(n, i, j, off=0.3) for n in range(3)])
+        np.testing.assert_allclose([got[i, j], got[j, i]], want, rtol=1e-5)
