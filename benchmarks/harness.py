@@ -1,6 +1,6 @@
-"""What benchmarks share: turn-by-turn timing, fresh processes with a fixed number of threads, tables, JSON.
+"""What benchmarks share: timing turn by turn, processes of so many threads, tables, JSON.
 
-Nothing here imports JAX or PyTorch before it is called, so that a worker can fix its threads first.
+Nothing here imports JAX before it is called, so that a process can fix its threads first.
 """
 
 import json
@@ -25,30 +25,30 @@ def available_cpus() -> list[int]:
 
 
 def pin(threads: int) -> None:
-    """Keeps this process to as many processors as it has threads; before the first import of JAX or PyTorch."""
+    """Keeps this process to so many processors; call it before JAX or PyTorch is imported."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, available_cpus()[-threads:])
 
 
 def fresh_process(script: str, arguments: Sequence[str], threads: int) -> Any:
-    """What `script` writes to the file after its option --json, run as a new process with so many CPU threads.
+    """What `script` writes to its --json, run as a new process with so many CPU threads.
 
-    Thread pools are sized once, when a library is first imported, so that each number of threads needs a process
-    of its own. Compilation caches are off: what is compiled there is compiled in full.
+    Libraries size their thread pools once, so that each number of threads needs a process of its
+    own. Compilation caches are off or empty: compile times are those of a first run.
 
     Raises:
       SystemExit: if the script fails; it has then said why.
     """
     flags = "" if threads > 1 else " --xla_cpu_multi_thread_eigen=false"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + flags,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-    }
     with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + flags,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "TORCHINDUCTOR_CACHE_DIR": folder,
+        }
         answer = Path(folder) / "answer.json"
         command = [sys.executable, script, *arguments, "--json", str(answer)]
         if status := subprocess.run(command, env=environment, check=False).returncode:
@@ -74,11 +74,11 @@ def interleaved(
 ) -> dict[str, float]:
     """The median seconds of one call of each contestant, all of them compiled already.
 
-    The contestants take turns until the time is up and each had `least` turns, so that a machine that slows down
-    slows down all of them. A turn is one call untimed, after which caches hold the contestant's own
-    data, then as many as fill `turn` seconds, timed together until their results are ready. `clock`:
-    `time.process_time` leaves out what other processes take of a shared processor; it means
-    something for one thread only.
+    They take turns until the time is up and each had `least` of them, so that a machine which slows
+    down slows down all. A turn is one call untimed, after which caches hold the contestant's own
+    data, then as many as fill `turn` seconds, timed together until their results are ready. With
+    `time.process_time` as the clock, what other processes take of a shared processor does not
+    count; it means something for one thread only.
     """
     import jax
 
@@ -113,10 +113,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def machine(packages: Sequence[str]) -> str:
-    """One line on the processor and the versions of Python and the installed packages."""
+    """One line: the processor, how busy it is, and the versions of Python and the packages."""
     try:
-        with open("/proc/cpuinfo") as f:
-            facts = dict((part.strip() for part in line.split(":", 1)) for line in f if ":" in line)
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
         name = f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
     except (OSError, KeyError):
         name = platform.processor() or platform.machine()
@@ -126,7 +126,8 @@ def machine(packages: Sequence[str]) -> str:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return f"{name}, {len(available_cpus())} cores; {', '.join(versions)}"
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+    return f"{name}, {len(available_cpus())} cores, {load}; {', '.join(versions)}"
 
 
 def write_json(path: str | Path, value: Any) -> None:

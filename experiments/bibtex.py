@@ -14,7 +14,6 @@ rows.
 import dataclasses
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -48,12 +47,16 @@ class Config:
 
     method: Literal["end-to-end", "max-margin"] = "end-to-end"
     """How the energy is trained: the task loss through unrolled inference, or the structured hinge."""
+
     seeds: tuple[int, ...] = (0,)
     """Seeds of the validation rows, the parameters and the batches; several give mean and spread."""
+
     data_dir: Path | None = None
     """Folder that holds bibtex/; else SPEN_JAX_DATA, else the cache, else a download."""
+
     out: Path | None = None
     """Folder to write, new or empty; runs/bibtex-<date> by default."""
+
     features: Path | None = None
     """Start from the feature network in this features-seed<N>.npz of an earlier run of the same seed."""
     refit: bool = True
@@ -62,27 +65,35 @@ class Config:
     """A run of seconds on few rows, to see that everything works; its figures mean nothing."""
     run: Path | None = None
     """Folder of a finished run to predict with, instead of training."""
+
     predict: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE.arff|WORDS")] = ()
     """With --run: an ARFF file, or the words of one entry; prints the tags of each."""
 
     validation: float = 0.2
     """Share of the training rows that chooses epochs and decision rules."""
+
     patience: int = 10
     """Stop a training when its validation F1 has not improved for this many epochs."""
+
     width: int = 1000
     """Hidden units of the feature network."""
+
     input_dropout: float = 0.3
     """Share of words left out in a training step."""
+
     dropout: float = 0.8
     """Share of hidden units left out in a training step."""
-    global_units: int | None = None
-    """Units of the energy's global term; by default 128 (end-to-end) or 16 (max-margin)."""
+    global_units: int = 16
+    """Units of the energy's global term."""
     epochs: int = 30
     """Epochs of a network's or an end-to-end training."""
+
     energy_epochs: int = 5
-    """max-margin, second phase: epochs with the features frozen."""
+    """Max-margin, second phase: epochs with the features frozen."""
+
     joint_epochs: int = 5
-    """max-margin, third phase: epochs with all parameters free."""
+    """Max-margin, third phase: epochs with all parameters free."""
+
     soft_f1_weight: float = 50.0
     """end-to-end: the loss is cross-entropy + this x (1 - soft F1)."""
 
@@ -104,12 +115,12 @@ class Inputs(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One training: what it minimises, how, and which parameters stay as they are."""
+    """One training: what it minimises, how, and the factor of each parameter's learning rate."""
 
     name: str
     objective: Any
     recipe: shared.Recipe
-    frozen: Any = None
+    rates: Any = lambda path: 1.0
 
 
 class Model(NamedTuple):
@@ -146,16 +157,8 @@ class Decisions(NamedTuple):
 
 
 def spen_of(config: Config, n_labels: int) -> sx.SPEN:
-    """The energy: s(x).y, a global term that end-to-end training lets see the features, and entropy."""
-    end_to_end = config.method == "end-to-end"
-    return sx.SPEN(
-        network_of(config, n_labels),
-        n_global=config.global_units or (128 if end_to_end else 16),
-        sees_features=end_to_end,
-        entropy=1.0,
-        global_scale=3.0 if end_to_end else 1.0,
-        global_dropout=0.5 if end_to_end else 0.0,
-    )
+    """The paper's energy, with entropy for an inference on logits."""
+    return sx.SPEN(network_of(config, n_labels), config.global_units, entropy=1.0, global_scale=3.0)
 
 
 def network_of(config: Config, n_labels: int) -> sx.FeatureNetwork:
@@ -181,9 +184,7 @@ def build(config: Config, n_labels: int) -> dict[str, Model]:
     inference: Any = {"solver": sx.MirrorDescent(0.5), "steps": steps_of(config.method)}
     features, energy = sx.functions_of(spen)
 
-    def logits(params, x, key=None):
-        rngs = None if key is None else {"dropout": key}
-        return network.apply({"params": params}, x, key is not None, rngs=rngs)
+    logits = sx.logits_of(network)
 
     @jax.jit
     def predict_network(params, x):
@@ -207,11 +208,15 @@ def build(config: Config, n_labels: int) -> dict[str, Model]:
         objective = sx.end_to_end(
             energy, features, loss=task_loss, weights=(0.1, 0, 0, 1), start=start, **inference
         )
+
+        def faster(path):
+            return 1.0 if "network" in path else 10.0
+
         by_task_loss = (Phase("features", sx.feed_forward(logits, task_loss), full),)
         return {
             "cross_entropy_network": Model(network, by_cross_entropy, predict_network),
             "feature_network": Model(network, by_task_loss, predict_network),
-            "spen": Model(spen, (Phase("all together", objective, full),), predict_spen),
+            "spen": Model(spen, (Phase("all together", objective, full, faster),), predict_spen),
         }
     objective = sx.max_margin(energy, features, start=start, **inference)
     phases = (
@@ -219,7 +224,7 @@ def build(config: Config, n_labels: int) -> dict[str, Model]:
             "energy",
             objective,
             shared.Recipe(config.energy_epochs, 1e-2, 0.01),
-            lambda path: "hidden" in path,
+            lambda path: 0.0 if "hidden" in path else 1.0,
         ),
         Phase("all together", objective, shared.Recipe(config.joint_epochs, 1e-4, 0.01)),
     )
@@ -251,6 +256,7 @@ def fit_models(
             current = {**current, "network": done[model.network_from]}
 
         def score(params, predict=model.predict):
+            assert valid is not None
             y = predict(params, valid.x)[0]
             threshold = metrics.tune_threshold(valid.y, y)
             return metrics.example_f1(valid.y, metrics.decide(y, threshold))
@@ -266,7 +272,7 @@ def fit_models(
                 score=score if valid else None,
                 patience=patience,
                 stop_after=stops[name, phase.name] if stops else None,
-                frozen=phase.frozen,
+                rates=phase.rates,
                 progress=progress,
                 name=f"seed {seed}: {TITLES[name]}, {phase.name}, {what}",
             )
@@ -501,7 +507,7 @@ def predict(config: Config) -> list[list[str]]:
 
 
 def read_query(query: tuple[str, ...], known: dict[str, int], labels: set[str]) -> np.ndarray:
-    """x (N, D) in the order of the run's words."""
+    """X (N, D) in the order of the run's words."""
     x = np.zeros((1, len(known)), np.float32)
     if len(query) == 1 and query[0].endswith(".arff"):
         try:

@@ -39,12 +39,16 @@ class Config:
 
     sizes: tuple[int, ...] = (1500, 15000)
     """Numbers of training examples."""
+
     draws: tuple[int, ...] = (0, 1, 2)
     """Seeds of A and x."""
+
     n_test: int = 10_000
     """Number of test examples."""
+
     updates: int = 2400
     """Training steps, of 300 examples each."""
+
     out: Path | None = None
     """Folder to write, new or empty; runs/exclusive-<date> by default."""
 
@@ -57,10 +61,6 @@ def models() -> dict[str, tuple[Any, Any, Any, float]]:
     features, energy = sx.functions_of(spen)
     inference = {"solver": sx.MirrorDescent(0.5), "steps": 5}
 
-    def logits(module, params, x, key=None):
-        rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": params}, x, key is not None, rngs=rngs)
-
     def start(context, key=None):
         return jax.nn.sigmoid(context["logits"])
 
@@ -70,7 +70,7 @@ def models() -> dict[str, tuple[Any, Any, Any, float]]:
         return sx.minimize(energy, params, context, start(context), **inference).y
 
     def alone(module, rate):
-        net = partial(logits, module)
+        net = sx.logits_of(module)
         return module, sx.feed_forward(net), jax.jit(lambda p, x: jax.nn.sigmoid(net(p, x))), rate
 
     end_to_end = sx.end_to_end(energy, features, start=start, **inference)
@@ -109,7 +109,7 @@ def evaluate(
     return 100 * metrics.example_f1(dataset.test.y, metrics.decide(y, threshold)), final.params
 
 
-def learned_interactions(params: Any, x: Any, predict: Any) -> np.ndarray:
+def learned_interactions(params: Any, x: Any) -> np.ndarray:
     """The SPEN's mean second derivatives d^2 E / dy_i dy_j at its own answers, (16, 16), diagonal left out."""
     module, _, predict, _ = models()["spen"]
     features, energy = sx.functions_of(module)
@@ -170,7 +170,7 @@ def main(config: Config) -> dict:
                     result[name][str(size)].append(f1)
                     if name == "spen":
                         spen_params, test_x = params, dataset.test.x[:500]
-    pairs = learned_interactions(spen_params, test_x, None)
+    pairs = learned_interactions(spen_params, test_x)
     same = np.arange(16)[:, None] // 4 == np.arange(16) // 4
     result |= {
         "interactions": {

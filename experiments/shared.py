@@ -134,11 +134,13 @@ def train(
     score: Callable[[Any], float] | None = None,
     patience: int = 1_000,
     stop_after: int | None = None,
-    frozen: Callable[[str], bool] | None = None,
+    rates: Callable[[str], float] = lambda path: 1.0,
     progress: Progress | None = None,
     name: str = "",
 ) -> Trained:
     """Train by `recipe`, and keep the epoch with the best validation score.
+
+    That is the mean of its own score and those of the two epochs before it: a single one is noisy.
 
     Args:
       objective: what to minimise.
@@ -149,38 +151,39 @@ def train(
       score: validation score of parameters, higher is better; None keeps the last epoch.
       patience: stop when this many epochs brought nothing better.
       stop_after: stop after this epoch, the one that an earlier training found best.
-      frozen: says of a parameter's path whether it stays as it is.
+      rates: path of a parameter -> factor of its learning rate (not of its decay); 0 freezes it.
       progress: bars to add one to.
       name: of the bar.
     """
     start = time.perf_counter()
     steps = training.steps_per_epoch(len(data.x), recipe.batch_size) * recipe.epochs
-    rate = optax.warmup_cosine_decay_schedule(0, recipe.learning_rate, steps // 10 + 1, steps + 1)
+    factors = jax.tree.map_with_path(lambda path, _: rates(jax.tree_util.keystr(path)), params)
+    frozen = jax.tree.map(lambda factor: factor == 0, factors)
+
+    def adamw(factor):
+        peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
+        rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
+        return optax.adamw(rate, weight_decay=decay)
+
     optimizer = optax.chain(
+        optax.masked(optax.set_to_zero(), frozen),
         optax.clip_by_global_norm(recipe.clip),
-        optax.adamw(rate, weight_decay=recipe.weight_decay),
+        optax.partition({f: adamw(f) for f in set(jax.tree.leaves(factors))}, factors),
     )
-    if frozen is not None:
-        labels = jax.tree.map_with_path(
-            lambda path, _: "frozen" if frozen(jax.tree_util.keystr(path)) else "free", params
-        )
-        optimizer = optax.multi_transform(
-            {"frozen": optax.set_to_zero(), "free": optimizer}, labels
-        )
     epochs = recipe.epochs if stop_after is None else stop_after
     bar = progress.add_task(name, total=epochs, note="") if progress else TaskID(0)
-    best, scores, state = training.Best(params), [], None
-    state = training.init(params, optimizer, jax.random.key(seed))
+    best, scores = training.Best(params), []
+    first = training.init(params, optimizer, jax.random.key(seed))
     for state, metrics in training.fit(
-        objective, optimizer, state, data, epochs=epochs, batch_size=recipe.batch_size
+        objective, optimizer, first, data, epochs=epochs, batch_size=recipe.batch_size
     ):
         note = f"loss {metrics['loss']:.3g}"
         if score is None:
             best = best._replace(params=state.params, epoch=best.epoch + 1)
         else:
             scores.append(score(state.params))
-            best = best.update(state.params, scores[-1])
-            note += f", validation F1 {100 * scores[-1]:.1f}, best {100 * best.score:.1f}"
+            best = best.update(state.params, float(np.mean(scores[-3:])))
+            note += f", validation F1 {100 * scores[-1]:.1f}"
         if progress:
             progress.update(bar, advance=1, note=note)
         if best.stale >= patience:

@@ -13,7 +13,7 @@ from spen_jax import (
     training,
 )
 from spen_jax.domains import Box
-from spen_jax.energies import SPEN, FeatureNetwork, functions_of
+from spen_jax.energies import SPEN, FeatureNetwork, functions_of, logits_of
 from spen_jax.inference import (
     GradientDescent,
     MirrorDescent,
@@ -47,6 +47,7 @@ __all__ = [
     "inference",
     "interactions",
     "loss_augmented",
+    "logits_of",
     "losses",
     "max_margin",
     "metrics",

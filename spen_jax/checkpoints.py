@@ -16,13 +16,13 @@ _META = "__metadata__"
 def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
     """Writes nested dicts of arrays, under names like "network/output/kernel", to a temporary file, then renames it.
 
-    `metadata` is anything JSON can hold, such as the settings that rebuild the model. Raises TypeError for a tree
-    with anything but string-keyed dicts above its arrays.
+    `metadata` is anything JSON can hold, such as the settings that rebuild the model. Raises
+    TypeError for a tree with anything but string-keyed dicts above its arrays.
     """
     arrays = {}
     for keys, leaf in jax.tree.leaves_with_path(params):
-        names = [getattr(k, "key", None) for k in keys]
-        if not names or not all(isinstance(n, str) and "/" not in n for n in names):
+        names = [str(getattr(k, "key", "/")) for k in keys]
+        if not names or any("/" in name for name in names):
             raise TypeError(
                 "save expects nested dicts with string keys without '/', got a leaf at "
                 f"params{jax.tree_util.keystr(keys)}; turn lists and tuples into dicts"
@@ -34,7 +34,10 @@ def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
 
 
 def load(path: str | Path) -> tuple[Any, dict]:
-    """The params and metadata of `save`. Raises FileNotFoundError, or ValueError for any other kind of file."""
+    """The params and metadata of `save`.
+
+    Raises FileNotFoundError, or ValueError for any other kind of file.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -1,8 +1,9 @@
-"""Ready-made networks (Flax Linen). The rest of the library needs none of them.
+"""Ready-made networks (Flax Linen).
 
-A model is two pure functions: `features(params, x) -> context`, everything that does not depend on y, once per
-batch, and `energy(params, context, y) -> scalar`, for one example. `functions_of` makes them from a Flax module
-with methods of those names. B examples, D inputs, L labels, H hidden units, M global units.
+The rest of the library needs none of them. A model is two pure functions: `features(params, x) ->
+context`, everything that does not depend on y, once per batch, and `energy(params, context, y) ->
+scalar`, for one example. `functions_of` makes them from a Flax module with methods of those names.
+B examples, D inputs, L labels, H hidden units, M global units.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ Params = Any
 
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)), with sigmoid(x) as its derivative: inference, which needs only that, skips the logarithm."""
+    """Log(1 + exp(x)), with sigmoid(x) as its derivative: inference, which needs only that, skips the logarithm."""
     return jnp.logaddexp(x, 0.0)
 
 
@@ -42,10 +43,10 @@ def binary_entropy(y: jax.Array) -> jax.Array:
 
 
 class FeatureNetwork(nn.Module):
-    """logits(x): a multi-layer perceptron with one output per label, the SPEN's feature network and its control.
+    """Logits(x): a multi-layer perceptron with one output per label, the SPEN's feature network and its control.
 
-    `hidden` gives the last hidden layer F(x), (..., H); the call gives W F(x) + b, (..., L). Dropout is
-    active where `train` is true, and then needs an rng named "dropout".
+    `hidden` gives the last hidden layer F(x), (..., H); the call gives W F(x) + b, (..., L).
+    Dropout is active where `train` is true, and then needs an rng named "dropout".
     """
 
     n_labels: int
@@ -55,7 +56,10 @@ class FeatureNetwork(nn.Module):
     dropout: float = 0.0
 
     def setup(self):
-        """Names the layers hidden_0, hidden_1, ... and output."""
+        """Names the layers hidden_0, hidden_1, ...
+
+        and output.
+        """
         self.hidden_layers = [nn.Dense(w, name=f"hidden_{i}") for i, w in enumerate(self.widths)]
         self.output = nn.Dense(self.n_labels)
         self.drop_input = nn.Dropout(self.input_dropout)
@@ -131,20 +135,33 @@ class SPEN(nn.Module):
         return jax.vmap(self.energy)(self.features(x), y)
 
 
-@lru_cache(maxsize=64)
-def functions_of(module: nn.Module) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
+def functions_of(module: Any) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
     """The two pure functions of a Flax module with methods `features(x, train)` and `energy(context, y)`.
 
     Returns `features(params, x, key=None) -> context`, where a key switches dropout on, and
-    `energy(params, context, y) -> scalar`. `params` is `module.init(...)["params"]`. Equal modules give
-    the same functions, so that nothing compiles twice.
+    `energy(params, context, y) -> scalar`. `params` is `module.init(...)["params"]`. Equal modules
+    give the same functions, so that nothing compiles twice.
     """
+    return _with_dropout(module, "features"), _energy_of(module)
 
-    def features(params, x, key=None):
-        rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": params}, x, key is not None, rngs=rngs, method="features")
 
-    def energy(params, context, y):
+def logits_of(network: Any) -> Callable[..., jax.Array]:
+    """`logits(params, x, key=None)` of a Flax module called as `network(x, train)`; see `functions_of`."""
+    return _with_dropout(network, "__call__")
+
+
+@lru_cache(maxsize=64)
+def _energy_of(module: Any) -> Callable[..., jax.Array]:
+    def energy(params: Params, context: Any, y: jax.Array) -> Any:
         return module.apply({"params": params}, context, y, method="energy")
 
-    return features, energy
+    return energy
+
+
+@lru_cache(maxsize=64)
+def _with_dropout(module: Any, method: str) -> Callable[..., Any]:
+    def function(params: Params, x: Any, key: jax.Array | None = None) -> Any:
+        rngs = None if key is None else {"dropout": key}
+        return module.apply({"params": params}, x, key is not None, rngs=rngs, method=method)
+
+    return function

@@ -1,13 +1,13 @@
 """Inference: argmin over y of E(x, y), by gradient steps in one compiled loop.
 
-An energy is a function `(params, context, y) -> scalar` of ONE example; `minimize` batches it. Shapes: B
-examples, y of shape (B, ...), and every array of the context with a leading axis B.
+An energy is a function `(params, context, y) -> scalar` of ONE example; `minimize` batches it.
+Shapes: B examples, y of shape (B, ...), and every array of the context with a leading axis B.
 
 Solvers are frozen dataclasses written for one example: `init(y, domain)` makes a state,
-`step(gradient, state, domain)` moves it and `y(state, domain)` reads the point. The loop maps the gradient
-of the one-example energy over the examples INSIDE one scan, in blocks that stay in a CPU's cache: the
-products with y of all examples are one matrix product whichever way the energy writes them, and
-everything else fuses into one pass over y.
+`step(gradient, state, domain)` moves it and `y(state, domain)` reads the point. The loop maps the
+gradient of the one-example energy over the examples INSIDE one scan, in blocks that stay in a CPU's
+cache: the products with y of all examples are one matrix product whichever way the energy writes
+them, and everything else fuses into one pass over y.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,19 @@ class Solution(NamedTuple):
 
     y: jax.Array
     """The last point, (B, ...)."""
+
     energy: jax.Array
     """E(x, y) there, (B,)."""
+
     residual: jax.Array
     """max_i |y - project(y - grad E(y))|_i, (B,): 0 exactly where y satisfies the first-order conditions."""
+
     steps: jax.Array
     """Steps taken, (B,)."""
+
     converged: jax.Array
-    """residual <= tolerance, (B,); False where the residual is not a number."""
+    """Residual <= tolerance, (B,); False where the residual is not a number."""
+
     iterates: jax.Array | None = None
     """The points before the first step and after each, (B, steps + 1, ...), where asked for."""
 
@@ -179,7 +184,7 @@ def minimize(
     tolerance: float = 1e-3,
     iterates: bool = False,
 ) -> Solution:
-    """argmin over y in `domain` of E(x, y) for each example, by `steps` steps of `solver` from `start`.
+    """Argmin over y in `domain` of E(x, y) for each example, by `steps` steps of `solver` from `start`.
 
     Args:
       energy: `(params, context, y) -> scalar` for one example. Compiled once for each function: pass the same
@@ -224,7 +229,9 @@ def minimize(
     def join(a):
         return a.reshape(blocks * block, *a.shape[2:])[:batch]
 
-    return jax.tree.map(join, lax.map(solve, jax.tree.map(split, (context, start))))
+    # The backward pass repeats a block's forward pass, so that only one block's steps are kept.
+    run = jax.checkpoint(solve, prevent_cse=False) if differentiate == "unrolled" else solve
+    return jax.tree.map(join, lax.map(run, jax.tree.map(split, (context, start))))
 
 
 def _solve_block(
@@ -248,7 +255,7 @@ def _solve_block(
     first = read(state)
     state, path = lax.scan(body, state, length=steps)
     y = read(state)
-    path = jnp.moveaxis(jnp.concatenate([first[None], path]), 0, 1) if iterates else None
+    path = None if path is None else jnp.moveaxis(jnp.concatenate([first[None], path]), 0, 1)
     if differentiate == "stopped":
         y, path = lax.stop_gradient((y, path))
 
@@ -271,8 +278,9 @@ def _solve_block(
 def _blocks(batch: int, size: int) -> tuple[int, int]:
     """How many blocks of how many examples, for `size` numbers an example.
 
-    On a CPU one array of a block holds about 20,000 numbers (80 kB), so that the handful a step touches stays in a
-    core's second-level cache; blocks of fewer than 32 examples would waste its vector units. Elsewhere one block.
+    On a CPU one array of a block holds about 20,000 numbers (80 kB), so that the handful a step
+    touches stays in a core's second-level cache; blocks of fewer than 32 examples would waste its
+    vector units. Elsewhere one block.
     """
     if jax.default_backend() != "cpu":
         return 1, batch

@@ -1,7 +1,8 @@
 """Losses: what a wrong answer costs (of one example), and losses of energies (of any shape).
 
-Costs D(y, truth) compare a relaxed answer y in [0, 1]^L with a truth in {0, 1}^L, both (..., L), and SUM over the
-labels: result (...). Losses take energies of shape (...) and return (...). The mean over a batch is the caller's.
+Costs D(y, truth) compare a relaxed answer y in [0, 1]^L with a truth in {0, 1}^L, both (..., L),
+and SUM over the labels: result (...). Losses take energies of shape (...) and return (...). The
+mean over a batch is the caller's.
 """
 
 import jax

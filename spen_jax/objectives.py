@@ -1,6 +1,7 @@
 """Objectives: what training minimises, `(params, batch, key) -> (scalar, metrics)`.
 
-A batch has fields `x` (B, D) and `y` (B, L), the truth; the key draws dropout masks and random starts. Shared arguments:
+A batch has fields `x` (B, D) and `y` (B, L), the truth; the key draws dropout masks and random
+starts. Shared arguments:
 
 - features: `(params, x) -> context`, or `(params, x, key) -> context` for one with dropout, which is given a
   key in training and none in prediction; None where the energy sees x itself.
@@ -27,7 +28,7 @@ Start = float | Callable[[Any, jax.Array], jax.Array]
 
 
 def feed_forward(logits: Features, loss: Cost = losses.cross_entropy) -> Objective:
-    """mean over the batch of loss(sigmoid(logits(x)), truth): a feature network alone, with no energy.
+    """Mean over the batch of loss(sigmoid(logits(x)), truth): a feature network alone, with no energy.
 
     `logits` is a function like `features` which returns (B, L).
     """
@@ -106,7 +107,7 @@ def end_to_end(
     solver: Solver = GradientDescent(),
     steps: int = 10,
 ) -> Objective:
-    """mean over the batch of sum_t w_t loss(y_t, truth), through the unrolled steps of inference.
+    """Mean over the batch of sum_t w_t loss(y_t, truth), through the unrolled steps of inference.
 
     y_0 is the start and y_T the last point. `weights` are the T + 1 numbers w_0, ..., w_T; by default only
     the last point counts. Source: Belanger, Yang & McCallum (2017), section 3.

@@ -1,4 +1,7 @@
-"""Synthetic multi-label data whose labels depend on each other in a known way. NumPy only."""
+"""Synthetic multi-label data whose labels depend on each other in a known way.
+
+NumPy only.
+"""
 
 import hashlib
 

@@ -1,4 +1,7 @@
-"""Training: one compiled Optax step, and a generator of epochs. Logging, evaluation and saving stay with the caller."""
+"""Training: one compiled Optax step, and a generator of epochs.
+
+Logging, evaluation and saving stay with the caller.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -27,6 +30,7 @@ class Best(NamedTuple):
     score: float = float("-inf")
     epoch: int = 0
     """The epoch of the best score, counted from 1; 0 before the first update."""
+
     stale: int = 0
     """Epochs since."""
 
@@ -70,10 +74,10 @@ def fit(
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Yields (state, mean metrics of the epoch) after each pass over `data`, in an order drawn from the state's key.
 
-    `data` is a pytree (such as `spen_jax.data.Split`) whose leaves share their leading axis of N examples. Every
-    step sees `batch_size` examples (all N where there are fewer), so that it compiles once: the last batch of
-    an epoch is filled up with the first examples of that epoch's order. The same state gives the same
-    numbers.
+    `data` is a pytree (such as `spen_jax.data.Split`) whose leaves share their leading axis of N
+    examples. Every step sees `batch_size` examples (all N where there are fewer), so that it
+    compiles once: the last batch of an epoch is filled up with the first examples of that epoch's
+    order. The same state gives the same numbers.
     """
     data = jax.tree.map(jnp.asarray, data)
     n = len(jax.tree.leaves(data)[0])

@@ -37,7 +37,7 @@ def positive_definite(size, seed=0):
 
 
 def numpy_descent(gradient, start, steps, step_size, momentum):
-    """The iterates (T + 1, ...) of the projected heavy ball on [0, 1], by its documented formula."""
+    """The iterates (T + 1, ...) of the projected heavy ball on [0, 1], by its formula."""
     path = [start, start]
     for _ in range(steps):
         y, before = path[-1], path[-2]
@@ -46,7 +46,7 @@ def numpy_descent(gradient, start, steps, step_size, momentum):
 
 
 def numpy_mirror(gradient, start, steps, step_size):
-    """The iterates (T + 1, ...) of mirror descent on (0, 1), by its documented formula."""
+    """The iterates (T + 1, ...) of mirror descent on (0, 1), by its formula."""
     path = [start]
     logit = np.log(start / (1 - start))
     for _ in range(steps):

@@ -261,13 +261,12 @@ def test_stopped_points_and_residuals_are_constants():
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.6])
-@pytest.mark.parametrize("batch", [2, 129])
+@pytest.mark.parametrize("batch, momentum", [(2, 0.6), (129, 0.0)])
 def test_unrolled_points_have_the_hand_derived_gradient(batch, momentum, x64):
     """With E = a y^2 / 2 - b y the error y - b / a is multiplied by a matrix in each step.
 
-    e_{t+1} = (1 + m - eta a) e_t - m e_{t-1}, so that y_T = b / a + g (y_0 - b / a), where g is the sum
-    of the first row of the T-th power of [[1 + m - eta a, -m], [1, 0]].
+    e_{t+1} = (1 + m - eta a) e_t - m e_{t-1}, so that y_T = b / a + g (y_0 - b / a), where g is
+    the sum of the first row of the T-th power of [[1 + m - eta a, -m], [1, 0]].
     """
     eta, steps, a, b = 0.1, 7, np.array([1.5, 2.0]), np.array([0.6, 1.1])
 
@@ -401,7 +400,8 @@ def pair(params, context, y):
     "change, message",
     [
         ({"differentiate": "implicit"}, "'stopped' or 'unrolled', got 'implicit'"),
-        ({"steps": -1}, "steps must be 0 or more, got -1"),
+        ({"steps": -1}, "steps must be .* 0 or more, got -1"),
+        ({"steps": 2.5}, "steps must be .* got 2.5"),
         ({"start": np.zeros((3, 3), int)}, r"float array .* got shape \(3, 3\) of int32"),
         ({"start": 0.5}, r"shape \(B, ...\), .* got shape \(\) of float32"),
         ({"context": {"b": [B[:2]]}}, r"axis of 3 .* context\['b'\]\[0\] has shape \(2, 3\)"),

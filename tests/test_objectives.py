@@ -7,7 +7,6 @@ from problems import (
     Batch,
     assert_trees_close,
     central_differences,
-    counting,
     largest_difference,
     parabola,
     random_batch,
@@ -38,6 +37,10 @@ def parabola_of_x(params, x, y):
     return parabola(params, params["W"] @ x, y)
 
 
+def linear(params, x):
+    return x @ params["W"].T
+
+
 def parabola_problem(n=5):
     return {"a": A, "W": np.random.default_rng(4).normal(0, 3, (4, 3))}, random_batch(n)
 
@@ -48,8 +51,17 @@ def entropic_spen(**settings):
     return features, energy, params | {"c2": np.abs(params["c2"])}
 
 
-def value(objective, batch, key=KEY):
-    return lambda params: objective(params, batch, key)[0]
+def evaluate(objective, params, batch, key=KEY):
+    return jax.jit(objective)(params, batch, key)
+
+
+def gradient_of(objective, params, batch):
+    """(gradient, metrics)"""
+    return jax.jit(jax.grad(objective, has_aux=True))(params, batch, KEY)
+
+
+def differences_of(objective, params, batch):
+    return central_differences(lambda params: objective(params, batch, KEY)[0], params)
 
 
 # The gradient of the max-margin loss
@@ -69,29 +81,29 @@ def constant_cost(y, truth):
     ],
 )
 def test_stopped_max_margin_gradient_at_the_optimum_is_the_total_one(cost, augmented, x64):
-    """The envelope theorem: D(y_hat) - E(y_hat) has no slope in y_hat where y_hat minimises E - D."""
+    """The envelope theorem: D(y_hat) - E(y_hat) has no slope in y_hat at the minimum of E - D."""
     features, energy, params = entropic_spen(sees_features=True)
     batch = random_batch(3)
     objective = max_margin(energy, features, cost=cost, augmented=augmented, **CONVERGED)
-    gradient, metrics = jax.jit(jax.grad(objective, has_aux=True))(params, batch, KEY)
+    gradient, metrics = gradient_of(objective, params, batch)
     assert metrics["residual"] < 1e-9 and metrics["violated"] == 1
-    want = central_differences(value(objective, batch), params)
+    want = differences_of(objective, params, batch)
     assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
 
 
 def test_stopped_max_margin_gradient_is_the_total_one_on_active_bounds(x64):
     params, batch = parabola_problem()
     objective = max_margin(parabola_of_x, solver=GradientDescent(0.15, 0.3), steps=300)
-    gradient = jax.grad(value(objective, batch))(params)
-    want = central_differences(value(objective, batch), params)
+    gradient, _ = gradient_of(objective, params, batch)
+    want = differences_of(objective, params, batch)
     assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
 
 
 def test_stopped_max_margin_gradient_away_from_the_optimum_is_only_a_partial_one(x64):
     params, batch = parabola_problem()
     objective = max_margin(parabola_of_x, **FEW)
-    gradient = jax.grad(value(objective, batch))(params)
-    want = central_differences(value(objective, batch), params)
+    gradient, _ = gradient_of(objective, params, batch)
+    want = differences_of(objective, params, batch)
     assert largest_difference(gradient, want) > 0.01
 
 
@@ -102,14 +114,19 @@ def test_stopped_max_margin_gradient_away_from_the_optimum_is_only_a_partial_one
 def test_unrolled_max_margin_gradient_is_the_total_one_anywhere(solver, augmented, x64):
     features, energy, params = small_spen(n_labels=3, sees_features=True)
     batch = random_batch(5, n_labels=3, seed=8)
-    settings = {"augmented": augmented, "start": 0.4, "solver": solver, "steps": 4}
-    unrolled = max_margin(energy, features, differentiate="unrolled", **settings)
-    gradient, metrics = jax.jit(jax.grad(unrolled, has_aux=True))(params, batch, KEY)
+    unrolled = max_margin(
+        energy,
+        features,
+        augmented=augmented,
+        start=0.4,
+        solver=solver,
+        steps=4,
+        differentiate="unrolled",
+    )
+    gradient, metrics = gradient_of(unrolled, params, batch)
     assert 0 < metrics["violated"] < 1 and metrics["residual"] > 0.01
-    want = central_differences(value(unrolled, batch), params)
+    want = differences_of(unrolled, params, batch)
     assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
-    stopped = max_margin(energy, features, **settings)
-    assert largest_difference(jax.grad(value(stopped, batch))(params), want) > 0.01
 
 
 # The value of the max-margin loss
@@ -130,7 +147,7 @@ def test_max_margin_loss_equals_a_loop_over_examples_and_labels(x64):
         each.append(max(0.0, costs[n] - gaps[n]))
     assert 0 < np.count_nonzero(each) < 6
 
-    loss, metrics = max_margin(energy, features, **FEW)(params, batch, KEY)
+    loss, metrics = evaluate(max_margin(energy, features, **FEW), params, batch)
     found = minimize(augmented, params, (context, batch.y), start, **FEW)
     want = {
         "loss": sum(each) / 6,
@@ -154,7 +171,7 @@ def test_max_margin_with_plain_inference_compares_with_the_minimiser_of_the_ener
 
     cost = ((best - batch.y) ** 2).sum(1)
     want = np.maximum(0, cost - energy(best) + energy(batch.y)).mean()
-    np.testing.assert_allclose(objective(params, batch, KEY)[0], want, rtol=1e-4)
+    np.testing.assert_allclose(evaluate(objective, params, batch)[0], want, rtol=1e-4)
 
 
 def test_max_margin_with_no_cost_is_the_perceptron_loss(x64):
@@ -173,9 +190,9 @@ def test_max_margin_with_no_cost_is_the_perceptron_loss(x64):
             solver=GradientDescent(0.15, 0.3),
             steps=300,
         )
-        (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(params, batch, KEY)
+        gradient, metrics = gradient_of(objective, params, batch)
         want = (A * (batch.y**2 - best**2) / 2 - b * (batch.y - best)).sum(1).mean()
-        np.testing.assert_allclose(loss, want)
+        np.testing.assert_allclose(metrics["loss"], want)
         np.testing.assert_allclose(gradient["a"], ((batch.y**2 - best**2) / 2).mean(0))
         np.testing.assert_allclose(gradient["W"], (best - batch.y).T @ batch.x / 5, atol=1e-9)
         assert metrics["cost"] == 0
@@ -186,21 +203,17 @@ def test_max_margin_loss_bounds_the_cost_of_the_prediction_from_above(x64):
     b = batch.x @ params["W"].T
     cost = ((np.clip(b / A, 0, 1) - batch.y) ** 2).sum(1)
     objective = max_margin(parabola_of_x, solver=GradientDescent(0.15, 0.3), steps=300)
-    one = jax.jit(value_of_one_example(objective))
-    for n in range(20):
-        assert one(params, batch.x[n], batch.y[n]) >= cost[n] - 1e-9
-
-
-def value_of_one_example(objective):
-    return lambda params, x, y: objective(params, Batch(x[None], y[None]), KEY)[0]
+    each = jax.jit(jax.vmap(lambda x, y: objective(params, Batch(x[None], y[None]), KEY)[0]))
+    assert np.all(each(*batch) >= cost - 1e-9)
 
 
 def test_the_default_cost_is_the_squared_error(x64):
     params, batch = parabola_problem()
-    by_default = max_margin(parabola_of_x, **FEW)(params, batch, KEY)
-    named = max_margin(parabola_of_x, cost=losses.squared_error, **FEW)(params, batch, KEY)
-    other = max_margin(parabola_of_x, cost=losses.hamming, **FEW)(params, batch, KEY)
-    assert by_default == named and by_default[0] != other[0]
+    by_default, named, other = (
+        float(evaluate(max_margin(parabola_of_x, **cost, **FEW), params, batch)[0])
+        for cost in ({}, {"cost": losses.squared_error}, {"cost": losses.hamming})
+    )
+    assert by_default == named != other
 
 
 # Learning through the steps
@@ -212,9 +225,7 @@ def test_end_to_end_loss_and_gradient_are_those_of_the_weighted_points(weights, 
     batch = random_batch(4)
     settings = {"solver": MirrorDescent(0.7), "steps": 3, "start": 0.3}
     objective = end_to_end(energy, features, weights=weights, **settings)
-    (loss, metrics), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(
-        params, batch, KEY
-    )
+    gradient, metrics = gradient_of(objective, params, batch)
     path = np.asarray(
         minimize(
             energy,
@@ -232,21 +243,23 @@ def test_end_to_end_loss_and_gradient_are_those_of_the_weighted_points(weights, 
             for i in range(4):
                 p = path[n, t, i] if batch.y[n, i] else 1 - path[n, t, i]
                 by_hand -= w * np.log(p) / 4
-    np.testing.assert_allclose(loss, by_hand)
-    assert metrics["loss"] == loss and set(metrics) == {"loss", "last", "residual"}
-    want = central_differences(value(objective, batch), params)
+    np.testing.assert_allclose(metrics["loss"], by_hand)
+    assert set(metrics) == {"loss", "last", "residual"}
+    want = differences_of(objective, params, batch)
     assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
 
 
 def test_by_default_only_the_last_point_counts(x64):
     params, batch = parabola_problem()
     settings = {"loss": losses.squared_error, **FEW}
-    last, metrics = end_to_end(parabola_of_x, **settings)(params, batch, KEY)
-    explicit, same = end_to_end(parabola_of_x, weights=[0, 0, 0, 0, 1], **settings)(
-        params, batch, KEY
-    )
+
+    def run(**weights):
+        return evaluate(end_to_end(parabola_of_x, **settings, **weights), params, batch)
+
+    last, metrics = run()
+    explicit, same = run(weights=[0, 0, 0, 0, 1])
+    first, rest = run(weights=[1, 0, 0, 0, 0])
     np.testing.assert_allclose(last, explicit)
-    first, rest = end_to_end(parabola_of_x, weights=[1, 0, 0, 0, 0], **settings)(params, batch, KEY)
     assert first == 4 * 0.5**2
     for got in (metrics, same, rest):
         np.testing.assert_allclose(got["last"], last)
@@ -264,22 +277,21 @@ def test_end_to_end_refuses_weights_for_another_number_of_points(n):
 def test_feed_forward_loss_is_the_mean_cross_entropy_of_examples(x64):
     network = FeatureNetwork(4, (5,))
     batch = random_batch(6)
-    params = random_like(network.init(KEY, batch.x)["params"])
+    params = random_like(jax.eval_shape(network.init, KEY, batch.x)["params"])
 
     def logits(params, x):
         return network.apply({"params": params}, x)
 
-    (loss, metrics), gradient = jax.value_and_grad(feed_forward(logits), has_aux=True)(
-        params, batch, KEY
-    )
+    gradient, metrics = gradient_of(feed_forward(logits), params, batch)
 
     def theirs(params):
         z = logits(params, batch.x)
         return optax.sigmoid_binary_cross_entropy(z, batch.y).sum(1).mean()
 
-    np.testing.assert_allclose(loss, theirs(params))
-    assert metrics == {"loss": loss}
-    assert_trees_close(gradient, jax.grad(theirs)(params), rtol=1e-6, atol=1e-9)
+    loss, their_gradient = jax.jit(jax.value_and_grad(theirs))(params)
+    assert set(metrics) == {"loss"}
+    np.testing.assert_allclose(metrics["loss"], loss)
+    assert_trees_close(gradient, their_gradient, rtol=1e-6, atol=1e-9)
 
 
 # What all share
@@ -294,24 +306,17 @@ def one_example_cost(y, truth):
     "make",
     [
         lambda cost: max_margin(parabola_of_x, cost=cost, **FEW),
-        pytest.param(
-            lambda cost: end_to_end(parabola_of_x, loss=cost, **FEW),
-            marks=pytest.mark.xfail(strict=True, reason="end_to_end does not vmap its loss"),
-        ),
-        pytest.param(
-            lambda cost: end_to_end(parabola_of_x, loss=cost, weights=[1] * 5, **FEW),
-            marks=pytest.mark.xfail(strict=True, reason="end_to_end does not vmap its loss"),
-        ),
-        pytest.param(
-            lambda cost: feed_forward(lambda params, x: x @ params["W"].T, cost),
-            marks=pytest.mark.xfail(strict=True, reason="feed_forward does not vmap its loss"),
-        ),
+        lambda cost: end_to_end(parabola_of_x, loss=cost, **FEW),
+        lambda cost: end_to_end(parabola_of_x, loss=cost, weights=[1] * 5, **FEW),
+        lambda cost: feed_forward(linear, cost),
     ],
     ids=["max_margin", "end_to_end", "end_to_end weighted", "feed_forward"],
 )
 def test_a_cost_written_for_one_example_gives_the_mean_over_the_batch(make, x64):
     params, batch = parabola_problem()
-    got, want = (make(c)(params, batch, KEY)[0] for c in (one_example_cost, losses.squared_error))
+    got, want = (
+        evaluate(make(cost), params, batch)[0] for cost in (one_example_cost, losses.squared_error)
+    )
     np.testing.assert_allclose(got, want)
 
 
@@ -324,81 +329,68 @@ MAKERS = [
 @pytest.mark.parametrize("make", MAKERS, ids=["max_margin", "end_to_end"])
 def test_features_get_the_key_if_they_have_a_place_for_it(make):
     params, batch = parabola_problem()
-    seen = []
-
-    def plain(params, x):
-        return x @ params["W"].T
 
     def noisy(params, x, key):
-        seen.append(key)
-        return plain(params, x) + jax.random.normal(key, (len(x), 4))
+        return linear(params, x) + jax.random.normal(key, (len(x), 4))
 
     def optional(params, x, key=None):
         return noisy(params, x, key)
 
-    def loss(features, key):
-        return float(make(features=features, **FEW)(params, batch, key)[0])
+    def losses_with_two_keys(features):
+        objective = jax.jit(make(features=features, **FEW))
+        return [float(objective(params, batch, jax.random.key(i))[0]) for i in (0, 1)]
 
-    other = jax.random.key(1)
-    assert loss(plain, KEY) == loss(plain, other)
-    assert loss(noisy, KEY) == loss(noisy, KEY) != loss(noisy, other)
-    assert loss(optional, KEY) == loss(noisy, KEY)
-    assert len(seen) == 5 and all(jnp.issubdtype(k.dtype, jax.dtypes.prng_key) for k in seen)
+    first, second = losses_with_two_keys(linear)
+    assert first == second
+    first, second = losses_with_two_keys(noisy)
+    assert first != second
+    assert losses_with_two_keys(optional) == [first, second]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=["max_margin", "end_to_end"])
 def test_inference_may_start_at_a_constant_or_where_a_function_says(make):
     params, batch = parabola_problem()
-    seen = []
 
-    def loss(start, key=KEY):
-        objective = make(features=lambda p, x: x @ p["W"].T, start=start, **FEW)
-        return float(objective(params, batch, key)[0])
+    def losses_with_two_keys(start):
+        objective = jax.jit(make(features=linear, start=start, **FEW))
+        return [float(objective(params, batch, jax.random.key(i))[0]) for i in (0, 1)]
 
     def constant(context, key):
-        seen.append((context, key))
-        return jnp.full((5, 4), 0.2)
+        return jnp.full(context.shape, 0.2)
 
     def random(context, key):
         return jax.random.uniform(key, context.shape)
 
-    assert loss(constant) == loss(0.2) != loss(0.9)
-    np.testing.assert_allclose(seen[0][0], batch.x @ params["W"].T, rtol=1e-5)
-    assert loss(random) == loss(random) != loss(random, jax.random.key(1))
+    first, second = losses_with_two_keys(constant)
+    assert first == second == losses_with_two_keys(0.2)[0] != losses_with_two_keys(0.9)[0]
+    first, second = losses_with_two_keys(random)
+    assert first != second
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=["max_margin", "end_to_end"])
-def test_random_starts_and_dropout_do_not_share_their_key(make):
+def test_features_and_starts_get_different_keys_and_starts_get_the_context(make):
     params, batch = parabola_problem()
-    keys = []
+    seen = []
 
     def features(params, x, key):
-        keys.append(key)
-        return x @ params["W"].T
+        jax.debug.callback(lambda *a: seen.append(a), jax.random.key_data(key), ordered=True)
+        return linear(params, x)
 
     def start(context, key):
-        keys.append(key)
+        key = jax.random.key_data(key)
+        jax.debug.callback(lambda *a: seen.append(a), key, context, ordered=True)
         return jnp.full(context.shape, 0.5)
 
-    make(features=features, start=start, **FEW)(params, batch, KEY)
-    first, second = (jax.random.key_data(k).tolist() for k in keys)
-    assert first != second
+    evaluate(make(features=features, start=start, **FEW), params, batch)
+    jax.effects_barrier()
+    (dropout_key,), (start_key, context) = seen
+    assert dropout_key.tolist() != start_key.tolist()
+    np.testing.assert_allclose(context, batch.x @ params["W"].T, rtol=1e-5)
 
 
 def test_without_features_the_energy_sees_x_itself(x64):
     params, batch = parabola_problem()
     for make in (max_margin, end_to_end):
-        alone = make(parabola_of_x, **FEW)(params, batch, KEY)
-        with_features = make(parabola, lambda p, x: x @ p["W"].T, **FEW)(params, batch, KEY)
+        alone = evaluate(make(parabola_of_x, **FEW), params, batch)
+        with_features = evaluate(make(parabola, linear, **FEW), params, batch)
         assert_trees_close(alone, with_features, rtol=1e-9)
-
-
-@pytest.mark.parametrize("make", [max_margin, end_to_end])
-def test_an_objective_made_twice_traces_its_energy_once(make):
-    energy, traces = counting(parabola_of_x)
-    params, batch = parabola_problem()
-    make(energy, **FEW)(params, batch, KEY)
-    in_minimize = len(traces)
-    make(energy, **FEW)(params, batch, KEY)
-    # max_margin also evaluates the truth outside of minimize, anew in each call that is not compiled.
-    assert len(traces) - in_minimize <= 1

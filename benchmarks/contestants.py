@@ -1,0 +1,310 @@
+"""The energy of the inference benchmark, and how each library's users minimise it.
+
+E(h, y) = -(W h + d).y + c2.softplus(C1 y + b): the SPEN of Belanger & McCallum (2016) at the size
+of the BibTeX data set, with 150 hidden units h >= 0, 159 labels y in [0, 1] and 16 global units.
+
+A contestant takes a problem and a number of steps, does what need not be repeated, and returns a
+function of no arguments: one inference, which gives the points it reached, (B, LABELS). What it
+compiles takes the problem's arrays as arguments, so that problems of one size share it.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LABELS, HIDDEN, GLOBAL = 159, 150, 16
+STEP, MOMENTUM = 0.1, 0.95
+
+
+class Problem(NamedTuple):
+    """One energy and a batch of B examples, as float32 NumPy arrays."""
+
+    W: np.ndarray
+    d: np.ndarray
+    C1: np.ndarray
+    b: np.ndarray
+    c2: np.ndarray
+    h: np.ndarray
+    """(B, HIDDEN)."""
+    start: np.ndarray
+    """The first points, (B, LABELS), all 1/2."""
+
+    @property
+    def logits(self) -> np.ndarray:
+        """W h + d of each example, (B, LABELS)."""
+        return self.h @ self.W.T + self.d
+
+    def energies(self, y: np.ndarray) -> np.ndarray:
+        """E(h, y) in float64, (B, LABELS) -> (B,): the judge of all contestants."""
+        units = np.logaddexp(y.astype(np.float64) @ self.C1.T + self.b, 0)
+        return units @ self.c2 - np.sum(y * self.logits, -1)
+
+
+Run = Callable[[], Any]
+Contestant = Callable[[Problem, int], Run]
+
+
+def random_problem(batch: int, seed: int = 0) -> Problem:
+    """Normally distributed weights of the size training starts from; features max(0, normal)."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+    return Problem(
+        W=normal(LABELS, HIDDEN, scale=HIDDEN**-0.5),
+        d=normal(LABELS),
+        C1=normal(GLOBAL, LABELS, scale=LABELS**-0.5),
+        b=normal(GLOBAL),
+        c2=normal(GLOBAL),
+        h=np.maximum(normal(batch, HIDDEN), 0),
+        start=np.full((batch, LABELS), 0.5, np.float32),
+    )
+
+
+def interior(problem: Problem, steps: int) -> Problem:
+    """The problem, its energy scaled down until no point comes nearer than 0.05 to a bound.
+
+    No |dE/dy_i| exceeds G = max |logits| + max_i sum_j |c2_j C1_ji|. The t-th step with momentum m
+    is then no longer than STEP G (1 + m + ... + m^(t-1)); the sum of these lengths is made 0.45.
+    """
+    slope = np.abs(problem.logits).max() + (np.abs(problem.c2) @ np.abs(problem.C1)).max()
+    path = STEP * sum((1 - MOMENTUM**t) / (1 - MOMENTUM) for t in range(1, steps + 1))
+    scale = np.float32(0.45 / (path * slope))
+    return problem._replace(W=scale * problem.W, d=scale * problem.d, c2=scale * problem.c2)
+
+
+@lru_cache
+def _plain_energy():
+    from spen_jax.energies import softplus
+
+    def energy(params, logits, y):
+        return params["c2"] @ softplus(params["C1"] @ y + params["b"]) - logits @ y
+
+    return energy
+
+
+def _jax_arrays(problem: Problem):
+    import jax
+
+    params = {name: getattr(problem, name) for name in ("C1", "b", "c2")}
+    return jax.device_put((params, problem.logits, problem.start))
+
+
+def spen_jax(problem: Problem, steps: int) -> Run:
+    """The public interface, with the energy as a plain function."""
+    from spen_jax import minimize
+
+    energy, (params, logits, start) = _plain_energy(), _jax_arrays(problem)
+    return lambda: minimize(energy, params, logits, start, steps=steps).y
+
+
+def spen_jax_flax(problem: Problem, steps: int) -> Run:
+    """The ready-made network; its features are computed beforehand, as users do once per batch."""
+    import jax
+
+    from spen_jax import SPEN, FeatureNetwork, functions_of, minimize
+
+    model: Any = SPEN(FeatureNetwork(LABELS, (HIDDEN,)), GLOBAL)
+    features, energy = functions_of(model)
+    params, _, start = _jax_arrays(problem)
+    # The hidden layer is the identity, since h is the features already and relu leaves them alone.
+    identity = {"kernel": np.eye(HIDDEN, dtype=np.float32), "bias": np.zeros(HIDDEN, np.float32)}
+    network = {"hidden_0": identity, "output": {"kernel": problem.W.T, "bias": problem.d}}
+    params = jax.device_put(params | {"network": network})
+    context = jax.jit(features)(params, problem.h)
+    return lambda: minimize(energy, params, context, start, steps=steps).y
+
+
+@lru_cache
+def _jax_solver(steps: int):
+    import jax
+    import jax.numpy as jnp
+
+    def energy(y, params, logits):
+        return params["c2"] @ jax.nn.softplus(params["C1"] @ y + params["b"]) - logits @ y
+
+    def solve(start, params, logits):
+        def step(carry, _):
+            y, velocity = carry
+            velocity = MOMENTUM * velocity + jax.grad(energy)(y, params, logits)
+            return (jnp.clip(y - STEP * velocity, 0, 1), velocity), None
+
+        return jax.lax.scan(step, (start, jnp.zeros_like(start)), length=steps)[0][0]
+
+    return jax.jit(jax.vmap(solve, (0, None, 0)))
+
+
+def jax_plain(problem: Problem, steps: int) -> Run:
+    """`jit(vmap(scan(grad)))` with `jax.nn.softplus`, as one writes it without a library."""
+    solve, (params, logits, start) = _jax_solver(steps), _jax_arrays(problem)
+    return lambda: solve(start, params, logits)
+
+
+@lru_cache
+def _optax_step():
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    gradient = jax.vmap(jax.grad(_plain_energy(), argnums=2), (None, 0, 0))
+    optimizer = optax.sgd(STEP, momentum=MOMENTUM)
+
+    @jax.jit
+    def step(y, state, params, logits):
+        updates, state = optimizer.update(gradient(params, logits, y), state)
+        return jax.tree.map(lambda a: jnp.clip(a, 0, 1), optax.apply_updates(y, updates)), state
+
+    return jax.jit(optimizer.init), step
+
+
+def optax_loop(problem: Problem, steps: int) -> Run:
+    """A Python loop over a jit-compiled step of Optax's SGD with momentum, then a clip."""
+    init, step = _optax_step()
+    params, logits, start = _jax_arrays(problem)
+
+    def run():
+        y, state = start, init(start)
+        for _ in range(steps):
+            y, state = step(y, state, params, logits)
+        return y
+
+    return run
+
+
+@lru_cache
+def _jaxopt_solver(steps: int):
+    import jax
+    from jaxopt import ProjectedGradient
+    from jaxopt.projection import projection_box
+
+    energy = _plain_energy()
+
+    def total(y, params, logits):
+        return jax.vmap(energy, (None, 0, 0))(params, logits, y).sum()
+
+    solver = ProjectedGradient(
+        total,
+        projection_box,
+        stepsize=STEP,
+        maxiter=steps,
+        tol=0.0,
+        acceleration=False,
+        implicit_diff=False,
+    )
+    return jax.jit(lambda start, *rest: solver.run(start, (0.0, 1.0), *rest).params)
+
+
+def jaxopt(problem: Problem, steps: int) -> Run:
+    """`ProjectedGradient` on the sum of the energies, jit-compiled, without its line search.
+
+    A step is one value and gradient, one projection and the norm of the change. It has no momentum:
+    a little less work, and another answer after as many steps.
+    """
+    solve, (params, logits, start) = _jaxopt_solver(steps), _jax_arrays(problem)
+    return lambda: solve(start, params, logits)
+
+
+def torch_eager(problem: Problem, steps: int, hoisted: bool = False) -> Run:
+    """An `nn.Module` with its local term inside the step, autograd, `torch.optim.SGD`, `clamp_`.
+
+    The weights ask for no gradient, so that `backward` computes only that of y. With `hoisted` the
+    potentials W h + d are computed beforehand.
+    """
+    import torch
+    from torch import nn
+
+    class Energy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.local = nn.Linear(HIDDEN, LABELS)
+            self.C1 = nn.Linear(LABELS, GLOBAL)
+            self.c2 = nn.Linear(GLOBAL, 1, bias=False)
+
+        def forward(self, h, y):
+            return self.given(self.local(h), y)
+
+        def given(self, logits, y):
+            units = nn.functional.softplus(self.C1(y))
+            return self.c2(units).squeeze(-1) - (y * logits).sum(-1)
+
+    module = Energy().requires_grad_(False)
+    weights = {"local.weight": problem.W, "local.bias": problem.d, "c2.weight": problem.c2[None]}
+    weights |= {"C1.weight": problem.C1, "C1.bias": problem.b}
+    module.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+    h, start = torch.from_numpy(problem.h), torch.from_numpy(problem.start)
+    logits = module.local(h)
+
+    def run():
+        y = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([y], lr=STEP, momentum=MOMENTUM)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            energy = module.given(logits, y) if hoisted else module(h, y)
+            energy.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                y.clamp_(0, 1)
+        return y.detach()
+
+    return run
+
+
+def torch_eager_hoisted(problem: Problem, steps: int) -> Run:
+    """`torch_eager` with the potentials computed beforehand."""
+    return torch_eager(problem, steps, hoisted=True)
+
+
+@lru_cache
+def _torch_loop():
+    import torch
+    from torch.nn import functional as F
+
+    def loop(y, logits, C1, b, c2, steps: int):
+        def total(y):
+            return (F.softplus(F.linear(y, C1, b)) @ c2).sum() - (y * logits).sum()
+
+        gradient, velocity = torch.func.grad(total), torch.zeros_like(y)
+        for _ in range(steps):
+            velocity = MOMENTUM * velocity + gradient(y)
+            y = (y - STEP * velocity).clamp(0, 1)
+        return y
+
+    return torch.compile(loop, dynamic=False, fullgraph=True)
+
+
+def torch_compile(problem: Problem, steps: int) -> Run:
+    """All steps as one graph of `torch.compile`, the potentials computed beforehand."""
+    import torch
+
+    loop, p = _torch_loop(), problem
+    y, logits, C1, b, c2 = (torch.from_numpy(a) for a in (p.start, p.logits, p.C1, p.b, p.c2))
+
+    def run():
+        with torch.no_grad():
+            return loop(y, logits, C1, b, c2, steps)
+
+    return run
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "spen_jax": spen_jax,
+    "spen_jax_flax": spen_jax_flax,
+    "jax_plain": jax_plain,
+    "optax_loop": optax_loop,
+    "jaxopt": jaxopt,
+    "torch_eager": torch_eager,
+    "torch_eager_hoisted": torch_eager_hoisted,
+    "torch_compile": torch_compile,
+}
+"""The library first, then its peers."""
+
+OWN_ITERATION = {"spen_jax": "moved", "spen_jax_flax": "moved", "jaxopt": "no momentum"}
+"""Whose iteration is not that of SGD with momentum followed by a clip.
+
+The velocity of SGD keeps growing against a bound; the momentum of `spen_jax.GradientDescent` is
+that of the points themselves. Where no bound is reached the two are the same. jaxopt's has no
+momentum.
+"""

@@ -1,0 +1,45 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "inference.py"
+SLOW = "torch_eager,torch_eager_hoisted,torch_compile,jaxopt"
+
+
+def run(*arguments):
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_inference_benchmark_compares_its_contestants_and_writes_a_row_for_each(tmp_path):
+    file = tmp_path / "rows.json"
+    small = "--batches 1,8 --steps 3 --threads 1 --seconds 0.02".split()
+    done = run(*small, "--without", SLOW, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())
+    names = ["spen_jax", "spen_jax_flax", "jax_plain", "optax_loop"]
+    assert [(r["name"], r["batch"]) for r in rows] == [(n, b) for b in (1, 8) for n in names]
+    for row in rows:
+        assert row["threads"] == 1
+        assert row["median_seconds"] > 0
+        assert row["compile_seconds"] >= 0
+        steps = row["example_steps_per_second"] * row["median_seconds"]
+        assert abs(steps - 3 * row["batch"]) < 1e-6
+    assert "Speed of spen_jax / speed of the peer, 1 thread" in done.stdout
+    assert all(f"| {name}" in done.stdout for name in names)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_the_inference_benchmark_refuses_a_peer_it_does_not_know():
+    done = run("--without", "spen_jax,torchh")
+    assert done.returncode == 2
+    assert "no such peer: spen_jax, torchh" in done.stderr

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import flax.linen, jax, optax
+before = set(sys.modules)
+import spen_jax
+print(*{name.split(".")[0] for name in set(sys.modules) - before})
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+
+HEAVY = {
+    "matplotlib",
+    "orbax",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "tensorstore",
+    "torch",
+    "tyro",
+}
+
+
+def test_importing_spen_jax_imports_nothing_but_itself_beyond_jax_flax_and_optax():
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=120
+    )
+    new, loaded = (set(line.split()) for line in run.stdout.splitlines())
+    assert "spen_jax" in new
+    assert new - set(sys.stdlib_module_names) <= {"spen_jax", "jax", "flax", "optax"}
+    assert not loaded & HEAVY
