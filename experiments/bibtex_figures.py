@@ -101,25 +101,25 @@ def _examples(path, mark, dataset, iterates, threshold, steps, tags):
     rows = []
     for n in shown:
         on = np.flatnonzero(dataset.test.x[n])
-        rarest = on[np.argsort(rarity[on], kind="stable")][:9]
+        rarest = on[np.argsort(rarity[on], kind="stable")][:8]
         sets = (dataset.test.y[n] > 0, before[n], after[n])
         named = (", ".join(np.asarray(tags)[s]) or "(none)" for s in sets)
         rows.append([_wrap(", ".join(words[rarest])), *map(_wrap, named)])
-    figure, axis = plt.subplots(figsize=(13, 0.8 + 0.75 * max(len(rows), 1)))
+    figure, axis = plt.subplots(figsize=(13, 0.8 + 0.95 * max(len(rows), 1)))
     axis.axis("off")
     axis.set_title(f"{mark}the first test entries whose tags the inference changed")
     header = ["rarest words", "true tags", "tags before inference", "tags after"]
     table = axis.table(rows or [["none"] * 4], colLabels=header, loc="center", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(8.5)
-    table.scale(1, 3)
+    table.scale(1, 3.8)
     shared.save_figure(figure, path)
 
 
-def _wrap(text: str, width: int = 42) -> str:
+def _wrap(text: str, width: int = 36) -> str:
     lines = [""]
     for word in text.split(" "):
         if len(lines[-1]) + len(word) > width:
             lines.append("")
         lines[-1] += word + " "
-    return "\n".join(line.rstrip() for line in lines[:3])
+    return "\n".join(line.rstrip() for line in lines[:4])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,23 +12,31 @@ import jax
 import numpy as np
 
 _META = "__metadata__"
+_RESERVED = {_META, "file", "allow_pickle"}  # the last two are arguments of np.savez
 
 
 def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
     """Writes nested dicts of arrays, under names like "network/output/kernel", to a temporary file, then renames it.
 
     `metadata` is anything JSON can hold, such as the settings that rebuild the model. Raises
-    TypeError for a tree with anything but string-keyed dicts above its arrays.
+    TypeError for a tree with anything but string-keyed dicts above its arrays, and for arrays of
+    anything but NumPy's own numbers (bfloat16 would come back as raw bytes).
     """
     arrays = {}
     for keys, leaf in jax.tree.leaves_with_path(params):
-        names = [str(getattr(k, "key", "/")) for k in keys]
-        if not names or any("/" in name for name in names):
+        names = [getattr(k, "key", None) for k in keys]
+        if not names or not all(isinstance(n, str) and "/" not in n for n in names):
             raise TypeError(
                 "save expects nested dicts with string keys without '/', got a leaf at "
                 f"params{jax.tree_util.keystr(keys)}; turn lists and tuples into dicts"
             )
-        arrays["/".join(names)] = np.asarray(leaf)
+        name, array = "/".join(map(str, names)), np.asarray(leaf)
+        if name in _RESERVED or array.dtype.kind not in "biufc":
+            raise TypeError(
+                f"save cannot store {name!r} of {array.dtype}: it stores NumPy's own numbers, under "
+                f"any names but {sorted(_RESERVED)}; rename it, or turn it into float32"
+            )
+        arrays[name] = array
     arrays[_META] = np.array(json.dumps(metadata or {}))
     with replacing(path) as file:
         np.savez(file, **arrays)
@@ -36,15 +45,14 @@ def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
 def load(path: str | Path) -> tuple[Any, dict]:
     """The params and metadata of `save`.
 
-    Raises FileNotFoundError, or ValueError for any other kind of file.
+    Raises OSError where there is nothing to read, ValueError for any other kind of file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since np.load leaves a damaged archive open; a single array is a TypeError.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         metadata = json.loads(str(arrays.pop(_META)))
-    except FileNotFoundError:
-        raise
-    except (KeyError, EOFError, OSError, ValueError) as error:
+    except (KeyError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is not a parameter file written by spen_jax.checkpoints.save ({error})"
         ) from None

@@ -21,7 +21,7 @@ Params = Any
 
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
-    """Log(1 + exp(x)), with sigmoid(x) as its derivative: inference, which needs only that, skips the logarithm."""
+    """log(1 + exp(x)), with sigmoid(x) as its derivative: inference, which needs only that, skips the logarithm."""
     return jnp.logaddexp(x, 0.0)
 
 
@@ -37,13 +37,15 @@ def binary_entropy(y: jax.Array) -> jax.Array:
     [eps, 1 - eps]. Where float32 rounds a logit's sigmoid to 0 or 1 the logarithms are those of 1e-7, so that
     the gradient stays finite.
     """
-    log_on = jnp.log(jnp.maximum(y, PROBABILITY_FLOOR))
-    log_off = jnp.log(jnp.maximum(1 - y, PROBABILITY_FLOOR))
-    return -jnp.sum(y * log_on + (1 - y) * log_off, axis=-1)
+    on, off = jnp.maximum(y, PROBABILITY_FLOOR), jnp.maximum(1 - y, PROBABILITY_FLOOR)
+    entropy = -y * jnp.log(on) - (1 - y) * jnp.log(off)
+    # on + off is 1 above the floor; at the floor its derivative makes that of the whole a logit.
+    total = on + off
+    return jnp.sum(entropy + total - jax.lax.stop_gradient(total), axis=-1)
 
 
 class FeatureNetwork(nn.Module):
-    """Logits(x): a multi-layer perceptron with one output per label, the SPEN's feature network and its control.
+    """logits(x): a multi-layer perceptron with one output per label, the SPEN's feature network and its control.
 
     `hidden` gives the last hidden layer F(x), (..., H); the call gives W F(x) + b, (..., L).
     Dropout is active where `train` is true, and then needs an rng named "dropout".
@@ -56,10 +58,7 @@ class FeatureNetwork(nn.Module):
     dropout: float = 0.0
 
     def setup(self):
-        """Names the layers hidden_0, hidden_1, ...
-
-        and output.
-        """
+        """Names the layers hidden_0, hidden_1 and so on, and output."""
         self.hidden_layers = [nn.Dense(w, name=f"hidden_{i}") for i, w in enumerate(self.widths)]
         self.output = nn.Dense(self.n_labels)
         self.drop_input = nn.Dropout(self.input_dropout)
@@ -110,7 +109,7 @@ class SPEN(nn.Module):
         self.C1 = self.param("C1", normal(self.global_scale / labels**0.5), (units, labels))
         self.b = self.param("b", nn.initializers.zeros, (units,))
         self.c2 = self.param("c2", normal(self.global_scale / max(units, 1) ** 0.5), (units,))
-        if self.sees_features:
+        if self.sees_features and units:
             self.Cx = nn.Dense(units, use_bias=False)
         self.drop = nn.Dropout(self.global_dropout)
 
@@ -118,7 +117,7 @@ class SPEN(nn.Module):
         """The context, (B, D) -> "logits" (B, L) and, where they play a part, "shift" and "keep" (B, M)."""
         h = self.network.hidden(x, train)
         context = {"logits": self.network.output(h)}
-        if self.sees_features:
+        if self.sees_features and self.n_global:
             context["shift"] = self.Cx(h)
         if train and self.global_dropout:
             context["keep"] = self.drop(jnp.ones((len(x), self.n_global)), deterministic=False)

@@ -41,7 +41,7 @@ class Solution(NamedTuple):
     """Steps taken, (B,)."""
 
     converged: jax.Array
-    """Residual <= tolerance, (B,); False where the residual is not a number."""
+    """residual <= tolerance, (B,); False where the residual is not a number."""
 
     iterates: jax.Array | None = None
     """The points before the first step and after each, (B, steps + 1, ...), where asked for."""
@@ -67,7 +67,9 @@ class Solver(Protocol):
 class GradientDescent:
     """y <- project(y - step_size grad E(y) + momentum (y - y_before)), the projected heavy ball.
 
-    The momentum is that of the projected points, so that nothing builds up against a bound. Source:
+    The momentum is that of the projected points, so that nothing builds up against a bound. A momentum m
+    damps oscillations by sqrt(m) a step: at 0.95 thirty steps leave about half. Where the answer matters to
+    many digits take more steps or less momentum, and look at `residual`. Source:
     Polyak (1964); step 0.1 and momentum 0.95 are those of Belanger & McCallum (2016), section 7.
     """
 
@@ -184,7 +186,7 @@ def minimize(
     tolerance: float = 1e-3,
     iterates: bool = False,
 ) -> Solution:
-    """Argmin over y in `domain` of E(x, y) for each example, by `steps` steps of `solver` from `start`.
+    """argmin over y in `domain` of E(x, y) for each example, by `steps` steps of `solver` from `start`.
 
     Args:
       energy: `(params, context, y) -> scalar` for one example. Compiled once for each function: pass the same
@@ -297,8 +299,8 @@ def _check(energy, params, context, start, steps, differentiate):
         raise ValueError(
             f"differentiate must be 'stopped' or 'unrolled', got {differentiate!r}; 'stopped' is the default"
         )
-    if steps < 0:
-        raise ValueError(f"steps must be 0 or more, got {steps}")
+    if steps != int(steps) or steps < 0:
+        raise ValueError(f"steps must be a whole number, 0 or more, got {steps}")
     if start.ndim < 1 or not jnp.issubdtype(start.dtype, jnp.floating):
         raise ValueError(
             "start must be a float array of shape (B, ...), one point for each example, got shape "

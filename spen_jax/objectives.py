@@ -3,8 +3,8 @@
 A batch has fields `x` (B, D) and `y` (B, L), the truth; the key draws dropout masks and random
 starts. Shared arguments:
 
-- features: `(params, x) -> context`, or `(params, x, key) -> context` for one with dropout, which is given a
-  key in training and none in prediction; None where the energy sees x itself.
+- features: `(params, x) -> context`, or for one with dropout `(params, x, key=None) -> context`, which is
+  given a key, by that name, in training and none in prediction; None where the energy sees x itself.
 - energy: `(params, context, y) -> scalar` for one example.
 - start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
 - solver, domain, steps, differentiate: as in `spen_jax.inference.minimize`.
@@ -35,7 +35,8 @@ def feed_forward(logits: Features, loss: Cost = losses.cross_entropy) -> Objecti
     logits = _with_key(logits)
 
     def objective(params, batch, key):
-        value = jnp.mean(loss(jax.nn.sigmoid(logits(params, batch.x, key)), batch.y))
+        y = jax.nn.sigmoid(logits(params, batch.x, key))
+        value = jnp.mean(jax.vmap(loss)(y, batch.y))
         return value, {"loss": value}
 
     return objective
@@ -56,7 +57,8 @@ def max_margin(
     """mean over the batch of max(0, D(y_hat, y) - E(x, y_hat) + E(x, y)), the structured hinge loss.
 
     y_hat minimises E - D (`augmented`, the literature's; its maximal violation makes the loss an upper bound
-    on the cost) or E alone (as widely used code has it). Source: Belanger & McCallum (2016), equations 7
+    on the cost) or E alone (as widely used code has it; its cost then counts as a constant where
+    inference is stopped). Source: Belanger & McCallum (2016), equations 7
     and 8.
 
     Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
@@ -67,22 +69,20 @@ def max_margin(
     def objective(params, batch, key):
         feature_key, start_key = jax.random.split(key)
         context = features(params, batch.x, feature_key)
-        inner = (
-            (loss_augmented(energy, cost), (context, batch.y)) if augmented else (energy, context)
-        )
+        truth = jnp.asarray(batch.y)
         solution = minimize(
-            inner[0],
+            loss_augmented(energy, cost) if augmented else energy,
             params,
-            inner[1],
-            _start(start, context, batch.y, start_key),
+            (context, truth) if augmented else context,
+            _start(start, context, truth, start_key),
             domain=domain,
             solver=solver,
             steps=steps,
             differentiate=differentiate,
         )
-        costs = jax.vmap(cost)(solution.y, batch.y)
+        costs = jax.vmap(cost)(solution.y, truth)
         wrong = solution.energy + costs if augmented else solution.energy
-        correct = jax.vmap(energy, (None, 0, 0))(params, context, batch.y)
+        correct = jax.vmap(energy, (None, 0, 0))(params, context, truth)
         each = losses.hinge(correct, wrong, costs)
         value = jnp.mean(each)
         return value, {
@@ -135,10 +135,10 @@ def end_to_end(
             differentiate="unrolled",
             iterates=weights is not None,
         )
-        last = value = jnp.mean(loss(solution.y, batch.y))
+        last = value = jnp.mean(jax.vmap(loss)(solution.y, batch.y))
         if weights is not None:
-            each = jnp.mean(loss(solution.iterates, batch.y[:, None]), axis=0)
-            value = jnp.asarray(weights) @ each
+            each = jax.vmap(jax.vmap(loss, (0, None)))(solution.iterates, batch.y)  # (B, T + 1)
+            value = jnp.asarray(weights) @ jnp.mean(each, axis=0)
         return value, {"loss": value, "last": last, "residual": jnp.mean(solution.residual)}
 
     return objective
@@ -148,8 +148,8 @@ def _with_key(features: Features | None) -> Features:
     """`features` as a function of (params, x, key), whether or not it has dropout."""
     if features is None:
         return lambda params, x, key: x
-    if len(inspect.signature(features).parameters) >= 3:
-        return features
+    if "key" in inspect.signature(features).parameters:
+        return lambda params, x, key: features(params, x, key=key)
     return lambda params, x, key: features(params, x)
 
 

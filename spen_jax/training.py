@@ -77,10 +77,19 @@ def fit(
     `data` is a pytree (such as `spen_jax.data.Split`) whose leaves share their leading axis of N
     examples. Every step sees `batch_size` examples (all N where there are fewer), so that it
     compiles once: the last batch of an epoch is filled up with the first examples of that epoch's
-    order. The same state gives the same numbers.
+    order. The same state gives the same numbers. Raises ValueError, at the first epoch, for data
+    without a shared leading axis and for a batch size below 1.
     """
     data = jax.tree.map(jnp.asarray, data)
-    n = len(jax.tree.leaves(data)[0])
+    sizes = sorted({a.shape[:1] for a in jax.tree.leaves(data)})
+    if len(sizes) != 1 or not sizes[0] or not sizes[0][0]:
+        raise ValueError(
+            "fit needs data whose arrays share a leading axis of at least one example, got arrays "
+            f"of {' and '.join(str(*s) if s else 'no' for s in sizes) or 'no'} examples"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    n = sizes[0][0]
     batch_size = min(batch_size, n)
     for _ in range(epochs):
         key, order_key = jax.random.split(state.key)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems import random_like, small_spen
 
-from spen_jax import SPEN, FeatureNetwork, MirrorDescent, functions_of, minimize
+from spen_jax import SPEN, FeatureNetwork, MirrorDescent, functions_of, logits_of, minimize
 from spen_jax.energies import binary_entropy, softplus
 
 X = np.random.default_rng(0).normal(size=(6, 3))
@@ -174,6 +174,17 @@ def test_equal_modules_give_the_same_functions():
 
     assert make(3)[0] is make(3)[0] and make(3)[1] is make(3)[1]
     assert make(3)[1] is not make(2)[1]
+
+
+def test_logits_of_a_network_are_its_output_with_dropout_if_there_is_a_key():
+    network = FeatureNetwork(4, (20,), dropout=0.5)
+    params = random_like(shapes(network, X))
+    logits = logits_of(network)
+    np.testing.assert_allclose(logits(params, X), numpy_features(params, X)[1], rtol=1e-4)
+    one, again, other = (logits(params, X, jax.random.key(i)) for i in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert np.mean(one != other) > 0.5 and np.mean(one != logits(params, X)) > 0.5
+    assert logits_of(FeatureNetwork(4, (20,), dropout=0.5)) is logits
 
 
 # Scalar functions

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+CHEX = {"chex", "absl", "toolz"}
 PROGRAM = """
 import sys
 import flax.linen, jax, optax
@@ -22,11 +23,11 @@ HEAVY = {
 }
 
 
-def test_importing_spen_jax_imports_nothing_but_itself_beyond_jax_flax_and_optax():
+def test_importing_spen_jax_imports_nothing_but_itself_beyond_jax_flax_optax_and_chex():
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=120
     )
     new, loaded = (set(line.split()) for line in run.stdout.splitlines())
     assert "spen_jax" in new
-    assert new - set(sys.stdlib_module_names) <= {"spen_jax", "jax", "flax", "optax"}
+    assert new - set(sys.stdlib_module_names) <= {"spen_jax", "jax", "flax", "optax", *CHEX}
     assert not loaded & HEAVY
