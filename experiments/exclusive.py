@@ -4,7 +4,7 @@ The question: x (n, 64) ~ N(0, 1), z = x A, and of each block of 4 labels the on
 model of each label alone cannot say "exactly one of these". Does a SPEN with linear unary potentials learn the
 blocks from examples?
 
-Expected (Belanger & McCallum 2016, table 3; test F1 in percent, 1,500 and 15,000 training examples): linear 80.0
+Expected (Belanger & McCallum 2016; test F1 in percent, 1,500 and 15,000 training examples): linear 80.0
 and 81.8, three-layer perceptron 81.6 and 96.3, SPEN 91.5 and 96.7.
 
 Protocol: three draws of A; a fifth of the training rows, drawn by seed, chooses the weight decay, the epoch

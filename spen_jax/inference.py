@@ -70,7 +70,7 @@ class GradientDescent:
     The momentum is that of the projected points, so that nothing builds up against a bound. A momentum m
     damps oscillations by sqrt(m) a step: at 0.95 thirty steps leave about half. Where the answer matters to
     many digits take more steps or less momentum, and look at `residual`. Source:
-    Polyak (1964); step 0.1 and momentum 0.95 are those of Belanger & McCallum (2016), section 7.
+    Polyak (1964); step 0.1 and momentum 0.95 are those of Belanger & McCallum (2016).
     """
 
     step_size: float = 0.1
@@ -123,7 +123,7 @@ def loss_augmented(energy: Energy, cost: Callable[[jax.Array, jax.Array], jax.Ar
 
     Its minimiser is the most offending answer, low in energy and far from the truth. `cost(y, truth)` gives
     D for one example. Equal arguments give the same function, so that nothing compiles twice. Source:
-    Tsochantaridis et al. (2004), margin rescaling; Belanger & McCallum (2016), equation 8.
+    Tsochantaridis et al. (2004), margin rescaling; Belanger & McCallum (2016).
     """
 
     def augmented(params, context, y):

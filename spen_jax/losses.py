@@ -48,6 +48,6 @@ def hinge(correct: jax.Array, wrong: jax.Array, margin: jax.Array | float = 1.0)
     """max(0, margin + E_correct - E_wrong).
 
     With margin D(y_hat, truth) and E_wrong = E(x, y_hat) this is the structured hinge loss of Taskar et al.
-    (2003) and Tsochantaridis et al. (2004); for SPENs Belanger & McCallum (2016), equation 7.
+    (2003) and Tsochantaridis et al. (2004); for SPENs Belanger & McCallum (2016).
     """
     return jnp.maximum(0, margin + correct - wrong)

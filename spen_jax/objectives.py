@@ -58,8 +58,7 @@ def max_margin(
 
     y_hat minimises E - D (`augmented`, the literature's; its maximal violation makes the loss an upper bound
     on the cost) or E alone (as widely used code has it; its cost then counts as a constant where
-    inference is stopped). Source: Belanger & McCallum (2016), equations 7
-    and 8.
+    inference is stopped). Source: Belanger & McCallum (2016).
 
     Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
     share of examples with a positive loss; residual, inference's mean.
@@ -110,7 +109,7 @@ def end_to_end(
     """Mean over the batch of sum_t w_t loss(y_t, truth), through the unrolled steps of inference.
 
     y_0 is the start and y_T the last point. `weights` are the T + 1 numbers w_0, ..., w_T; by default only
-    the last point counts. Source: Belanger, Yang & McCallum (2017), section 3.
+    the last point counts. Source: Belanger, Yang & McCallum (2017).
 
     Metrics: loss; last, the loss of the last point alone; residual, inference's mean.
     """

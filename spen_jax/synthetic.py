@@ -15,7 +15,7 @@ def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000) -> Dataset:
 
     The 16 labels stand in 4 blocks of 4, of each of which exactly one is on: a linear classifier of each label
     alone cannot say so, the energy can. `seed` draws A, then x; the test rows of a seed do not depend on
-    n_train. Source: Belanger & McCallum (2016), section 7.3.
+    n_train. Source: Belanger & McCallum (2016).
     """
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal((64, 16))

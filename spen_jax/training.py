@@ -3,7 +3,7 @@
 Logging, evaluation and saving stay with the caller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -106,3 +106,18 @@ def fit(
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """How many steps `fit` takes for one pass over n examples, for learning-rate schedules."""
     return -(-n // min(batch_size, n))
+
+
+def in_batches(function: Callable[..., Any], data: Any, batch_size: int = 512) -> Any:
+    """function(data) in batches of one size, joined: for a compiled function and more data than fit at once.
+
+    `data` and the result are pytrees whose leaves have a leading axis of N examples. The last batch is
+    filled up with copies of its last example, whose results are dropped, so that nothing is compiled
+    for a smaller one. (`minimize` makes blocks by itself; what needs this is mostly the features.)
+    """
+    n = len(jax.tree.leaves(data)[0])
+    results = []
+    for first in range(0, n, batch_size):
+        rows = np.minimum(np.arange(first, first + min(batch_size, n)), n - 1)
+        results.append(function(jax.tree.map(lambda a, rows=rows: a[rows], data)))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *results)

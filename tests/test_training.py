@@ -192,3 +192,22 @@ def test_an_exclusive_or_of_two_labels_is_learned(objective, inference):
     right, exclusive = exact(history[-1][0].params)
     assert right > 0.9 and exclusive > 0.95
     assert history[-1][1]["loss"] < 0.3 * history[0][1]["loss"]
+
+
+def test_inference_in_batches_compiles_once_though_the_last_batch_is_smaller():
+    traces = []
+
+    def energy(params, x, y):
+        traces.append(1)
+        return jnp.sum((y - params * x) ** 2)
+
+    def predict(x):
+        return minimize(energy, 0.5, x, jnp.full(x.shape, 0.5), solver=GradientDescent(0.5, 0.0))
+
+    x = np.random.default_rng(0).uniform(size=(23, 3)).astype(np.float32)
+    training.in_batches(predict, x[:10], batch_size=10)
+    after_the_first = len(traces)
+    solution = training.in_batches(predict, x, batch_size=10)
+    assert len(traces) == after_the_first
+    np.testing.assert_allclose(solution.y, 0.5 * x, atol=1e-6)
+    assert solution.energy.shape == (23,)
