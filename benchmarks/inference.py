@@ -196,7 +196,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add(
         "--compile-batches",
         type=numbers,
-        default="512,2515",
+        default="1,64,512,2515",
         help="batch sizes for torch_compile, 10 to 25 s of compilation each (%(default)s)",
     )
     add("--json", help="file for the rows, a list of objects")
