@@ -12,8 +12,10 @@ rows.
 """
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -113,11 +115,11 @@ class Phase(NamedTuple):
     name: str
     objective: Any
     recipe: shared.Recipe
-    rates: Any = lambda path: 1.0
+    rates: shared.Rates = ()
 
 
 class Model(NamedTuple):
-    """A row of the table. `predict(params, x) -> (y, z)` gives relaxed labels and their logits."""
+    """A row of the table. `predict(params, x)` gives relaxed labels, logits, residuals."""
 
     title: str
     module: Any
@@ -152,10 +154,7 @@ class Decisions(NamedTuple):
 
 def spen_of(config: Config, n_labels: int) -> sx.SPEN:
     """The paper's energy, with entropy for an inference on logits."""
-    scale = 3.0 if config.method == "end-to-end" else 1.0
-    return sx.SPEN(
-        network_of(config, n_labels), config.global_units, entropy=1.0, global_scale=scale
-    )
+    return sx.SPEN(network_of(config, n_labels), config.global_units, entropy=1.0, global_scale=3.0)
 
 
 def network_of(config: Config, n_labels: int) -> sx.FeatureNetwork:
@@ -170,76 +169,84 @@ def steps_of(method: str) -> int:
     return 3 if method == "end-to-end" else 10
 
 
-def start(context: Any, key: Any = None) -> jax.Array:
-    """Inference starts at the feature network's own answer."""
-    return jax.nn.sigmoid(context["logits"])
-
-
 def build(config: Config, n_labels: int) -> dict[str, Model]:
-    """The models of the table, in the order in which they are trained."""
-    network, spen = network_of(config, n_labels), spen_of(config, n_labels)
-    inference: Any = {"solver": sx.MirrorDescent(0.5), "steps": steps_of(config.method)}
-    features, energy = sx.functions_of(spen)
+    """The models of the table, in the order in which they are trained.
 
+    "feature_network" is the SPEN's control: the network alone, trained by the same objective for as long.
+    The global term learns at a higher rate than the network: at the same one it hardly leaves its start.
+    """
+    network = network_of(config, n_labels)
+    spen = spen_of(config, n_labels)
     logits = sx.logits_of(network)
+    steps: Any = {"solver": sx.MirrorDescent(0.5), "steps": steps_of(config.method)}
+    full = shared.Recipe(config.epochs, 3e-3, 0.1)
 
     @jax.jit
     def predict_network(params, x):
         z = logits(params, x)
-        return jax.nn.sigmoid(z), z
+        return jax.nn.sigmoid(z), z, jnp.zeros(len(z))
 
-    @jax.jit
-    def predict_spen(params, x):
-        context = features(params, x)
-        y = sx.minimize(energy, params, context, start(context), **inference).y
-        inside = jnp.clip(y, 1e-7, 1 - 1e-7)
-        return y, jnp.log(inside) - jnp.log1p(-inside)
+    def predict_with(module):
+        features, energy = sx.functions_of(module)
+
+        @jax.jit
+        def predict(params, x):
+            context = features(params, x)
+            solution = sx.minimize(energy, params, context, shared.start(context), **steps)
+            inside = jnp.clip(solution.y, 1e-7, 1 - 1e-7)
+            return solution.y, jnp.log(inside) - jnp.log1p(-inside), solution.residual
+
+        return predict
+
+    def network_model(title, loss):
+        phase = Phase("features", sx.feed_forward(logits, loss), full)
+        return Model(title, network, (phase,), predict_network)
 
     def task_loss(y, truth):
         soft_f1 = losses.soft_f1_error(y, truth)
         return losses.cross_entropy(y, truth) + config.soft_f1_weight * soft_f1
 
-    full = shared.Recipe(config.epochs, 3e-3, 0.1)
-    by_cross_entropy = (Phase("features", sx.feed_forward(logits), full),)
-    if config.method == "end-to-end":
+    def end_to_end_model():
+        features, energy = sx.functions_of(spen)
+        weights = (0.1, *[0] * (steps["steps"] - 1), 1)
         objective = sx.end_to_end(
-            energy, features, loss=task_loss, weights=(0.1, 0, 0, 1), start=start, **inference
+            energy, features, loss=task_loss, weights=weights, start=shared.start, **steps
         )
-
-        def faster(path):
-            return 1.0 if "network" in path else 10.0
-
-        by_task_loss = (Phase("features", sx.feed_forward(logits, task_loss), full),)
-        return {
-            "cross_entropy_network": Model(
-                "network, cross-entropy", network, by_cross_entropy, predict_network
-            ),
-            "feature_network": Model(
-                "network, the SPEN's loss", network, by_task_loss, predict_network
-            ),
-            "spen": Model(
-                "SPEN", spen, (Phase("all together", objective, full, faster),), predict_spen
-            ),
-        }
+        phase = Phase("all together", objective, full, (("network", 1.0), ("", 10.0)))
+        return Model("SPEN", spen, (phase,), predict_with(spen))
 
     def cost(y, truth):
         return config.margin * losses.squared_error(y, truth)
 
-    objective = sx.max_margin(energy, features, cost=cost, start=start, **inference)
-    phases = (
-        Phase(
-            "energy",
-            objective,
-            shared.Recipe(config.energy_epochs, 3e-3, 0.01),
-            lambda path: 0.0 if "hidden" in path else 1.0,
-        ),
-        Phase("all together", objective, shared.Recipe(config.joint_epochs, 3e-4, 0.01)),
-    )
+    def max_margin_model(title, module):
+        features, energy = sx.functions_of(module)
+        objective = sx.max_margin(energy, features, cost=cost, start=shared.start, **steps)
+        phases = (
+            Phase(
+                "energy",
+                objective,
+                shared.Recipe(config.energy_epochs, 3e-3, 0.01),
+                (("hidden", 0.0), ("network", 1.0), ("", 100.0)),
+            ),
+            Phase(
+                "all together",
+                objective,
+                shared.Recipe(config.joint_epochs, 3e-4, 0.01),
+                (("network", 1.0), ("", 100.0)),
+            ),
+        )
+        return Model(title, module, phases, predict_with(module), "cross_entropy_network")
+
+    if config.method == "end-to-end":
+        control, model = network_model("network, the SPEN's loss", task_loss), end_to_end_model()
+    else:
+        local = spen.clone(n_global=0)  # its minimiser is sigmoid of the network's logits
+        control = max_margin_model("network, the SPEN's loss", local)
+        model = max_margin_model("SPEN", spen)
     return {
-        "feature_network": Model(
-            "network, cross-entropy", network, by_cross_entropy, predict_network
-        ),
-        "spen": Model("SPEN", spen, phases, predict_spen, network_from="feature_network"),
+        "cross_entropy_network": network_model("network, cross-entropy", losses.cross_entropy),
+        "feature_network": control,
+        "spen": model,
     }
 
 
@@ -249,113 +256,132 @@ def fit_models(
     data: sx.data.Split,
     seed: int,
     progress: Any,
+    *,
     valid: sx.data.Split | None = None,
+    ready: dict[tuple[str, str], shared.Trained] | None = None,
     stops: dict[tuple[str, str], int] | None = None,
     patience: int = 1000,
 ) -> dict[tuple[str, str], shared.Trained]:
     """Train every phase of every model on `data`; (model, phase) -> parameters, epoch, scores, seconds.
 
-    With `valid` each phase keeps its best epoch; with `stops` it ends after the epoch given there.
+    With `valid` each phase keeps its best epoch, and phases that are `ready` are taken as they are;
+    with `stops` it ends after the epoch given there.
     """
-    trained: dict[tuple[str, str], shared.Trained] = {}
+    trained = dict(ready or {})
     done = {}
     for name, model in models.items():
         current = params[name]
         if model.network_from is not None:
-            current = {**current, "network": done[model.network_from]}
-
-        def score(params, predict=model.predict):
-            assert valid is not None
-            y = predict(params, valid.x)[0]
-            threshold = metrics.tune_threshold(valid.y, y)
-            return metrics.example_f1(valid.y, metrics.decide(y, threshold))
-
-        for phase in model.phases:
-            what = "choosing epochs" if valid else "on all rows"
-            trained[name, phase.name] = result = shared.train(
-                phase.objective,
-                current,
-                data,
-                phase.recipe,
-                seed,
-                score=score if valid else None,
-                patience=patience,
-                stop_after=stops[name, phase.name] if stops else None,
-                rates=phase.rates,
-                progress=progress,
-                name=f"seed {seed}: {model.title}, {phase.name}, {what}",
-            )
-            current = result.params
+            network = done[model.network_from]
+            current = {**current, "network": network} if "network" in current else network
+        score = None if valid is None else partial(shared.validation_f1, model.predict, valid)
+        for index, phase in enumerate(model.phases):
+            if (name, phase.name) not in trained:
+                what = "choosing epochs" if valid else "on all rows"
+                trained[name, phase.name] = shared.train(
+                    phase.objective,
+                    current,
+                    data,
+                    phase.recipe,
+                    jax.random.fold_in(jax.random.key(seed), index + 1),
+                    score=score,
+                    patience=patience,
+                    stop_after=stops[name, phase.name] if stops else None,
+                    rates=phase.rates,
+                    progress=progress,
+                    name=f"seed {seed}: {model.title}, {phase.name}, {what}",
+                )
+            current = trained[name, phase.name].params
         done[name] = current
     return trained
 
 
-def load_features(config: Config, expected: Any) -> Any:
-    """The parameters in --features, which must not have seen this run's validation rows."""
+def load_features(config: Config, split: dict[str, Any], expected: Any) -> shared.Trained:
+    """The network in --features, which must not have seen this run's validation rows."""
     assert config.features is not None
-    if len(config.seeds) != 1:
-        shared.fail("--features goes with one seed, that of the run which saved the file")
-    params, meta = checkpoints.load(config.features)
-    split = {"seed": config.seeds[0], "validation": config.validation, "quick": config.quick}
+    try:
+        params, meta = checkpoints.load(config.features)
+        checkpoints.check_like(params, expected, config.features)
+    except (OSError, ValueError) as error:
+        shared.fail(f"--features: {error}")
     if meta.get("split") != split:
         shared.fail(
-            f"{config.features} was saved with {meta.get('split')}, this run has {split}; "
+            f"{config.features} was trained on {meta.get('split')}, this run is on {split}; "
             "its features may have seen this run's validation rows: give the same options"
         )
-    checkpoints.check_like(params, expected, config.features)
-    return params
+    return shared.Trained(params, meta["epoch"], [], 0.0)
+
+
+def measure(
+    truth: np.ndarray, y: np.ndarray, z: np.ndarray, decisions: Decisions
+) -> dict[str, float]:
+    """All metrics of the answers y and logits z, in percent."""
+    sets = decisions.sets(y, z)
+    tuned = sets["tuned"]
+    values = {
+        **{f"test_f1_{rule}": metrics.example_f1(truth, sets[rule]) for rule in RULES},
+        "micro_f1_tuned": metrics.micro_f1(truth, tuned),
+        "macro_f1_tuned": metrics.macro_f1(truth, tuned),
+        "hamming_error_tuned": metrics.hamming_error(truth, tuned),
+        "without_tags_tuned": float(np.mean(~tuned.any(axis=1))),
+        "precision_at_1": metrics.precision_at_k(truth, z, 1),
+        "precision_at_3": metrics.precision_at_k(truth, z, 3),
+        "average_precision": metrics.average_precision(truth, z),
+    }
+    return {name: 100 * value for name, value in values.items()}
 
 
 def run_seed(
-    config: Config, dataset: sx.data.Dataset, seed: int, progress: Any, folder: Path
+    config: Config,
+    dataset: sx.data.Dataset,
+    built: dict[str, Model],
+    seed: int,
+    progress: Any,
+    folder: Path,
 ) -> dict[str, Any]:
     """Train, tune and test all models with one seed, and save what they learned."""
-    models = build(config, len(dataset.label_names))
+    models = dict(built)
     inputs = Inputs.of(dataset.train.x)
     data = sx.data.Split(inputs(dataset.train.x), dataset.train.y)
     test = sx.data.Split(inputs(dataset.test.x), dataset.test.y)
     rows, held_out = sx.data.split(len(data.x), config.validation, seed)
     part, valid = (jax.tree.map(lambda a, r=r: a[r], data) for r in (rows, held_out))
 
-    params = {}
-    for name, model in models.items():
-        example = (data.x[:1], data.y[:1]) if name == "spen" else (data.x[:1],)
-        params[name] = model.module.init(jax.random.key(seed), *example)["params"]
-    first = next(iter(models))
-    if config.features is not None:
-        params[first] = load_features(config, params[first])
-        models[first] = models[first]._replace(phases=())
-        models["spen"] = models["spen"]._replace(network_from=first)
+    split = {"seed": seed, "validation": config.validation, "checksums": dataset.checksums}
+    split["rows"] = len(data.x)
 
-    chosen = fit_models(models, params, part, seed, progress, valid, patience=config.patience)
-    stops = {key: result.epoch for key, result in chosen.items()}
-    final = (
-        fit_models(models, params, data, seed, progress, stops=stops) if config.refit else chosen
-    )
-
-    meta = {
-        "synthetic": dataset.synthetic,
-        "config": jsonable(config),
-        "split": {"seed": seed, "validation": config.validation, "quick": config.quick},
+    params = {
+        name: shared.initial_params(model.module, data, jax.random.key(seed))
+        for name, model in models.items()
     }
-    result: dict[str, Any] = {"models": {}, "stops": stops, "scores": {}, "seconds": {}}
+    first = next(iter(models))
+    ready = {}
+    if config.features is not None:
+        ready[first, "features"] = load_features(config, split, params[first])
+        models = {
+            name: model._replace(network_from=None if name == first else first)
+            for name, model in models.items()
+        }
+
+    train = partial(fit_models, models, params, seed=seed, progress=progress)
+    chosen = train(part, valid=valid, ready=ready, patience=config.patience)
+    stops = {key: result.epoch for key, result in chosen.items()}
+    final = train(data, stops=stops) if config.refit else chosen
+
+    meta = {"synthetic": dataset.synthetic, "config": jsonable(config), "split": split}
+    result: dict[str, Any] = {"models": {}, "scores": {}, "seconds": {}}
     for name, model in models.items():
-        last = model.phases[-1].name if model.phases else None
-        selected = chosen[name, last].params if last else params[name]
-        decisions = Decisions.tune(valid.y, *map(np.asarray, model.predict(selected, valid.x)))
-        learned = final[name, last].params if last else params[name]
-        y, z = map(np.asarray, model.predict(learned, test.x))
-        sets = decisions.sets(y, z)
+        last = (name, model.phases[-1].name)
+        decisions = Decisions.tune(
+            valid.y, *map(np.asarray, model.predict(chosen[last].params, valid.x)[:2])
+        )
+        learned = final[last].params
+        y, z, residual = map(np.asarray, model.predict(learned, test.x))
         result["models"][name] = {
-            **{f"test_f1_{r}": 100 * metrics.example_f1(test.y, sets[r]) for r in RULES},
-            "validation_f1": 100 * max(chosen[name, last].scores) if last else None,
-            "micro_f1_tuned": 100 * metrics.micro_f1(test.y, sets["tuned"]),
-            "macro_f1_tuned": 100 * metrics.macro_f1(test.y, sets["tuned"]),
-            "hamming_error_tuned": 100 * metrics.hamming_error(test.y, sets["tuned"]),
-            "without_tags_tuned": 100 * float(np.mean(~sets["tuned"].any(axis=1))),
-            "precision_at_1": 100 * metrics.precision_at_k(test.y, y, 1),
-            "precision_at_3": 100 * metrics.precision_at_k(test.y, y, 3),
-            "average_precision": 100 * metrics.average_precision(test.y, z),
+            **measure(test.y, y, z, decisions),
+            "residual": float(np.mean(residual)),
+            "validation_f1": 100 * max(chosen[last].scores, default=np.nan),
+            "epochs": {phase.name: stops[name, phase.name] for phase in model.phases},
             "decisions": decisions._asdict(),
         }
         more = {"model": name, "decisions": decisions._asdict()}
@@ -366,8 +392,10 @@ def run_seed(
             result["spen"] = (learned, decisions, test)
         else:
             checkpoints.save(folder / f"{name}-seed{seed}.npz", learned, meta | more)
-        if name == first:
-            checkpoints.save(folder / f"features-seed{seed}.npz", selected, meta)
+    selected = chosen[first, "features"]
+    checkpoints.save(
+        folder / f"features-seed{seed}.npz", selected.params, meta | {"epoch": selected.epoch}
+    )
     for (name, phase), trained in chosen.items():
         label = f"{models[name].title}: {phase}"
         result["scores"][label] = trained.scores
@@ -405,12 +433,19 @@ def train(config: Config) -> dict[str, Any]:
     began = time.perf_counter()
     dataset = load_data(config)
     if config.quick:
-        config = dataclasses.replace(config, width=64, epochs=4, energy_epochs=2, joint_epochs=1)
-    folder = shared.new_folder(config.out, f"{dataset.name}")
-    runs = []
+        config = dataclasses.replace(
+            config,
+            width=min(config.width, 64),
+            epochs=min(config.epochs, 4),
+            energy_epochs=min(config.energy_epochs, 2),
+            joint_epochs=min(config.joint_epochs, 1),
+        )
+    folder = shared.new_folder(config.out, dataset.name)
+    shared.write_json(folder / "config.json", jsonable(config) | {"synthetic": dataset.synthetic})
+    runs, models = [], build(config, len(dataset.label_names))
     with shared.progress_bars() as progress:
         for seed in config.seeds:
-            runs.append(run_seed(config, dataset, seed, progress, folder))
+            runs.append(run_seed(config, dataset, models, seed, progress, folder))
     names = list(runs[0]["models"])
     result: dict[str, Any] = {
         "data": {"name": dataset.name, "checksums": dataset.checksums},
@@ -421,9 +456,9 @@ def train(config: Config) -> dict[str, Any]:
         "refit": config.refit,
     }
     for name in names:
-        models = [run["models"][name] for run in runs]
-        result[name] = {key: [m[key] for m in models] for key in models[0]}
-        result[name]["title"] = build(config, len(dataset.label_names))[name].title
+        each = [run["models"][name] for run in runs]
+        result[name] = {key: [m[key] for m in each] for key in each[0]}
+        result[name]["title"] = models[name].title
     result["gain_of_the_energy"] = {
         rule: [
             run["models"]["spen"][f"test_f1_{rule}"]
@@ -434,11 +469,11 @@ def train(config: Config) -> dict[str, Any]:
     }
     phases = runs[0]["seconds"]
     result["seconds_by_phase"] = {k: [run["seconds"][k] for run in runs] for k in phases}
-    figures.draw(folder, dataset, runs[0], *inference_path(config, dataset, runs[0]))
     result["environment"] = shared.environment()
+    path = inference_path(config, dataset, runs[0])
     result["seconds"] = time.perf_counter() - began
-    shared.write_json(folder / "config.json", jsonable(config) | {"synthetic": dataset.synthetic})
     shared.write_json(folder / "result.json", result)
+    figures.draw(folder, dataset, runs[0], *path)
     report(result, names, folder)
     return result
 
@@ -452,7 +487,7 @@ def inference_path(config: Config, dataset: sx.data.Dataset, run: dict) -> tuple
         energy,
         params,
         context,
-        start(context),
+        shared.start(context),
         solver=sx.MirrorDescent(0.5),
         steps=20,
         iterates=True,
@@ -494,18 +529,17 @@ def report(result: dict[str, Any], names: list[str], folder: Path) -> None:
 def predict(config: Config) -> list[list[str]]:
     """Print the tags of each row of an ARFF file, or of one entry given by its words."""
     assert config.run is not None
-    files = sorted(config.run.glob("spen-seed*.npz"))
-    if not files:
-        shared.fail(f"{config.run} holds no spen-seed*.npz; name the folder of a finished run")
-    tree, meta = checkpoints.load(files[0])
+    try:
+        seed = json.loads((config.run / "result.json").read_text())["seeds"][0]
+        tree, meta = checkpoints.load(config.run / f"spen-seed{seed}.npz")
+    except (OSError, ValueError, KeyError) as error:
+        shared.fail(f"--run needs the folder of a finished run, {config.run} is none: {error}")
     shared.synthetic = meta["synthetic"]
     known = {name: i for i, name in enumerate(meta["features"])}
     x = read_query(config.predict, known, set(meta["labels"]))
-    saved = dataclasses.replace(
-        Config(**{k: v for k, v in meta["config"].items() if k not in ("out", "data_dir")})
-    )
+    saved = Config(**meta["config"])
     model = build(saved, len(meta["labels"]))["spen"]
-    y, z = map(np.asarray, model.predict(tree["model"], Inputs(tree["inputs"]["idf"])(x)))
+    y, z, _ = map(np.asarray, model.predict(tree["model"], Inputs(tree["inputs"]["idf"])(x)))
     sets = Decisions(**meta["decisions"]).sets(y, z)["expected"]
     tags = [
         [meta["labels"][i] for i in np.argsort(-row) if on[i]]
@@ -546,10 +580,28 @@ def read_query(query: tuple[str, ...], known: dict[str, int], labels: set[str]) 
     return x
 
 
-def main(config: Config) -> Any:
-    """Train, or predict with --run."""
+def check(config: Config) -> None:
+    """End with one clear line where the settings cannot be run."""
     if (config.run is None) != (not config.predict):
         shared.fail("--run DIR and --predict FILE.arff|WORDS go together")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        shared.fail(f"--seeds needs different numbers, 0 or more, got {list(config.seeds)}")
+    if config.features is not None and len(config.seeds) != 1:
+        shared.fail("--features goes with one seed, that of the run which saved the file")
+    if config.features is not None and not config.features.is_file():
+        shared.fail(f"--features: there is no file {config.features}")
+    if not 0 < config.validation < 1:
+        shared.fail(f"--validation needs a share between 0 and 1, got {config.validation}")
+    for name in ("patience", "width", "epochs", "energy_epochs", "joint_epochs"):
+        if getattr(config, name) < 1:
+            option = name.replace("_", "-")
+            shared.fail(f"--{option} needs 1 or more, got {getattr(config, name)}")
+
+
+def main(config: Config) -> Any:
+    """Train, or predict with --run."""
+    check(config)
+    shared.synthetic = False
     return predict(config) if config.run else train(config)
 
 

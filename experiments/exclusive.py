@@ -7,8 +7,9 @@ blocks from examples?
 Expected (Belanger & McCallum 2016; test F1 in percent, 1,500 and 15,000 training examples): linear 80.0
 and 81.8, three-layer perceptron 81.6 and 96.3, SPEN 91.5 and 96.7.
 
-Protocol: three draws of A; a fifth of the training rows, drawn by seed, chooses the weight decay, the epoch
-and the one threshold; the model is then trained again on all training rows; 10,000 test rows.
+Protocol: three draws of A that played no part in the choice of settings; a fifth of the training rows,
+drawn by seed, chooses the weight decay, the epoch and the one threshold; the model is then trained
+again on all training rows; 10,000 test rows.
 Minutes: about 4 on two cores.
 """
 
@@ -30,7 +31,7 @@ import spen_jax as sx
 from spen_jax import metrics
 
 PUBLISHED = {"linear": (80.0, 81.8), "mlp": (81.6, 96.3), "spen": (91.5, 96.7)}
-WEIGHT_DECAYS = (0.03, 0.3)
+WEIGHT_DECAYS = (0.03, 0.3, 3.0)
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Config:
     sizes: tuple[int, ...] = (1500, 15000)
     """Numbers of training examples."""
 
-    draws: tuple[int, ...] = (0, 1, 2)
-    """Seeds of A and x."""
+    draws: tuple[int, ...] = (10, 11, 12)
+    """Seeds of A and x; 0 to 2 served to develop the settings."""
 
     n_test: int = 10_000
     """Number of test examples."""
@@ -54,26 +55,28 @@ class Config:
 
 
 def models() -> dict[str, tuple[Any, Any, Any, float]]:
-    """Name -> (module, objective, predict(params, x) -> y, learning rate)."""
+    """Name -> (module, objective, predict(params, x) -> (y,), learning rate)."""
     linear = sx.FeatureNetwork(16, widths=())
-    mlp = sx.FeatureNetwork(16, widths=(150, 150), dropout=0.2)
+    mlp = sx.FeatureNetwork(16, widths=(300, 300), dropout=0.5)
     spen = sx.SPEN(linear, n_global=64, entropy=0.3, global_scale=3.0)
     features, energy = sx.functions_of(spen)
     inference = {"solver": sx.MirrorDescent(0.5), "steps": 5}
 
-    def start(context, key=None):
-        return jax.nn.sigmoid(context["logits"])
-
     @jax.jit
     def predict_spen(params, x):
         context = features(params, x)
-        return sx.minimize(energy, params, context, start(context), **inference).y
+        return sx.minimize(energy, params, context, shared.start(context), **inference)[:1]
 
     def alone(module, rate):
         net = sx.logits_of(module)
-        return module, sx.feed_forward(net), jax.jit(lambda p, x: jax.nn.sigmoid(net(p, x))), rate
+        return (
+            module,
+            sx.feed_forward(net),
+            jax.jit(lambda p, x: (jax.nn.sigmoid(net(p, x)),)),
+            rate,
+        )
 
-    end_to_end = sx.end_to_end(energy, features, start=start, **inference)
+    end_to_end = sx.end_to_end(energy, features, start=shared.start, **inference)
     return {
         "linear": alone(linear, 1e-2),
         "mlp": alone(mlp, 3e-3),
@@ -91,22 +94,25 @@ def evaluate(
     part = jax.tree.map(lambda a: a[rows], data)
     valid = jax.tree.map(lambda a: a[held_out], data)
 
-    def score(params):
-        y = predict(params, valid.x)
-        return metrics.example_f1(valid.y, metrics.decide(y, metrics.tune_threshold(valid.y, y)))
-
-    example = (data.x[:1], data.y[:1]) if isinstance(module, sx.SPEN) else (data.x[:1],)
-    params = module.init(jax.random.key(draw), *example)["params"]
-    epochs = updates // sx.training.steps_per_epoch(len(part.x), 300)
-    train = partial(shared.train, objective, params, seed=draw, progress=progress, name=name)
+    key = jax.random.key(draw)
+    params = shared.initial_params(module, data, key)
+    epochs = max(1, updates // sx.training.steps_per_epoch(len(part.x), 300))
+    score = partial(shared.validation_f1, predict, valid)
+    train = partial(
+        shared.train,
+        objective,
+        params,
+        key=jax.random.fold_in(key, 1),
+        progress=progress,
+        name=name,
+    )
     recipes = [shared.Recipe(epochs, rate, decay, 300) for decay in WEIGHT_DECAYS]
     trials = [train(part, recipe, score=score) for recipe in recipes]
-    best = max(range(len(trials)), key=lambda i: max(trials[i].scores))
-    y = predict(trials[best].params, valid.x)
-    threshold = metrics.tune_threshold(valid.y, y)
+    best = max(range(len(trials)), key=lambda i: score(trials[i].params))
+    threshold = metrics.tune_threshold(valid.y, predict(trials[best].params, valid.x)[0])
     final = train(data, recipes[best], stop_after=trials[best].epoch)
-    y = predict(final.params, dataset.test.x)
-    return 100 * metrics.example_f1(dataset.test.y, metrics.decide(y, threshold)), final.params
+    predicted = metrics.decide(predict(final.params, dataset.test.x)[0], threshold)
+    return 100 * metrics.example_f1(dataset.test.y, predicted), final.params
 
 
 def learned_interactions(params: Any, x: Any) -> np.ndarray:
@@ -114,7 +120,7 @@ def learned_interactions(params: Any, x: Any) -> np.ndarray:
     module, _, predict, _ = models()["spen"]
     features, energy = sx.functions_of(module)
     x = jnp.asarray(x)
-    pairs = sx.interactions(energy, params, features(params, x), predict(params, x))
+    pairs = sx.interactions(energy, params, features(params, x), predict(params, x)[0])
     return np.where(np.eye(16, dtype=bool), np.nan, np.asarray(pairs))
 
 
@@ -155,7 +161,11 @@ def draw_figure(result: dict, pairs: np.ndarray, path: Path) -> None:
 def main(config: Config) -> dict:
     """Run the experiment, write its folder and return the result."""
     start = time.perf_counter()
+    for name, values in (("draws", config.draws), ("sizes", config.sizes)):
+        if not values or len(set(values)) < len(values):
+            shared.fail(f"--{name} needs different numbers, got {list(values)}")
     folder = shared.new_folder(config.out, "exclusive")
+    shared.write_json(folder / "config.json", vars(config))
     built = models()
     result: dict[str, Any] = {name: {str(n): [] for n in config.sizes} for name in built}
     checksums, spen_params, test_x = {}, None, None
@@ -168,6 +178,8 @@ def main(config: Config) -> dict:
                     label = f"{name}, {size} examples, draw {draw}"
                     f1, params = evaluate(model, dataset, draw, config.updates, progress, label)
                     result[name][str(size)].append(f1)
+                    file = folder / f"{name}-{size}-draw{draw}.npz"
+                    sx.checkpoints.save(file, params, {"model": name, "size": size, "draw": draw})
                     if name == "spen":
                         spen_params, test_x = params, dataset.test.x[:500]
     pairs = learned_interactions(spen_params, test_x)
@@ -178,15 +190,11 @@ def main(config: Config) -> dict:
             "between_blocks": float(np.nanmean(pairs[~same])),
         },
         "data": {"name": "exclusive blocks", "checksums": checksums},
-        "config": vars(config),
         "environment": shared.environment(),
         "seconds": time.perf_counter() - start,
     }
-    sx.checkpoints.save(
-        folder / "spen.npz", spen_params, {"draw": config.draws[-1], "size": config.sizes[-1]}
-    )
-    draw_figure(result, pairs, folder / "exclusive.png")
     shared.write_json(folder / "result.json", result)
+    draw_figure(result, pairs, folder / "exclusive.png")
     report(result, config, folder)
     return result
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,9 +18,11 @@ import numpy as np
 import optax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 import spen_jax as sx
-from spen_jax import training
+from spen_jax import metrics, training
 from spen_jax.checkpoints import replacing
 
 matplotlib.use("Agg")
@@ -29,13 +32,11 @@ synthetic = False  # whether every line that `say` prints must carry that word
 
 def say(what: Any) -> None:
     """Print text or a Rich table, each line marked where the data are a synthetic stand-in."""
-    if not synthetic:
-        console.print(what)
-        return
     with console.capture() as capture:
-        console.print(what)
+        console.print(what, markup=False, soft_wrap=isinstance(what, str))
     for line in capture.get().splitlines():
-        console.print(f"synthetic | {line}", markup=False, soft_wrap=True)
+        line = f"synthetic | {line}" if synthetic else line
+        console.print(Text.from_ansi(line), soft_wrap=True)
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -95,14 +96,36 @@ def mean_and_spread(values: list[float]) -> str:
 def progress_bars() -> Iterator[Progress]:
     """Progress bars with the time left on a terminal, and nothing that moves elsewhere."""
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield progress
+
+
+def start(context: Any, key: Any = None) -> jax.Array:
+    """Inference starts at the feature network's own answer."""
+    return jax.nn.sigmoid(context["logits"])
+
+
+def initial_params(module: Any, data: sx.data.Split, key: jax.Array) -> Any:
+    """The parameters of a network or a SPEN before training."""
+    example = (data.x[:1], data.y[:1]) if isinstance(module, sx.SPEN) else (data.x[:1],)
+    return module.init(key, *example)["params"]
+
+
+def validation_f1(
+    predict: Callable[..., tuple[jax.Array, Any]], valid: sx.data.Split, params: Any
+) -> float:
+    """Example-averaged F1 of `predict(params, x) -> (y, ...)` at the threshold that is best on the same rows."""
+    y = predict(params, valid.x)[0]
+    return metrics.example_f1(valid.y, metrics.decide(y, metrics.tune_threshold(valid.y, y)))
+
+
+Rates = tuple[tuple[str, float], ...]
 
 
 class Recipe(NamedTuple):
@@ -124,17 +147,43 @@ class Trained(NamedTuple):
     seconds: float
 
 
+@lru_cache(maxsize=64)
+def optimizer_of(recipe: Recipe, steps: int, rates: Rates) -> optax.GradientTransformation:
+    """The optimizer of a training; the same object for the same settings, so that nothing compiles twice.
+
+    `rates` are pairs of a text and a factor: the first pair whose text is in a parameter's path sets the
+    factor of its learning rate (not of its decay), 0 freezes it; where none is, the factor is 1.
+    """
+
+    def factors(params):
+        def factor(path, _):
+            return next((f for text, f in rates if text in jax.tree_util.keystr(path)), 1.0)
+
+        return jax.tree.map_with_path(factor, params)
+
+    def adamw(factor):
+        peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
+        rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
+        return optax.adamw(rate, weight_decay=decay)
+
+    return optax.chain(
+        optax.masked(optax.set_to_zero(), lambda p: jax.tree.map(lambda f: f == 0, factors(p))),
+        optax.clip_by_global_norm(recipe.clip),
+        optax.partition({f: adamw(f) for f in {1.0, *(f for _, f in rates)}}, factors),
+    )
+
+
 def train(
     objective: sx.objectives.Objective,
     params: Any,
     data: sx.data.Split,
     recipe: Recipe,
-    seed: int,
+    key: jax.Array,
     *,
     score: Callable[[Any], float] | None = None,
     patience: int = 1_000,
     stop_after: int | None = None,
-    rates: Callable[[str], float] = lambda path: 1.0,
+    rates: Rates = (),
     progress: Progress | None = None,
     name: str = "",
 ) -> Trained:
@@ -147,43 +196,32 @@ def train(
       params: where to start.
       data: the training rows.
       recipe: the rates; the schedule always spans all of its epochs.
-      seed: of the order of the examples and of all that is random.
+      key: decides the order of the examples and all that is random.
       score: validation score of parameters, higher is better; None keeps the last epoch.
       patience: stop when this many epochs brought nothing better.
       stop_after: stop after this epoch, the one that an earlier training found best.
-      rates: path of a parameter -> factor of its learning rate (not of its decay); 0 freezes it.
+      rates: factors of the learning rate, see `optimizer_of`.
       progress: bars to add one to.
       name: of the bar.
     """
     start = time.perf_counter()
     steps = training.steps_per_epoch(len(data.x), recipe.batch_size) * recipe.epochs
-    factors = jax.tree.map_with_path(lambda path, _: rates(jax.tree_util.keystr(path)), params)
-    frozen = jax.tree.map(lambda factor: factor == 0, factors)
-
-    def adamw(factor):
-        peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
-        rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
-        return optax.adamw(rate, weight_decay=decay)
-
-    optimizer = optax.chain(
-        optax.masked(optax.set_to_zero(), frozen),
-        optax.clip_by_global_norm(recipe.clip),
-        optax.partition({f: adamw(f) for f in set(jax.tree.leaves(factors))}, factors),
-    )
+    optimizer = optimizer_of(recipe, steps, rates)
     epochs = recipe.epochs if stop_after is None else stop_after
+    name = f"synthetic | {name}" if synthetic else name
     bar = progress.add_task(name, total=epochs, note="") if progress else TaskID(0)
     best, scores = training.Best(params), []
-    first = training.init(params, optimizer, jax.random.key(seed))
-    for state, metrics in training.fit(
+    first = training.init(params, optimizer, key)
+    for state, means in training.fit(
         objective, optimizer, first, data, epochs=epochs, batch_size=recipe.batch_size
     ):
-        note = f"loss {metrics['loss']:.3g}"
+        note = f"loss {means['loss']:.3g}"
         if score is None:
             best = best._replace(params=state.params, epoch=best.epoch + 1)
         else:
             scores.append(score(state.params))
             best = best.update(state.params, float(np.mean(scores[-3:])))
-            note += f", validation F1 {100 * scores[-1]:.1f}"
+            note = f"F1 {100 * scores[-1]:.1f}"
         if progress:
             progress.update(bar, advance=1, note=note)
         if best.stale >= patience:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+PROBABILITY_FLOOR = 1e-7  # float32 numbers just below 1 are 6e-8 apart
+
 
 @dataclass(frozen=True)
 class Box:

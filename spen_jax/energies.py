@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spen_jax.losses import PROBABILITY_FLOOR
+from spen_jax.domains import PROBABILITY_FLOOR
 
 Params = Any
 

@@ -10,6 +10,7 @@ cache: the products with y of all examples are one matrix product whichever way 
 them, and everything else fuses into one pass over y.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -76,6 +77,13 @@ class GradientDescent:
     step_size: float = 0.1
     momentum: float = 0.95
 
+    def __post_init__(self):
+        if not (self.step_size > 0 and 0 <= self.momentum < 1):
+            raise ValueError(
+                "GradientDescent needs step_size > 0 and 0 <= momentum < 1, got "
+                f"{self.step_size} and {self.momentum}"
+            )
+
     def init(self, y, domain):
         """The state (y, y_before)."""
         y = domain.project(y)
@@ -102,8 +110,14 @@ class MirrorDescent:
 
     step_size: float = 0.5
 
+    def __post_init__(self):
+        if not self.step_size > 0:
+            raise ValueError(f"MirrorDescent needs step_size > 0, got {self.step_size}")
+
     def init(self, y, domain):
-        """The logit l of y."""
+        """The logit l of y; ValueError for a box without finite bounds."""
+        if not math.isfinite(domain.upper - domain.lower):
+            raise ValueError(f"MirrorDescent needs a box with finite bounds, got {domain}")
         inside = (y - domain.lower) / (domain.upper - domain.lower)
         inside = jnp.clip(inside, 1e-6, 1 - 1e-6)
         return jnp.log(inside) - jnp.log1p(-inside)

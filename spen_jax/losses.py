@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-PROBABILITY_FLOOR = 1e-7  # float32 numbers just below 1 are 6e-8 apart
+from spen_jax.domains import PROBABILITY_FLOOR
 
 
 def squared_error(y: jax.Array, truth: jax.Array) -> jax.Array:

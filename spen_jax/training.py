@@ -116,6 +116,8 @@ def in_batches(function: Callable[..., Any], data: Any, batch_size: int = 512) -
     for a smaller one. (`minimize` makes blocks by itself; what needs this is mostly the features.)
     """
     n = len(jax.tree.leaves(data)[0])
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"in_batches needs examples and batch_size >= 1, got {n} and {batch_size}")
     results = []
     for first in range(0, n, batch_size):
         rows = np.minimum(np.arange(first, first + min(batch_size, n)), n - 1)
