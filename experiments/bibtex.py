@@ -13,6 +13,7 @@ rows.
 
 import dataclasses
 import json
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -303,11 +304,11 @@ def load_features(config: Config, split: dict[str, Any], expected: Any) -> share
         params, meta = checkpoints.load(config.features)
         checkpoints.check_like(params, expected, config.features)
     except (OSError, ValueError) as error:
-        shared.fail(f"--features: {error}")
+        shared.fail(f"--features: {error}; give the features-seed<N>.npz of a finished run")
     if meta.get("split") != split:
         shared.fail(
-            f"{config.features} was trained on {meta.get('split')}, this run is on {split}; "
-            "its features may have seen this run's validation rows: give the same options"
+            f"{config.features} may have seen this run's validation rows: give the features-seed<N>.npz "
+            "of a run on the same data, with the same --seeds, --validation and --quick"
         )
     return shared.Trained(params, meta["epoch"], [], 0.0)
 
@@ -368,7 +369,7 @@ def run_seed(
     stops = {key: result.epoch for key, result in chosen.items()}
     final = train(data, stops=stops) if config.refit else chosen
 
-    meta = {"synthetic": dataset.synthetic, "config": jsonable(config), "split": split}
+    meta = {"synthetic": dataset.synthetic, "config": jsonable(config)}
     result: dict[str, Any] = {"models": {}, "scores": {}, "seconds": {}}
     for name, model in models.items():
         last = (name, model.phases[-1].name)
@@ -393,9 +394,9 @@ def run_seed(
         else:
             checkpoints.save(folder / f"{name}-seed{seed}.npz", learned, meta | more)
     selected = chosen[first, "features"]
-    checkpoints.save(
-        folder / f"features-seed{seed}.npz", selected.params, meta | {"epoch": selected.epoch}
-    )
+    # Only this network has not seen the validation rows, so only its file says what the split was.
+    of_the_split = meta | {"split": split, "epoch": selected.epoch}
+    checkpoints.save(folder / f"features-seed{seed}.npz", selected.params, of_the_split)
     for (name, phase), trained in chosen.items():
         label = f"{models[name].title}: {phase}"
         result["scores"][label] = trained.scores
@@ -415,9 +416,11 @@ def load_data(config: Config) -> sx.data.Dataset:
         dataset = sx.data.load("bibtex", config.data_dir)
     except sx.data.DownloadError as error:
         shared.synthetic = True
-        shared.say(f"the BibTeX data could not be downloaded: {error}")
-        shared.say("so this run uses a made-up tagging corpus of the same shape; its figures say")
-        shared.say("nothing about BibTeX")
+        shared.say(
+            "The BibTeX data could not be downloaded, so this run uses a made-up tagging corpus of the "
+            "same shape; its figures say nothing about BibTeX."
+        )
+        shared.say(str(error))
         dataset = sx.synthetic.tagging_corpus()
     except (sx.data.DataError, FileNotFoundError) as error:
         shared.fail(str(error))
@@ -473,7 +476,8 @@ def train(config: Config) -> dict[str, Any]:
     path = inference_path(config, dataset, runs[0])
     result["seconds"] = time.perf_counter() - began
     shared.write_json(folder / "result.json", result)
-    figures.draw(folder, dataset, runs[0], *path)
+    mark = "synthetic data: " if dataset.synthetic else "quick run: " if config.quick else ""
+    figures.draw(folder, mark, dataset, runs[0], *path)
     report(result, names, folder)
     return result
 
@@ -545,15 +549,17 @@ def predict(config: Config) -> list[list[str]]:
         [meta["labels"][i] for i in np.argsort(-row) if on[i]]
         for row, on in zip(y, sets, strict=True)
     ]
+    mark = "synthetic | " if shared.synthetic else ""
+    print(f"{mark}{saved.method} SPEN of seed {seed}, expected-F1 rule", file=sys.stderr)
     for i, row in enumerate(tags):
-        shared.say(f"{i}: {', '.join(tag.removeprefix('TAG_') for tag in row)}")
+        print(f"{mark}{i}: {', '.join(tag.removeprefix('TAG_') for tag in row)}")
     return tags
 
 
 def read_query(query: tuple[str, ...], known: dict[str, int], labels: set[str]) -> np.ndarray:
     """X (N, D) in the order of the run's words."""
     x = np.zeros((1, len(known)), np.float32)
-    if len(query) == 1 and query[0].endswith(".arff"):
+    if len(query) == 1 and (query[0].lower().endswith(".arff") or Path(query[0]).is_file()):
         try:
             split, names, _ = sx.data.read_arff(query[0])
         except (sx.data.DataError, OSError) as error:
@@ -570,12 +576,16 @@ def read_query(query: tuple[str, ...], known: dict[str, int], labels: set[str]) 
             if name in known:
                 x[:, known[name]] = split.x[:, column]
         return x
-    words = [word.lower() for text in query for word in text.split()]
+    words = [word.strip(".,;:!?()\"'").lower() for text in query for word in text.split()]
     unknown = [word for word in words if word not in known]
     if not words or len(unknown) == len(words):
-        shared.fail(f"--predict needs an .arff file or words of the run's data, got {words}")
+        shared.fail(
+            f"--predict needs an .arff file, or words of the run's data such as {list(known)[-3:]}; "
+            f"of {words} it has none"
+        )
     if unknown:
-        shared.say(f"not among the {len(known)} words of the data, left out: {', '.join(unknown)}")
+        left_out = f"not among the {len(known)} words of the data, left out: {', '.join(unknown)}"
+        print(left_out, file=sys.stderr)
     x[0, [known[word] for word in words if word in known]] = 1
     return x
 
@@ -592,6 +602,10 @@ def check(config: Config) -> None:
         shared.fail(f"--features: there is no file {config.features}")
     if not 0 < config.validation < 1:
         shared.fail(f"--validation needs a share between 0 and 1, got {config.validation}")
+    for name in ("input_dropout", "dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            option = name.replace("_", "-")
+            shared.fail(f"--{option} needs a share from 0 to below 1, got {getattr(config, name)}")
     for name in ("patience", "width", "epochs", "energy_epochs", "joint_epochs"):
         if getattr(config, name) < 1:
             option = name.replace("_", "-")

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import shared
+from matplotlib.ticker import MaxNLocator
 
 import spen_jax as sx
 from spen_jax import metrics
@@ -13,6 +14,7 @@ from spen_jax import metrics
 
 def draw(
     folder: Path,
+    mark: str,
     dataset: sx.data.Dataset,
     run: dict[str, Any],
     energy: np.ndarray,
@@ -24,6 +26,7 @@ def draw(
 
     Args:
       folder: where to.
+      mark: what every title begins with.
       dataset: for the names of words and tags.
       run: what `run_seed` returned.
       energy: mean energy of the test rows after 0, 1, ... steps.
@@ -32,7 +35,6 @@ def draw(
       steps: how many steps training and prediction take.
     """
     _, decisions, test = run["spen"]
-    mark = "synthetic data: " if dataset.synthetic else ""
     tags = [name.removeprefix("TAG_") for name in dataset.label_names]
     _inference(folder / "inference.png", mark, energy, iterates, test.y, decisions.threshold, steps)
     _training(folder / "training.png", mark, run["scores"])
@@ -41,30 +43,41 @@ def draw(
 
 
 def _inference(path, mark, energy, iterates, truth, threshold, steps):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     at = np.arange(len(energy))
     left.plot(at, energy, "o-", ms=3)
     left.set(xlabel="inference step", ylabel="mean energy, nats", title=f"{mark}energy")
     f1 = [100 * metrics.example_f1(truth, metrics.decide(iterates[:, t], threshold)) for t in at]
     right.plot(at, f1, "o-", ms=3, color="C1")
-    right.set(
-        xlabel="inference step", ylabel="test F1, %", title=f"{mark}F1 at the tuned threshold"
-    )
-    for axis in (left, right):
+    title = f"{mark}F1 at the threshold tuned for step {steps}"
+    right.set(xlabel="inference step", ylabel="test F1, %", title=title)
+    for axis, least in ((left, 0.1), (right, 2)):
+        low, high = axis.get_ylim()
+        if high - low < least:
+            middle = (low + high) / 2
+            axis.set_ylim(middle - least / 2, middle + least / 2)
         axis.axvline(steps, color="k", lw=0.8, ls=":", label=f"{steps} steps, as trained")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend()
     shared.save_figure(figure, path)
 
 
 def _training(path, mark, scores):
+    """Phases of one model follow each other."""
     figure, axis = plt.subplots(figsize=(7, 4))
+    past: dict[str, int] = {}
     for name, values in scores.items():
+        model = name.split(":")[0]
+        first = past.get(model, 0) + 1
+        past[model] = first + len(values) - 1
         if values:
-            axis.plot(np.arange(1, len(values) + 1), 100 * np.asarray(values), label=name)
+            epochs = np.arange(first, first + len(values))
+            axis.plot(epochs, 100 * np.asarray(values), ".-", ms=3, label=name)
     axis.set(
         xlabel="epoch", ylabel="validation F1, %", title=f"{mark}validation F1 through training"
     )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend()
     shared.save_figure(figure, path)
@@ -73,21 +86,21 @@ def _training(path, mark, scores):
 def _interactions(path, mark, pairs, tags):
     i, j = np.triu_indices(len(tags), 1)
     order = np.argsort(pairs[i, j])
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5))
-    for axis, which, title, color in (
-        (axes[0], order[:15], "attract most", "C0"),
-        (axes[1], order[::-1][:15], "repel most", "C3"),
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    widest = 1.05 * np.max(np.abs(pairs[i, j]))
+    for axis, which, title, color, limits in (
+        (axes[0], order[:15], "attract most", "C0", (-widest, 0)),
+        (axes[1], order[::-1][:15], "repel most", "C3", (0, widest)),
     ):
         axis.barh(np.arange(15), pairs[i[which], j[which]], color=color)
-        axis.set_yticks(
-            np.arange(15),
-            [f"{tags[a]} + {tags[b]}" for a, b in zip(i[which], j[which], strict=True)],
-        )
+        names = [f"{tags[a]} + {tags[b]}" for a, b in zip(i[which], j[which], strict=True)]
+        axis.set_yticks(np.arange(15), names)
         axis.invert_yaxis()
-        axis.set(
-            title=f"{mark}{title}", xlabel=r"mean $\partial^2 E/\partial y_i \partial y_j$, nats"
+        axis.set(title=f"{mark}tags that {title}", xlim=limits)
+        axis.set_xlabel(
+            r"$\partial^2 E/\partial y_i \partial y_j$, nats, mean over 200 test entries"
         )
-    figure.tight_layout()
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     shared.save_figure(figure, path)
 
 
@@ -107,7 +120,9 @@ def _examples(path, mark, dataset, iterates, threshold, steps, tags):
         rows.append([_wrap(", ".join(words[rarest])), *map(_wrap, named)])
     figure, axis = plt.subplots(figsize=(13, 0.8 + 0.95 * max(len(rows), 1)))
     axis.axis("off")
-    axis.set_title(f"{mark}the first test entries whose tags the inference changed")
+    axis.set_title(
+        f"{mark}the first test entries whose tags the inference changed (threshold tuned for its last step)"
+    )
     header = ["rarest words", "true tags", "tags before inference", "tags after"]
     table = axis.table(rows or [["none"] * 4], colLabels=header, loc="center", cellLoc="left")
     table.auto_set_font_size(False)
@@ -122,4 +137,5 @@ def _wrap(text: str, width: int = 36) -> str:
         if len(lines[-1]) + len(word) > width:
             lines.append("")
         lines[-1] += word + " "
-    return "\n".join(line.rstrip() for line in lines[:4])
+    shown = [line.rstrip() for line in lines[:4]]
+    return "\n".join(shown) + (" ..." if len(lines) > 4 else "")

@@ -32,8 +32,9 @@ synthetic = False  # whether every line that `say` prints must carry that word
 
 def say(what: Any) -> None:
     """Print text or a Rich table, each line marked where the data are a synthetic stand-in."""
+    width = console.width - len("synthetic | ") if synthetic else None
     with console.capture() as capture:
-        console.print(what, markup=False, soft_wrap=isinstance(what, str))
+        console.print(what, markup=False, width=width)
     for line in capture.get().splitlines():
         line = f"synthetic | {line}" if synthetic else line
         console.print(Text.from_ansi(line), soft_wrap=True)
@@ -43,7 +44,7 @@ def new_folder(out: Path | None, name: str) -> Path:
     """Make the folder of a run: `out`, which must be new or empty, or runs/<name>-<date>-<time>."""
     folder = out or Path("runs") / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SystemExit(f"--out {folder} exists and is not an empty folder; name a new one")
+        fail(f"--out {folder} exists and is not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -52,9 +52,9 @@ def load(path: str | Path) -> tuple[Any, dict]:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         metadata = json.loads(str(arrays.pop(_META)))
-    except (KeyError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
         raise ValueError(
-            f"{path} is not a parameter file written by spen_jax.checkpoints.save ({error})"
+            f"{path} is damaged, or not a parameter file written by spen_jax.checkpoints.save"
         ) from None
     params: dict = {}
     for name, array in arrays.items():

@@ -27,25 +27,24 @@ Gradient = Callable[[jax.Array], jax.Array]
 
 
 class Solution(NamedTuple):
-    """What an inference found, for each of B examples."""
+    """What an inference found, for each of B examples.
+
+    Fields:
+      y: the last point, (B, ...).
+      energy: E(x, y) there, (B,).
+      residual: max_i |y - project(y - grad E(y))|_i, (B,): 0 exactly where y satisfies the first-order
+        conditions of a minimum on the domain.
+      steps: steps taken, (B,).
+      converged: residual <= tolerance, (B,); False where the residual is not a number.
+      iterates: where asked for, the points before the first step and after each, (B, steps + 1, ...).
+    """
 
     y: jax.Array
-    """The last point, (B, ...)."""
-
     energy: jax.Array
-    """E(x, y) there, (B,)."""
-
     residual: jax.Array
-    """max_i |y - project(y - grad E(y))|_i, (B,): 0 exactly where y satisfies the first-order conditions."""
-
     steps: jax.Array
-    """Steps taken, (B,)."""
-
     converged: jax.Array
-    """residual <= tolerance, (B,); False where the residual is not a number."""
-
     iterates: jax.Array | None = None
-    """The points before the first step and after each, (B, steps + 1, ...), where asked for."""
 
 
 class Solver(Protocol):

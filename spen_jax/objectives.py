@@ -1,13 +1,7 @@
 """Objectives: what training minimises, `(params, batch, key) -> (scalar, metrics)`.
 
 A batch has fields `x` (B, D) and `y` (B, L), the truth; the key draws dropout masks and random
-starts. Shared arguments:
-
-- features: `(params, x) -> context`, or for one with dropout `(params, x, key=None) -> context`, which is
-  given a key, by that name, in training and none in prediction; None where the energy sees x itself.
-- energy: `(params, context, y) -> scalar` for one example.
-- start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
-- solver, domain, steps, differentiate: as in `spen_jax.inference.minimize`.
+starts.
 """
 
 import inspect
@@ -19,7 +13,14 @@ import jax.numpy as jnp
 
 from spen_jax import losses
 from spen_jax.domains import Box
-from spen_jax.inference import Energy, GradientDescent, Solver, loss_augmented, minimize
+from spen_jax.inference import (
+    Energy,
+    GradientDescent,
+    MirrorDescent,
+    Solver,
+    loss_augmented,
+    minimize,
+)
 
 Objective = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Features = Callable[..., Any]
@@ -30,7 +31,7 @@ Start = float | Callable[[Any, jax.Array], jax.Array]
 def feed_forward(logits: Features, loss: Cost = losses.cross_entropy) -> Objective:
     """Mean over the batch of loss(sigmoid(logits(x)), truth): a feature network alone, with no energy.
 
-    `logits` is a function like `features` which returns (B, L).
+    `logits(params, x)` or `logits(params, x, key=None)` returns (B, L) for x (B, D), such as `logits_of`.
     """
     logits = _with_key(logits)
 
@@ -59,6 +60,19 @@ def max_margin(
     y_hat minimises E - D (`augmented`, the literature's; its maximal violation makes the loss an upper bound
     on the cost) or E alone (as widely used code has it; its cost then counts as a constant where
     inference is stopped). Source: Belanger & McCallum (2016).
+
+    Args:
+      energy: `(params, context, y) -> scalar` for one example.
+      features: `(params, x) -> context` for a whole batch, x (B, D), or for one with dropout
+        `(params, x, key=None) -> context`, which is given a key, by that name, in training and none in
+        prediction; None where the energy sees x itself.
+      cost: D(y, truth) of one example.
+      augmented: whether y_hat minimises E - D.
+      start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
+      domain: where y lives.
+      solver: the algorithm of inference.
+      steps: its steps.
+      differentiate: "stopped" or "unrolled", see `spen_jax.inference.minimize`.
 
     Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
     share of examples with a positive loss; residual, inference's mean.
@@ -103,13 +117,26 @@ def end_to_end(
     weights: Sequence[float] | None = None,
     start: Start = 0.5,
     domain: Box = Box(),
-    solver: Solver = GradientDescent(),
+    solver: Solver = MirrorDescent(),
     steps: int = 10,
 ) -> Objective:
     """Mean over the batch of sum_t w_t loss(y_t, truth), through the unrolled steps of inference.
 
     y_0 is the start and y_T the last point. `weights` are the T + 1 numbers w_0, ..., w_T; by default only
     the last point counts. Source: Belanger, Yang & McCallum (2017).
+
+    Args:
+      energy: `(params, context, y) -> scalar` for one example.
+      features: `(params, x) -> context` for a whole batch, x (B, D), or for one with dropout
+        `(params, x, key=None) -> context`, which is given a key, by that name, in training and none in
+        prediction; None where the energy sees x itself.
+      loss: the task loss (y, truth) -> scalar of one example.
+      weights: w_0, ..., w_T, or None.
+      start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
+      domain: where y lives.
+      solver: the algorithm of inference. Projected gradient descent stands still, as does cross-entropy, where it
+        has put a label at 0 or 1; mirror descent stays inside.
+      steps: its steps.
 
     Metrics: loss; last, the loss of the last point alone; residual, inference's mean.
     """

@@ -78,7 +78,7 @@ def fit(
     examples. Every step sees `batch_size` examples (all N where there are fewer), so that it
     compiles once: the last batch of an epoch is filled up with the first examples of that epoch's
     order. The same state gives the same numbers. Raises ValueError, at the first epoch, for data
-    without a shared leading axis and for a batch size below 1.
+    without a shared leading axis or with values that are not finite, and for a batch size below 1.
     """
     data = jax.tree.map(jnp.asarray, data)
     sizes = sorted({a.shape[:1] for a in jax.tree.leaves(data)})
@@ -87,6 +87,12 @@ def fit(
             "fit needs data whose arrays share a leading axis of at least one example, got arrays "
             f"of {' and '.join(str(*s) if s else 'no' for s in sizes) or 'no'} examples"
         )
+    for path, a in jax.tree.leaves_with_path(data):
+        if jnp.issubdtype(a.dtype, jnp.floating) and not jnp.isfinite(a).all():
+            raise ValueError(
+                f"data{jax.tree_util.keystr(path)} must be finite, but {int(jnp.sum(~jnp.isfinite(a)))} of "
+                "its values are not; drop or mend those rows"
+            )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     n = sizes[0][0]
@@ -100,6 +106,7 @@ def fit(
         for rows in order:
             state, metrics = step(objective, optimizer, state, data, rows)
             history.append(metrics)
+        history = jax.device_get(history)
         yield state, {k: float(np.mean([m[k] for m in history])) for k in history[0]}
 
 
