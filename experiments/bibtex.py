@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -92,6 +92,11 @@ class Config:
 
     soft_f1_weight: float = 50.0
     """end-to-end: the loss is cross-entropy + this x (1 - soft F1)."""
+
+    def of_the_models(self) -> "Config":
+        """The settings that the models depend on, so that equal models are built, and compiled, once."""
+        same = {"seeds": (0,), "data_dir": None, "out": None, "features": None, "run": None}
+        return dataclasses.replace(self, **same, predict=(), refit=True, patience=1)
 
 
 class Inputs(NamedTuple):
@@ -170,6 +175,7 @@ def steps_of(method: str) -> int:
     return 3 if method == "end-to-end" else 10
 
 
+@lru_cache(maxsize=8)
 def build(config: Config, n_labels: int) -> dict[str, Model]:
     """The models of the table, in the order in which they are trained.
 
@@ -445,7 +451,7 @@ def train(config: Config) -> dict[str, Any]:
         )
     folder = shared.new_folder(config.out, dataset.name)
     shared.write_json(folder / "config.json", jsonable(config) | {"synthetic": dataset.synthetic})
-    runs, models = [], build(config, len(dataset.label_names))
+    runs, models = [], build(config.of_the_models(), len(dataset.label_names))
     with shared.progress_bars() as progress:
         for seed in config.seeds:
             runs.append(run_seed(config, dataset, models, seed, progress, folder))
@@ -542,7 +548,7 @@ def predict(config: Config) -> list[list[str]]:
     known = {name: i for i, name in enumerate(meta["features"])}
     x = read_query(config.predict, known, set(meta["labels"]))
     saved = Config(**meta["config"])
-    model = build(saved, len(meta["labels"]))["spen"]
+    model = build(saved.of_the_models(), len(meta["labels"]))["spen"]
     y, z, _ = map(np.asarray, model.predict(tree["model"], Inputs(tree["inputs"]["idf"])(x)))
     sets = Decisions(**meta["decisions"]).sets(y, z)["expected"]
     tags = [

@@ -128,7 +128,9 @@ def single_array(path):
 )
 def test_a_file_that_save_did_not_write_or_that_is_damaged_is_refused_by_name(saved, damage):
     damage(saved)
-    with pytest.raises(ValueError, match="model.npz is not a parameter file written by"):
+    with pytest.raises(
+        ValueError, match="model.npz is damaged, or not a parameter file written by"
+    ):
         checkpoints.load(saved)
 
 
@@ -141,7 +143,7 @@ class Trap:
 
 def test_pickled_arrays_are_refused_and_not_unpickled(path):
     np.savez(path, w=np.array([Trap()], object), __metadata__=np.array("{}"))
-    with pytest.raises(ValueError, match="not a parameter file.*allow_pickle"):
+    with pytest.raises(ValueError, match="not a parameter file"):
         checkpoints.load(path)
 
 

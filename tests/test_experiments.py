@@ -127,7 +127,8 @@ def test_an_output_folder_with_files_is_refused(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
-def test_a_small_run_of_the_exclusive_blocks_writes_its_folder(tmp_path):
+def test_a_small_run_of_the_exclusive_blocks_writes_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(exclusive, "WEIGHT_DECAYS", (0.03,))
     config = exclusive.Config(
         sizes=(200,), draws=(0,), n_test=300, updates=30, out=tmp_path / "run"
     )
