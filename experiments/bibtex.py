@@ -379,15 +379,18 @@ def run_seed(
     result: dict[str, Any] = {"models": {}, "scores": {}, "seconds": {}}
     for name, model in models.items():
         last = (name, model.phases[-1].name)
-        decisions = Decisions.tune(
-            valid.y, *map(np.asarray, model.predict(chosen[last].params, valid.x)[:2])
-        )
+        y, z, _ = map(np.asarray, model.predict(chosen[last].params, valid.x))
+        decisions = Decisions.tune(valid.y, y, z)
+        validation = decisions.sets(y, z)
         learned = final[last].params
         y, z, residual = map(np.asarray, model.predict(learned, test.x))
         result["models"][name] = {
             **measure(test.y, y, z, decisions),
             "residual": float(np.mean(residual)),
-            "validation_f1": 100 * max(chosen[last].scores, default=np.nan),
+            **{
+                f"validation_f1_{rule}": 100 * metrics.example_f1(valid.y, validation[rule])
+                for rule in RULES
+            },
             "epochs": {phase.name: stops[name, phase.name] for phase in model.phases},
             "decisions": decisions._asdict(),
         }

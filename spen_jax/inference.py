@@ -7,7 +7,8 @@ Solvers are frozen dataclasses written for one example: `init(y, domain)` makes 
 `step(gradient, state, domain)` moves it and `y(state, domain)` reads the point. The loop maps the
 gradient of the one-example energy over the examples INSIDE one scan, in blocks that stay in a CPU's
 cache: the products with y of all examples are one matrix product whichever way the energy writes
-them, and everything else fuses into one pass over y.
+them, and everything else fuses into one pass over y. (The batch stands first: mapping over the last
+axis makes JAX transpose wherever the energy has a vector without a batch; see benchmarks/README.md.)
 """
 
 import math
