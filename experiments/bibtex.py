@@ -87,7 +87,7 @@ class Config:
 
     joint_epochs: int = 15
     """Max-margin, third phase: epochs with all parameters free."""
-    margin: float = 3.0
+    margin: float = 6.0
     """Max-margin: the cost D is this x the squared error."""
 
     soft_f1_weight: float = 50.0
