@@ -132,7 +132,7 @@ def machine(packages: Sequence[str]) -> str:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes the file whole or not at all: under a temporary name beside it, then renamed."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    from spen_jax.checkpoints import replacing
+
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -204,6 +205,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error(f"--steps must be 1 or more, got {options.steps}")
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        parser.error(f"--json: there is no folder for {options.json}")
     options.names = [name for name in CONTESTANTS if name not in options.without]
     return options
 
