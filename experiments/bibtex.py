@@ -530,7 +530,7 @@ def report(result: dict[str, Any], names: list[str], folder: Path) -> None:
         table.add_row(result[name]["title"], *cells)
     gains = (shared.mean_and_spread(result["gain_of_the_energy"][r]) for r in RULES)
     table.add_row("what the energy adds", *gains, end_section=True)
-    if not result["synthetic"]:
+    if not result["synthetic"] and not result["quick"]:
         for name, f1 in PUBLISHED:
             table.add_row(f"published {name}", "", f1, "", style="dim")
     shared.say(table)
