@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spen_jax.domains import PROBABILITY_FLOOR
+from spen_jax.domains import binary_entropy
 
 Params = Any
 
@@ -28,20 +28,6 @@ def softplus(x: jax.Array) -> jax.Array:
 @softplus.defjvp
 def _softplus_jvp(primals, tangents):
     return softplus(primals[0]), jax.nn.sigmoid(primals[0]) * tangents[0]
-
-
-def binary_entropy(y: jax.Array) -> jax.Array:
-    """H(y) = -sum_i y_i log y_i + (1 - y_i) log(1 - y_i), (..., L) -> (...), in nats.
-
-    Its gradient, -logit(y_i), is infinite at 0 and 1: minimise on logits (`MirrorDescent`) or on
-    [eps, 1 - eps]. Where float32 rounds a logit's sigmoid to 0 or 1 the logarithms are those of 1e-7, so that
-    the gradient stays finite.
-    """
-    on, off = jnp.maximum(y, PROBABILITY_FLOOR), jnp.maximum(1 - y, PROBABILITY_FLOOR)
-    entropy = -y * jnp.log(on) - (1 - y) * jnp.log(off)
-    # on + off is 1 above the floor; at the floor its derivative makes that of the whole a logit.
-    total = on + off
-    return jnp.sum(entropy + total - jax.lax.stop_gradient(total), axis=-1)
 
 
 class FeatureNetwork(nn.Module):
