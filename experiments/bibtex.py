@@ -503,14 +503,13 @@ def inference_path(config: Config, dataset: sx.data.Dataset, run: dict) -> tuple
         shared.start(context),
         solver=sx.MirrorDescent(0.5),
         steps=20,
-        iterates=True,
+        trace="y",
     )
-    assert solution.iterates is not None
     each = jax.jit(jax.vmap(jax.vmap(energy, (None, None, 0)), (None, 0, 0)))
-    mean_energy = np.mean(each(params, context, solution.iterates), axis=0)
+    mean_energy = np.mean(each(params, context, solution.trace["y"]), axis=0)
     few = jax.tree.map(lambda a: a[:200], (context, solution.y))
     pairs = np.asarray(sx.interactions(energy, params, *few))
-    return mean_energy, np.asarray(solution.iterates), pairs, steps_of(config.method)
+    return mean_energy, np.asarray(solution.trace["y"]), pairs, steps_of(config.method)
 
 
 def report(result: dict[str, Any], names: list[str], folder: Path) -> None:

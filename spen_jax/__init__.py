@@ -9,21 +9,31 @@ from spen_jax import (
     losses,
     metrics,
     objectives,
+    solvers,
     synthetic,
     training,
 )
-from spen_jax.domains import Box
+from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.energies import SPEN, FeatureNetwork, functions_of, logits_of
 from spen_jax.inference import (
-    GradientDescent,
-    MirrorDescent,
+    Implicit,
     Solution,
+    Unrolled,
     implied_logits,
     interactions,
     loss_augmented,
     minimize,
+    minimize_best,
 )
 from spen_jax.objectives import end_to_end, feed_forward, max_margin
+from spen_jax.solvers import (
+    FrankWolfe,
+    GradientDescent,
+    LineSearch,
+    MirrorDescent,
+    OnLogits,
+    Optax,
+)
 from spen_jax.training import fit
 
 __version__ = "0.1.0"
@@ -32,9 +42,19 @@ __all__ = [
     "SPEN",
     "Box",
     "FeatureNetwork",
+    "FrankWolfe",
     "GradientDescent",
+    "Implicit",
+    "L2Ball",
+    "LineSearch",
     "MirrorDescent",
+    "OnLogits",
+    "Optax",
+    "Product",
+    "Reals",
+    "Simplex",
     "Solution",
+    "Unrolled",
     "checkpoints",
     "data",
     "domains",
@@ -52,7 +72,9 @@ __all__ = [
     "max_margin",
     "metrics",
     "minimize",
+    "minimize_best",
     "objectives",
+    "solvers",
     "synthetic",
     "training",
 ]

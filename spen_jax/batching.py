@@ -30,33 +30,23 @@ _SHAPES = frozenset("broadcast_in_dim dot_general reshape squeeze transpose".spl
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
-def over_examples(function: Function, shared: Any, examples: Any, *, last: bool) -> Function:
-    """`function` over all examples of a block: (shared, examples) -> results.
+def over_examples(function: Function, shared: Any, examples: Any, *, last: bool) -> Any:
+    """function(shared, example) for all examples of a block.
 
-    Args:
-      function: of one example. With `last` it is not to be differentiated: a derivative rule of its own
-        (`jax.custom_jvp`) would be lost.
-      shared: an example of the first argument, of which only shapes count.
-      examples: an example of the second.
-      last: whether the examples stand along the last axis of every array, of the arguments and of the results; else
-        along the first (which is `jax.vmap`).
+    With `last` the examples stand along the last axis of every array, of `examples` and of the result, and the
+    function is not to be differentiated: a derivative rule of its own (`jax.custom_jvp`) would be
+    lost. Else they stand along the first, which is `jax.vmap`.
     """
     if not last:
-        return jax.vmap(function, (None, 0))
+        return jax.vmap(function, (None, 0))(shared, examples)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[:-1], a.dtype), examples)
     closed, out = jax.make_jaxpr(function, return_shape=True)(shared, one)
     size = jax.tree.leaves(examples)[0].shape[-1]
-
-    def run(shared, examples):
-        arguments = [(a, False) for a in jax.tree.leaves(shared)]
-        arguments += [(a, True) for a in jax.tree.leaves(examples)]
-        results = [
-            value if batched else _spread(value, size)
-            for value, batched in _evaluate(closed.jaxpr, closed.consts, arguments, size)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(out), results)
-
-    return run
+    arguments = [(a, False) for a in jax.tree.leaves(shared)]
+    arguments += [(a, True) for a in jax.tree.leaves(examples)]
+    results = _evaluate(closed.jaxpr, closed.consts, arguments, size)
+    results = [value if batched else _spread(value, size) for value, batched in results]
+    return jax.tree.unflatten(jax.tree.structure(out), results)
 
 
 def suits_last(function: Function, shared: Any, example: Any) -> bool:

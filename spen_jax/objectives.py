@@ -13,14 +13,8 @@ import jax.numpy as jnp
 
 from spen_jax import losses
 from spen_jax.domains import Box
-from spen_jax.inference import (
-    Energy,
-    GradientDescent,
-    MirrorDescent,
-    Solver,
-    loss_augmented,
-    minimize,
-)
+from spen_jax.inference import Energy, loss_augmented, minimize
+from spen_jax.solvers import GradientDescent, MirrorDescent, Solver
 
 Objective = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Features = Callable[..., Any]
@@ -159,11 +153,11 @@ def end_to_end(
             solver=solver,
             steps=steps,
             differentiate="unrolled",
-            iterates=weights is not None,
+            trace="y" if weights is not None else (),
         )
         last = value = jnp.mean(jax.vmap(loss)(solution.y, batch.y))
         if weights is not None:
-            each = jax.vmap(jax.vmap(loss, (0, None)))(solution.iterates, batch.y)  # (B, T + 1)
+            each = jax.vmap(jax.vmap(loss, (0, None)))(solution.trace["y"], batch.y)  # (B, T + 1)
             value = jnp.asarray(weights) @ jnp.mean(each, axis=0)
         return value, {"loss": value, "last": last, "residual": jnp.mean(solution.residual)}
 

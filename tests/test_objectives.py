@@ -234,8 +234,8 @@ def test_end_to_end_loss_and_gradient_are_those_of_the_weighted_points(weights, 
             jnp.full(batch.y.shape, 0.3),
             solver=MirrorDescent(0.7),
             steps=3,
-            iterates=True,
-        ).iterates
+            trace="y",
+        ).trace["y"]
     )
     by_hand = 0.0
     for n in range(4):

@@ -81,7 +81,7 @@ def descend(steps):
         jnp.full((1, 5), 0.5),
         solver=SOLVER,
         steps=steps,
-        iterates=True,
+        trace="y",
     )
 
 
@@ -133,7 +133,7 @@ def test_4_further_steps_end_in_the_most_offending_answer_of_all():
         path.append(y)
     assert y == Y_HAT  # NLP, Databases, Vision
     found = descend(steps=5)
-    np.testing.assert_allclose(found.iterates[0], path, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.trace["y"][0], path, rtol=1e-4, atol=1e-5)
     assert found.residual[0] == 0 and found.converged[0]
 
     # No other of the 32 sets of tags is as low in E - D.

@@ -1,0 +1,527 @@
+"""Sampling: points y with density proportional to exp(-beta E(x, y)) on a domain, by many chains for each example.
+
+An energy is a function `(params, context, y) -> scalar` of ONE example. Shapes: B examples, C chains of each, S
+points kept of each chain, y of shape (B, C, S, ...) or a pytree of such arrays, context with a leading axis B.
+beta is the inverse temperature; h below is a sampler's `step_size`, xi its noise.
+
+Samplers are frozen dataclasses written for one chain (see `Sampler`), run by one loop over all chains of all
+examples in blocks that stay in a CPU's cache, with the chains along the last axis where the energy allows it.
+Random numbers are drawn for a block at once, so that the same key, shapes and kind of device give the same points.
+Samples are constants to `jax.grad`: for a gradient in the parameters evaluate the energy at them once more.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spen_jax.batching import in_blocks, over_examples, suits_last
+from spen_jax.domains import Box, Domain, Product, Reals
+
+Energy = Callable[[Any, Any, Any], jax.Array]
+
+
+class Info(NamedTuple):
+    """How the chains fared, (B, C) each.
+
+    Fields:
+      acceptance: the mean acceptance probability after the warm-up; 1 where nothing is ever rejected.
+      divergent: whether the chain met a number that is not finite; it then stands where it stood before. An energy
+        of +inf is a density of 0, which adjusted samplers reject like any other point; NaN and -inf are errors.
+    """
+
+    acceptance: jax.Array
+    divergent: jax.Array
+
+
+class Samples(NamedTuple):
+    """What `sample` returns.
+
+    Fields:
+      y: the kept points, (B, C, S, ...).
+      energy: E there, (B, C, S).
+      info: an `Info`.
+      state: the last points, (B, C, ...): the `start` of a call that goes on, with another key.
+    """
+
+    y: Any
+    energy: jax.Array
+    info: Info
+    state: Any
+
+
+class Target(NamedTuple):
+    """The density exp(-beta E(y)) on a domain, for one example."""
+
+    energy: Callable[[Any], jax.Array]
+    domain: Domain
+    beta: jax.Array
+
+
+class Sampler(Protocol):
+    """A Markov chain, written for one chain; all it does must depend on its arguments only."""
+
+    def check(self, domain: Domain) -> None:
+        """ValueError where it cannot sample from this domain."""
+        ...
+
+    def draw(self, key: jax.Array, y: Any, size: int) -> Any:
+        """The random numbers of one step of `size` chains, which stand last; `y` has the shapes of one."""
+        ...
+
+    def init(self, target: Target, y: Any) -> Any:
+        """What the chain needs for its next step, at y."""
+        ...
+
+    def step(self, target: Target, state: Any, random: Any) -> tuple[Any, Info]:
+        """The next state; of a step flagged as divergent the loop keeps the state before."""
+        ...
+
+    def read(self, target: Target, state: Any) -> tuple[Any, jax.Array]:
+        """The point where the chain stands, and its energy."""
+        ...
+
+
+class Point(NamedTuple):
+    """A point with its energy and gradient: the state of the adjusted samplers."""
+
+    y: Any
+    energy: jax.Array
+    gradient: Any
+
+
+def _check_step_size(sampler):
+    if not 0 < sampler.step_size < math.inf:
+        raise ValueError(
+            f"{type(sampler).__name__} needs a finite step_size > 0, got {sampler.step_size}"
+        )
+
+
+def _check_whole(name, value, least):
+    if value != int(value) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value}")
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """y <- y - h grad E(y) + sqrt(2 h / beta) xi, the unadjusted Langevin algorithm, or MALA.
+
+    Unadjusted, the samples' law differs from exp(-beta E) by O(h), and a point outside the domain is brought back
+    by `boundary`: "reflect" keeps the density on Reals and boxes, "project" works on every domain but lets
+    points pile up on the boundary.
+
+    `noise`: "gaussian", or "two-point": xi_i = -1 or +1, 32 of them from one random word and so several times
+    faster. A step has the same mean and covariance, so that expectations err by O(h) as before (weak order 1:
+    Kloeden & Platen 1992, section 14.1); the tails are lighter.
+
+    `adjusted`: the Metropolis-adjusted Langevin algorithm (Besag 1994; Roberts & Tweedie 1996), exact at any h:
+    the point above is a proposal y', accepted with probability
+    min(1, exp(-beta [E(y') - E(y) + h/4 |s|^2 - sqrt(h / (2 beta)) xi.s])), s = grad E(y) + grad E(y'), which is
+    the Metropolis-Hastings ratio of that proposal written without cancellation; outside the domain the density is 0,
+    so that `boundary` plays no part. Reals and boxes only. In n dimensions h of order n^(-1/3) suits it, such
+    that about 0.57 of the proposals are accepted (Roberts & Rosenthal 1998).
+    """
+
+    step_size: float = 0.01
+    noise: Literal["gaussian", "two-point"] = "gaussian"
+    adjusted: bool = False
+    boundary: Literal["reflect", "project"] = "reflect"
+
+    def __post_init__(self):
+        _check_step_size(self)
+        for name, choices in (
+            ("noise", ("gaussian", "two-point")),
+            ("boundary", ("reflect", "project")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        if self.adjusted and self.noise == "two-point":
+            raise ValueError(
+                "adjusted=True needs noise='gaussian': a proposal with two-point noise has no density, which the "
+                "acceptance probability is made of; use adjusted=False for two-point noise"
+            )
+
+    def check(self, domain):
+        """ValueError for a domain that cannot reflect, or with `adjusted` is neither reals nor a box."""
+        if not _consists_of(domain, (Reals, Box)) and (self.adjusted or self.boundary == "reflect"):
+            what = "adjusted=True" if self.adjusted else "boundary='reflect'"
+            raise ValueError(
+                f"Langevin with {what} samples from Reals and Box, got {domain}; "
+                "use Langevin(boundary='project'), unadjusted"
+            )
+
+    def draw(self, key, y, size):
+        """The noise xi, and where adjusted the uniform number that decides."""
+        leaves, structure = jax.tree.flatten(y)
+        keys = jax.random.split(key, len(leaves) + 1)
+        draw = jax.random.normal if self.noise == "gaussian" else _signs
+        noise = [draw(k, (*a.shape, size), a.dtype) for k, a in zip(keys[1:], leaves, strict=True)]
+        uniform = jax.random.uniform(keys[0], (size,)) if self.adjusted else None
+        return structure.unflatten(noise), uniform
+
+    def init(self, target, y):
+        """The point, and where adjusted its energy and gradient."""
+        return Point(y, *jax.value_and_grad(target.energy)(y)) if self.adjusted else y
+
+    def step(self, target, state, random):
+        """One step; where adjusted it costs one energy and gradient, at the proposal."""
+        h, (noise, uniform) = self.step_size, random
+        scale = jnp.sqrt(2 * h / target.beta)
+        if self.adjusted:
+            y, energy, gradient = state
+        else:
+            y, energy, gradient = state, None, jax.grad(target.energy)(state)
+
+        def move(y, g, xi):
+            return y - h * g + scale.astype(y.dtype) * xi
+
+        moved = jax.tree.map(move, y, gradient, noise)
+        wrong = ~_finite(moved)
+        if not self.adjusted:
+            bound = target.domain.reflect if self.boundary == "reflect" else target.domain.project
+            return bound(moved), Info(jnp.ones(()), wrong)
+
+        proposal = self.init(target, moved)
+        s = jax.tree.map(jnp.add, gradient, proposal.gradient)
+        rest = h / 4 * _inner(s, s) - scale / 2 * _inner(noise, s)
+        log_ratio = -target.beta * (proposal.energy - energy + rest)
+        same = jax.tree.map(lambda a, b: jnp.all(a == b), moved, target.domain.project(moved))
+        outside = ~_all(same) | (proposal.energy == jnp.inf)
+        log_ratio = jnp.where(outside, -jnp.inf, log_ratio)
+        wrong = wrong | ~(log_ratio < jnp.inf)  # NaN too
+        probability = jnp.where(wrong, 0, jnp.exp(jnp.minimum(log_ratio, 0)))
+        return _select(uniform < probability, proposal, state), Info(probability, wrong)
+
+    def read(self, target, state):
+        """The point and its energy, which unadjusted steps do not know."""
+        return (state.y, state.energy) if self.adjusted else (state, target.energy(state))
+
+
+@dataclass(frozen=True)
+class HamiltonianMonteCarlo:
+    """Hamiltonian Monte Carlo with leapfrog steps and unit masses, by BlackJAX (`blackjax.hmc`), on Reals.
+
+    A trajectory costs `leapfrog_steps` gradients. Its potential is beta E. Source: Neal (2011), "MCMC using
+    Hamiltonian dynamics". Needs `pip install 'spen_jax[sampling]'`.
+    """
+
+    step_size: float
+    leapfrog_steps: int = 10
+
+    def __post_init__(self):
+        _check_step_size(self)
+        _check_whole("leapfrog_steps", self.leapfrog_steps, 1)
+
+    def check(self, domain):
+        """ValueError for another domain than Reals, ModuleNotFoundError without BlackJAX."""
+        if not _consists_of(domain, (Reals,)):
+            raise ValueError(
+                f"HamiltonianMonteCarlo samples from Reals, got {domain}; Langevin(adjusted=True) keeps to a Box"
+            )
+        _blackjax()
+
+    def draw(self, key, y, size):
+        """A key for each chain."""
+        return jax.random.split(key, size)
+
+    def init(self, target, y):
+        """The point, its energy and gradient."""
+        return Point(y, *jax.value_and_grad(target.energy)(y))
+
+    def step(self, target, state, random):
+        """One trajectory."""
+        hmc = _blackjax()
+
+        def times(
+            factor, state
+        ):  # BlackJAX's state holds -beta E, and beta may change from step to step
+            y, *rest = state
+            return y, *jax.tree.map(lambda a: (factor * a).astype(a.dtype), rest)
+
+        masses = jnp.ones(sum(a.size for a in jax.tree.leaves(state.y)))
+        after, info = hmc.build_kernel()(
+            random,
+            hmc.HMCState(*times(-target.beta, state)),
+            lambda y: -target.beta * target.energy(y),
+            self.step_size,
+            masses,
+            self.leapfrog_steps,
+        )
+        wrong = ~(info.energy > -jnp.inf)  # NaN too
+        return Point(*times(-1 / target.beta, after)), Info(info.acceptance_rate, wrong)
+
+    def read(self, target, state):
+        """The point and its energy."""
+        return state.y, state.energy
+
+
+def sample(
+    energy: Energy,
+    params: Any,
+    context: Any,
+    start: Any,
+    key: jax.Array,
+    *,
+    domain: Domain = Box(),
+    sampler: Sampler = Langevin(),
+    steps: int = 1000,
+    warm_up: int = 0,
+    thin: int = 1,
+    beta: jax.Array | float = 1.0,
+) -> Samples:
+    """Points with density proportional to exp(-beta E(x, y)) on `domain`, by chains of `steps` steps from `start`.
+
+    Args:
+      energy: `(params, context, y) -> scalar` for one example. Compiled once for each function: pass the same
+        object again, not a new lambda.
+      params: what the energy is a function of, the same for all examples.
+      context: what the energy knows of x; every leaf has a leading axis of B examples.
+      start: the first points, (B, C, ...), C chains for each example; projected onto the domain.
+      key: of `jax.random.key`. Equal keys give equal samples.
+      domain: where y lives.
+      sampler: the Markov chain.
+      steps: how many steps after the warm-up, a multiple of `thin`.
+      warm_up: how many steps come before, of which nothing is kept.
+      thin: every how many steps a point is kept: S = steps / thin.
+      beta: the inverse temperature, > 0: a number, or one for each step, warm-up first, (warm_up + steps,), for
+        annealing. Compiled once for all values.
+
+    Raises:
+      ValueError: for shapes that do not fit, an energy that does not return a scalar, a sampler that cannot sample
+        from the domain, or settings out of range.
+    """
+    for name, value, least in (("steps", steps, 1), ("warm_up", warm_up, 0), ("thin", thin, 1)):
+        _check_whole(name, value, least)
+    if steps % thin:
+        raise ValueError(
+            f"steps must be a multiple of thin, got steps={steps} and thin={thin}; every {thin}th point is kept"
+        )
+    beta, total = jnp.asarray(beta, float), warm_up + steps
+    if beta.shape not in ((), (total,)):
+        raise ValueError(
+            f"beta must be one number or {total} of them, one for each step (warm_up={warm_up} and "
+            f"steps={steps}), got shape {beta.shape}"
+        )
+    key = jnp.asarray(key)
+    if key.dtype == jnp.uint32 and key.shape == (2,):
+        key = jax.random.wrap_key_data(key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
+        raise ValueError(
+            f"key must be one random key, got shape {key.shape} of {key.dtype}; make one with jax.random.key(0)"
+        )
+    beta = jnp.broadcast_to(beta, (total,))
+    return _sample(energy, params, context, start, key, beta, domain, sampler, warm_up, thin)
+
+
+@partial(jax.jit, static_argnames=("energy", "domain", "sampler", "warm_up", "thin"))
+def _sample(energy, params, context, start, key, beta, domain, sampler, warm_up, thin):
+    _check(energy, params, context, start, domain, sampler)
+    params, context, start, beta = lax.stop_gradient((params, context, start, beta))
+    examples, chains = jax.tree.leaves(start)[0].shape[:2]
+    together = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), start)  # (B C, ...)
+
+    def solve(part):
+        numbers, y = part
+        block_context = jax.tree.map(lambda a: jnp.asarray(a)[numbers // chains], context)
+        block_key = jax.random.fold_in(key, jnp.sum(numbers[:1]))  # no two blocks begin alike
+        return _sample_block(
+            energy, params, block_context, y, block_key, beta, domain, sampler, warm_up, thin
+        )
+
+    size = sum(math.prod(a.shape[1:]) for a in jax.tree.leaves(together))
+    found = in_blocks(solve, (jnp.arange(examples * chains), together), max(size, 1))
+    return jax.tree.map(lambda a: a.reshape(examples, chains, *a.shape[1:]), found)
+
+
+def _sample_block(energy, params, context, y, key, beta, domain, sampler, warm_up, thin):
+    def target(shared, context):
+        return Target(partial(energy, shared[0], context), domain, shared[1])
+
+    def init(shared, example):
+        context, y = example
+        return sampler.init(target(shared, context), domain.project(y))
+
+    def step(shared, example):
+        context, state, frozen, random = example
+        new, (acceptance, wrong) = sampler.step(target(shared, context), state, random)
+        return _select(frozen | wrong, state, new), acceptance, frozen | wrong
+
+    def read(shared, example):
+        context, state = example
+        return sampler.read(target(shared, context), state)
+
+    shared, one = (params, beta[0]), partial(_one, axis=0)
+    size, chain = jax.tree.leaves(y)[0].shape[0], one(y)
+    draw = partial(sampler.draw, y=chain, size=size)
+    state = jax.eval_shape(init, shared, (one(context), chain))
+    random = _one(jax.eval_shape(draw, key), axis=-1)
+    flag = jax.ShapeDtypeStruct((), bool)
+    last = (
+        suits_last(init, shared, (one(context), chain))
+        and suits_last(step, shared, (one(context), state, flag, random))
+        and suits_last(read, shared, (one(context), state))
+    )
+    axis, over = -1 if last else 0, partial(over_examples, last=last)
+
+    def move(tree, source, destination):
+        return jax.tree.map(lambda a: jnp.moveaxis(a, source, destination), tree)
+
+    def body(i, carry):
+        state, frozen, total = carry
+        random = move(draw(jax.random.fold_in(key, i)), -1, axis)
+        state, acceptance, frozen = over(step, (params, beta[i]), (context, state, frozen, random))
+        return state, frozen, total + acceptance
+
+    def segment(carry, bounds):
+        state, frozen, total = lax.fori_loop(*bounds, body, (*carry, jnp.zeros(size)))
+        y, energies = over(read, (params, beta[bounds[1] - 1]), (context, state))
+        return (state, frozen), (move(y, axis, 0), energies, total)
+
+    context, y = move((context, y), 0, axis)
+    ends = jnp.arange(warm_up, len(beta) + 1, thin)
+    begins = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+    first = over(init, shared, (context, y)), jnp.zeros(size, bool)
+    (state, frozen), path = lax.scan(segment, first, (begins, ends))
+    kept, energies, acceptance = jax.tree.map(lambda a: a[1:], path)  # without the warm-up
+    frozen = frozen | ~jnp.all(jnp.isfinite(energies), axis=0)
+    y, _ = over(read, shared, (context, state))
+    kept = move(kept, 1, 0)  # (n, S, ...)
+    info = Info(jnp.sum(acceptance, axis=0) / (len(beta) - warm_up), frozen)
+    return Samples(kept, energies.T, info, move(y, axis, 0))
+
+
+def effective_sample_size(y: jax.Array) -> jax.Array:
+    """C S / tau, how many independent draws estimate the mean as well as these chains, (..., C, S) -> (...).
+
+    tau = -1 + 2 sum_t rho_t over Geyer's (1992) initial positive and monotone sequence, rho_t the
+    autocorrelations of all chains together, which chains that disagree make larger. NaN where y has no variance.
+    Source: Vehtari et al. (2021), section 3.2; Stan's reference manual.
+    """
+    y, (chains, draws) = _check_draws(y)
+    mean = jnp.mean(y, axis=-1, keepdims=True)
+    spectrum = jnp.fft.rfft(y - mean, n=2 * draws)
+    covariance = jnp.fft.irfft(jnp.abs(spectrum) ** 2, n=2 * draws)[..., :draws] / draws
+    covariance = jnp.mean(covariance, axis=-2)
+    within = covariance[..., :1] * draws / (draws - 1)
+    total = covariance[..., :1] + (jnp.var(mean, axis=-2, ddof=1) if chains > 1 else 0)
+    rho = 1 - (within - covariance) / total
+    rho = jnp.concatenate([jnp.ones_like(total), rho[..., 1:]], axis=-1)
+    even, odd = rho[..., 0 : draws - 1 : 2], rho[..., 1::2]
+    positive = jnp.cumprod(even + odd > 0, axis=-1).astype(bool)
+    pairs = lax.cummin(jnp.where(positive, even + odd, 0), axis=even.ndim - 1)
+    ends = jnp.pad(positive, [(0, 0)] * (even.ndim - 1) + [(1, 0)], constant_values=True)
+    left = jnp.where(ends[..., :-1] & ~positive, jnp.maximum(even, 0), 0)
+    tau = -1 + jnp.sum(2 * pairs + left, axis=-1)
+    tau = jnp.maximum(
+        tau, 1 / math.log10(chains * draws)
+    )  # negative correlation is believed so far
+    return jnp.where(total[..., 0] > 0, chains * draws / tau, jnp.nan)
+
+
+def split_r_hat(y: jax.Array) -> jax.Array:
+    """sqrt of (estimated variance of the target / variance within half chains), (..., C, S) -> (...).
+
+    Near 1 where the halves of all chains agree; a common rule accepts up to 1.01. Of an odd S the middle draw is
+    left out. Source: Gelman et al. (2013), Bayesian Data Analysis, eq. 11.4.
+    """
+    y, (_, draws) = _check_draws(y)
+    half = draws // 2
+    halves = jnp.concatenate([y[..., :half], y[..., -half:]], axis=-2)
+    within = jnp.mean(jnp.var(halves, axis=-1, ddof=1), axis=-1)
+    between = jnp.var(jnp.mean(halves, axis=-1), axis=-1, ddof=1)
+    return jnp.sqrt((half - 1) / half + between / within)
+
+
+def _signs(key, shape, dtype):
+    """Numbers -1 or +1; 32 consecutive ones along the first axis come from one random word."""
+    *lead, size = shape
+    rows = math.prod(lead)
+    words = jax.random.bits(key, (math.ceil(rows / 32), 1, size))
+    bits = words >> jnp.arange(32, dtype=jnp.uint32)[None, :, None] & 1
+    return (2 * bits.reshape(-1, size)[:rows].astype(dtype) - 1).reshape(shape)
+
+
+def _blackjax():
+    try:
+        from blackjax.mcmc import hmc
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "HamiltonianMonteCarlo needs BlackJAX: pip install 'spen_jax[sampling]'"
+        ) from error
+    return hmc
+
+
+def _select(condition, a, b):
+    return jax.tree.map(partial(jnp.where, condition), a, b)
+
+
+def _all(tree):
+    return reduce(jnp.logical_and, jax.tree.leaves(tree))
+
+
+def _finite(tree):
+    return _all(jax.tree.map(lambda a: jnp.all(jnp.isfinite(a)), tree))
+
+
+def _inner(a, b):
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)))
+
+
+def _one(tree, axis):
+    def one(a):
+        shape = list(jnp.shape(a))
+        del shape[axis]
+        return jax.ShapeDtypeStruct(tuple(shape), a.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def _consists_of(domain, kinds):
+    if isinstance(domain, Product):
+        return all(_consists_of(part, kinds) for part in domain.parts)
+    return isinstance(domain, kinds)
+
+
+def _check_draws(y):
+    y = jnp.asarray(y)
+    if y.ndim < 2 or y.shape[-1] < 4:
+        raise ValueError(
+            f"y must have shape (..., C, S) with at least S = 4 draws, got {y.shape}; give one number of y, "
+            "such as samples.y[..., 0] or samples.energy"
+        )
+    return y, y.shape[-2:]
+
+
+def _check(energy, params, context, start, domain, sampler):
+    lead = None
+    for path, leaf in jax.tree.leaves_with_path(start):
+        lead = lead or leaf.shape[:2]
+        if len(lead) < 2 or leaf.shape[:2] != lead or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                "start must hold float arrays of shape (B, C, ...), C chains for each of B examples, but "
+                f"start{jax.tree_util.keystr(path)} has shape {leaf.shape} of {leaf.dtype}; for one chain each "
+                "give start[:, None]"
+            )
+    if lead is None:
+        raise ValueError(f"start must hold at least one array, got {start}")
+    for path, leaf in jax.tree.leaves_with_path(context):
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] != lead[0]:
+            raise ValueError(
+                f"each array of the context needs a leading axis of {lead[0]} examples, as start has, but "
+                f"context{jax.tree_util.keystr(path)} has shape {shape}; what all examples share belongs in params"
+            )
+    y = _one(_one(start, 0), 0)
+    domain.check(y)
+    sampler.check(domain)
+    out = jax.eval_shape(energy, params, _one(context, 0), y)
+    if not hasattr(out, "shape") or out.shape != ():
+        raise ValueError(
+            f"the energy must return a scalar for one example, got {out}, with y of shape "
+            f"{jax.tree.map(lambda a: a.shape, y)}; sum over the outputs, and leave the batch to sample"
+        )

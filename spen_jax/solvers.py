@@ -1,0 +1,263 @@
+"""Solvers: algorithms that move one y downhill, each a frozen dataclass; `minimize` runs them all.
+
+A solver is written for ONE example. `init(y, domain)` makes the state that stands at y, `step(objective,
+state, domain)` moves it, `y(state, domain)` reads the point; `objective` is the energy as a function of y
+alone, which a solver differentiates as it needs. y is an array or a pytree. The numbers of a
+solver are static; learned ones, or one for each step, go to `minimize` as `settings`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from spen_jax.domains import Domain, Reals
+
+Objective = Callable[[Any], jax.Array]
+
+
+class Solver(Protocol):
+    """An algorithm that moves one y downhill."""
+
+    def init(self, y: Any, domain: Domain) -> Any:
+        """The state that stands at y, a point of the domain; its leaves are arrays."""
+        ...
+
+    def step(self, objective: Objective, state: Any, domain: Domain) -> Any:
+        """The next state, a tree like the last; `objective(y)` is the energy of this example."""
+        ...
+
+    def y(self, state: Any, domain: Domain) -> Any:
+        """The point at which the state stands."""
+        ...
+
+
+def with_settings(solver: Any, settings: dict[str, Any]) -> Any:
+    """The solver with these of its numbers replaced, also those of a solver inside it.
+
+    Raises:
+      ValueError: for a name that it does not have.
+    """
+    if not settings:
+        return solver
+    own = {f.name for f in fields(solver)} if is_dataclass(solver) else set()
+    here = {name: value for name, value in settings.items() if name in own}
+    rest = {name: value for name, value in settings.items() if name not in own}
+    if rest and "solver" not in own:
+        raise ValueError(f"{solver} has no settings {sorted(rest)}; it has {sorted(own)}")
+    if rest:
+        here["solver"] = with_settings(solver.solver, rest)
+    return replace(solver, **here)
+
+
+def _require(holds: Any, message: str) -> None:
+    """ValueError unless it holds; a number that is only known when the program runs is not checked."""
+    if isinstance(holds, bool) and not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """y <- project(y - step_size grad E(y) + momentum (y - y_before)), the projected heavy ball.
+
+    With `nesterov` the gradient is that at y + momentum (y - y_before). The momentum is that of the projected points,
+    so that nothing builds up against a bound. A momentum m damps oscillations by sqrt(m) a
+    step: at 0.95 thirty steps leave about half. Where the answer matters to many digits take more steps or less
+    momentum, and look at `residual`. Sources: Polyak (1964); Nesterov (1983); step 0.1 and momentum 0.95
+    are those of Belanger & McCallum (2016).
+    """
+
+    step_size: float = 0.1
+    momentum: float = 0.95
+    nesterov: bool = False
+
+    def __post_init__(self):
+        given = f"got {self.step_size} and {self.momentum}"
+        message = f"GradientDescent needs step_size > 0 and 0 <= momentum < 1, {given}"
+        _require(self.step_size > 0, message)
+        _require(self.momentum >= 0, message)
+        _require(self.momentum < 1, message)
+
+    def init(self, y, domain):
+        """The state (y, y - y_before)."""
+        return y, jax.tree.map(jnp.zeros_like, y)
+
+    def step(self, objective, state, domain):
+        """One projected step."""
+        # The move is kept, not the last point: the loop then updates both arrays where they stand.
+        y, moved = state
+        carried = jax.tree.map(lambda m: self.momentum * m, moved)
+        ahead = jax.tree.map(jnp.add, y, carried)
+        gradient = jax.grad(objective)(ahead if self.nesterov else y)
+        aim = domain.project(jax.tree.map(lambda a, g: a - self.step_size * g, ahead, gradient))
+        moved = jax.tree.map(jnp.subtract, aim, y)
+        return domain.project(jax.tree.map(jnp.add, y, moved)), moved
+
+    def y(self, state, domain):
+        """The current point."""
+        return state[0]
+
+
+@dataclass(frozen=True)
+class MirrorDescent:
+    """l <- l - step_size grad E(y), y = from_logits(l): entropic mirror descent, on a box or on simplices.
+
+    On a simplex it is exponentiated gradient, y <- y exp(-step_size grad E(y)) / sum. Its natural step: with
+    an energy -s.y + g(y) - H(y), H the domain's entropy, it reads l <- (1 - step_size) l + step_size (s - grad g(y)).
+    A start on the boundary is moved inside by 1e-6 of the domain's width, since it could never leave it.
+    Sources: Beck & Teboulle (2003); Kivinen & Warmuth (1997).
+    """
+
+    step_size: float = 0.5
+
+    def __post_init__(self):
+        _require(self.step_size > 0, f"MirrorDescent needs step_size > 0, got {self.step_size}")
+
+    def init(self, y, domain):
+        """The logits l of y; ValueError for a domain that has none."""
+        return domain.to_logits(y)
+
+    def step(self, objective, state, domain):
+        """One step on the logits, along the gradient in y."""
+        gradient = jax.grad(objective)(self.y(state, domain))
+        return jax.tree.map(lambda a, g: a - self.step_size * g, state, gradient)
+
+    def y(self, state, domain):
+        """The point whose logits the state is."""
+        return domain.from_logits(state)
+
+
+@dataclass(frozen=True)
+class OnLogits:
+    """Another solver, run without bounds on the logits l of y = from_logits(l).
+
+    `OnLogits(GradientDescent(0.1))` is gradient descent on logits, l <- l - step_size dE/dl, whose
+    gradient vanishes at the boundary, where that of `MirrorDescent` does not.
+    """
+
+    solver: Solver = GradientDescent()
+
+    def init(self, y, domain):
+        """The solver's state at the logits of y; ValueError for a domain that has none."""
+        return self.solver.init(domain.to_logits(y), Reals())
+
+    def step(self, objective, state, domain):
+        """One step of the solver on the logits."""
+        return self.solver.step(
+            lambda logits: objective(domain.from_logits(logits)), state, Reals()
+        )
+
+    def y(self, state, domain):
+        """The point whose logits the solver has reached."""
+        return domain.from_logits(self.solver.y(state, Reals()))
+
+
+@dataclass(frozen=True)
+class LineSearch:
+    """y <- project(y - a grad E(y)), a the first of 2 a_before, a_before, a_before / 2, ... that descends enough.
+
+    Enough is E(new) <= E(y) + decrease * grad E(y).(new - y), Armijo's rule along the projection arc; no
+    step size to choose, and the energy never grows. Where 30 halvings find no descent, y stands still.
+    In a batch each step takes as many trials as its slowest example. Derivatives take a as
+    a constant. Source: Bertsekas (1976).
+    """
+
+    step_size: float = 1.0
+    decrease: float = 1e-4
+
+    def __post_init__(self):
+        message = f"got {self.step_size} and {self.decrease}"
+        message = f"LineSearch needs step_size > 0 and 0 < decrease < 1, {message}"
+        _require(self.step_size > 0, message)
+        _require(self.decrease > 0, message)
+        _require(self.decrease < 1, message)
+
+    def init(self, y, domain):
+        """The state (y, a): the first trial is `step_size`."""
+        return y, jnp.asarray(self.step_size / 2, jnp.result_type(float))
+
+    def step(self, objective, state, domain):
+        """One step as long as the energy allows."""
+        y, last = state
+        value, gradient = jax.value_and_grad(objective)(y)
+
+        def move(size):
+            return domain.project(jax.tree.map(lambda a, g: a - size * g, y, gradient))
+
+        def descends(size):
+            new = move(size)
+            products = jax.tree.map(lambda n, a, g: jnp.sum((n - a) * g), new, y, gradient)
+            slope = sum(jax.tree.leaves(products))
+            return lax.stop_gradient(objective(new) <= value + self.decrease * slope)
+
+        def shrink(carry):
+            size, trials, _ = carry
+            return size / 2, trials + 1, descends(size / 2)
+
+        # At the minimum every trial descends enough: without a cap the size would grow to infinity.
+        first = jnp.minimum(2 * lax.stop_gradient(last), 1024 * self.step_size)
+        size, _, found = lax.while_loop(
+            lambda carry: ~carry[2] & (carry[1] < 30), shrink, (first, 0, descends(first))
+        )
+        new = jax.tree.map(lambda n, a: jnp.where(found, n, a), move(size), y)
+        return new, jnp.where(found, size, last)
+
+    def y(self, state, domain):
+        """The current point."""
+        return state[0]
+
+
+@dataclass(frozen=True)
+class FrankWolfe:
+    """y <- y + 2 / (t + 2) (s - y), s = argmin over the domain of <grad E(y), s>: no projection, no step size.
+
+    Each y is a mixture of corners. For a convex energy E(y_t) - min E <= 2 C / (t + 2), C its curvature.
+    Sources: Frank & Wolfe (1956); Jaggi (2013), theorem 1.
+    """
+
+    def init(self, y, domain):
+        """The state (y, t)."""
+        return y, jnp.zeros(())
+
+    def step(self, objective, state, domain):
+        """One step towards the corner that the gradient asks for; ValueError for a domain without corners."""
+        y, t = state
+        corner = domain.corner(jax.grad(objective)(y))
+        weight = 2 / (t + 2)
+        return jax.tree.map(lambda a, s: a + weight * (s - a), y, corner), t + 1
+
+    def y(self, state, domain):
+        """The current point."""
+        return state[0]
+
+
+@dataclass(frozen=True)
+class Optax:
+    """Any Optax transformation, then the projection: `Optax(optax.adam(0.1))`, `Optax(optax.lbfgs())`.
+
+    Transformations are equal only if they are the same object: make one and pass it again, or everything compiles
+    again. Those with a line search (L-BFGS) have a while loop inside, so that they cannot be unrolled.
+    A momentum does not know of the projection and builds up against a bound; `OnLogits(Optax(...))` has none.
+    """
+
+    transformation: Any
+
+    def init(self, y, domain):
+        """The state (y, the transformation's own)."""
+        return y, self.transformation.init(y)
+
+    def step(self, objective, state, domain):
+        """One update, projected."""
+        y, inner = state
+        value, gradient = jax.value_and_grad(objective)(y)
+        update = optax.with_extra_args_support(self.transformation).update
+        updates, inner = update(gradient, inner, y, value=value, grad=gradient, value_fn=objective)
+        return domain.project(optax.apply_updates(y, updates)), inner
+
+    def y(self, state, domain):
+        """The current point."""
+        return state[0]
