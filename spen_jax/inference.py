@@ -13,8 +13,8 @@ the step allows with the examples along the last axis (`batching`).
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache, partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from jax.scipy.sparse.linalg import cg
 
 from spen_jax import batching
 from spen_jax.domains import Box, Domain
-from spen_jax.solvers import GradientDescent, Solver, with_settings
+from spen_jax.solvers import FrankWolfe, GradientDescent, Solver, with_settings
 
 Energy = Callable[[Any, Any, Any], jax.Array]
 TRACES = "y", "energy", "residual"
@@ -34,8 +34,8 @@ TRACES = "y", "energy", "residual"
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["y", "energy", "residual", "steps", "failed", "trace"],
-    meta_fields=["tolerance"],
+    data_fields=["y", "energy", "residual", "stopped_after", "trace"],
+    meta_fields=["limit", "tolerance"],
 )
 @dataclass(frozen=True)
 class Solution:
@@ -44,21 +44,33 @@ class Solution:
     Attributes:
       y: the point, (B, ...): the last one; of an example that `stop_early` did not see converge, the best.
       energy: the objective there, E(x, y) or with a temperature E(x, y) - temperature H(y), (B,).
-      residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order
-        conditions of a minimum on the domain.
-      steps: steps taken, (B,).
-      failed: whether the example met an energy or a gradient that is not finite, (B,).
+      residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order conditions
+        of a minimum on the domain; not a number where the example failed.
+      stopped_after: with `stop_early` the steps taken, (B,); else None, see `steps`.
       trace: what was asked for, name -> (B, steps + 1, ...): before the first step and after each.
+      limit: the steps allowed.
       tolerance: the residual up to which an example counts as converged.
     """
 
     y: Any
     energy: jax.Array
     residual: jax.Array
-    steps: jax.Array
-    failed: jax.Array
-    trace: dict[str, Any] = field(default_factory=dict)
-    tolerance: float = 1e-3
+    stopped_after: jax.Array | None
+    trace: dict[str, Any]
+    limit: int
+    tolerance: float
+
+    @property
+    def steps(self) -> jax.Array:
+        """Steps taken, (B,)."""
+        if self.stopped_after is None:
+            return jnp.full(self.residual.shape, self.limit)
+        return self.stopped_after
+
+    @property
+    def failed(self) -> jax.Array:
+        """Whether the example met an energy or a gradient that is not finite, (B,)."""
+        return ~_finite(self.energy, self.residual)
 
     @property
     def converged(self) -> jax.Array:
@@ -284,7 +296,7 @@ def _solve_block(plan, values, context, start, examples) -> Solution:
 
     run = _until if plan.stop_early else _through
     found, rows = run(plan, each, loop_values, loop_context, y, examples)
-    y, value, residual, steps, failed = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0), found)
+    y, value, residual, steps = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0), found)
     trace = jax.tree.map(
         lambda a: jnp.moveaxis(jnp.moveaxis(a, 0, 1) if axis == 0 else a, axis, 0), rows
     )
@@ -292,7 +304,7 @@ def _solve_block(plan, values, context, start, examples) -> Solution:
     if isinstance(plan.mode, Implicit):
         y = jax.vmap(partial(_implicit, plan), (None, 0, 0))(end, context, y)
     energy = _known_energy(plan, (end, context, y), value)
-    return Solution(y, energy, residual, steps, failed, trace, plan.tolerance)
+    return Solution(y, energy, residual, steps, trace, plan.steps, plan.tolerance)
 
 
 def _prefers_last(plan, values, context, start):
@@ -340,7 +352,7 @@ def _report(plan, values, example):
     value, gradient = jax.value_and_grad(_objective(plan, values, context))(y)
     moved = plan.domain.project(jax.tree.map(jnp.subtract, y, gradient))
     gaps = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b), initial=0), y, moved)
-    return y, value, jnp.max(jnp.stack(jax.tree.leaves(gaps)))
+    return y, value, reduce(jnp.maximum, jax.tree.leaves(gaps))
 
 
 def _finite(value, residual):
@@ -384,12 +396,13 @@ def _advance(plan, values, example):
 
 
 def _conclude(plan, values, example):
-    """(y, energy, residual, steps, failed): where it stands if that converged, else its best point."""
+    """(y, energy, residual, steps): where it stands if that converged, else its best point."""
     context, run = example
     here, best = _look(plan, values, context, run)
-    failed = ~_finite(*here[1:])
-    back = (failed | (here[2] > plan.tolerance)) & jnp.isfinite(best[1])
-    return *_choose(back, best, here), run.steps, failed
+    ok = _finite(*here[1:])
+    back = ~(ok & (here[2] <= plan.tolerance)) & jnp.isfinite(best[1])
+    y, value, residual = _choose(back, best, here)
+    return y, value, jnp.where(ok, residual, jnp.nan), run.steps
 
 
 def _implicit(plan, values, context, y):
@@ -448,7 +461,7 @@ def _record(plan, each, values, context, state):
 
 
 def _through(plan, each, values, context, y, examples):
-    """All steps, by scans: ((y, energy, residual, steps, failed), trace)."""
+    """All steps, by scans: ((y, energy, residual, None), trace)."""
     first = _at(values, 0)
     state = each(partial(_init, plan), first, y)
     rows = [jax.tree.map(lambda a: a[None], _record(plan, each, first, context, state))]
@@ -496,9 +509,7 @@ def _through(plan, each, values, context, y, examples):
     y = each(partial(_read, plan), first, state)
     fixed = lax.stop_gradient((_at(values, plan.steps - 1), (context, y)))
     _, value, residual = each(partial(_report, plan), *fixed)
-    steps = jnp.full(value.shape, plan.steps)
-    found = y, value, residual, steps, ~_finite(value, residual)
-    return found, jax.tree.map(lambda *a: jnp.concatenate(a), *rows)
+    return (y, value, residual, None), jax.tree.map(lambda *a: jnp.concatenate(a), *rows)
 
 
 def _until(plan, each, values, context, y, examples):
@@ -648,6 +659,12 @@ def _check_plan(plan):
         raise ValueError(
             "stop_early runs in a while loop, which has no reverse mode: differentiate it as 'stopped' or "
             "'implicit', or unroll a fixed number of steps with stop_early=False"
+        )
+
+    if isinstance(plan.solver, FrankWolfe) and isinstance(plan.mode, Unrolled):
+        raise ValueError(
+            "FrankWolfe's corners do not move with the parameters, so that unrolled its gradient is 0: "
+            "differentiate it as 'stopped' or 'implicit'"
         )
 
 

@@ -416,7 +416,10 @@ def pair(params, context, y):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"differentiate": "through"}, "one of 'stopped', 'unrolled', 'implicit', .* got 'through'"),
+        (
+            {"differentiate": "through"},
+            "one of 'stopped', 'unrolled', 'implicit', .* got 'through'",
+        ),
         ({"steps": -1}, "steps must be .*0 or more, got -1"),
         ({"steps": 2.5}, "steps must be a whole number.* got 2.5"),
         ({"start": np.zeros((3, 3), int)}, r"float array .* got shape \(3, 3\) of int32"),

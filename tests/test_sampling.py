@@ -1,0 +1,433 @@
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import counting, coupled, parabola, positive_definite
+from scipy.stats import kstest, truncnorm
+
+from spen_jax.batching import block_sizes, suits_last
+from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
+from spen_jax.sampling import (
+    HamiltonianMonteCarlo,
+    Langevin,
+    _normals,
+    effective_sample_size,
+    sample,
+    split_r_hat,
+)
+
+REALS = Reals()
+A = {"a": np.array([1.0, 2.0])}
+B = np.array([[0.0, 0.0], [0.5, -1.0]])
+START = jnp.zeros((2, 300, 2))
+"""600 chains of two numbers are three blocks."""
+
+
+def normal(sampler, seed=0, beta=1.0, **settings):
+    """Samples of the normal law with variances 1 / (beta a) and means b / a, for the two examples of B."""
+    settings = {"domain": REALS, "steps": 400, "warm_up": 100, "thin": 4} | settings
+    key = jax.random.key(seed)
+    got = sample(parabola, A, B, START, key, sampler=sampler, beta=beta, **settings)
+    return jax.tree.map(np.asarray, got)
+
+
+def standard_errors(values, expected):
+    """(mean - expected) / standard error of values (C, S), as a number of independent draws would have it."""
+    error = np.std(values) / np.sqrt(effective_sample_size(values))
+    return float((np.mean(values, dtype=float) - expected) / error)
+
+
+def assert_mean(values, expected):
+    assert abs(standard_errors(values, expected)) < 4.5
+
+
+# The laws of the chains
+
+
+def test_the_chains_are_many_blocks():
+    assert block_sizes(600, 2)[0] > 1
+
+
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+@pytest.mark.parametrize("h", [0.05, 0.4])
+@pytest.mark.parametrize("noise", ["gaussian", "two-point"])
+def test_unadjusted_langevin_has_the_moments_of_its_autoregression(noise, h, beta):
+    got = normal(Langevin(h, noise), beta=beta)
+    for example in range(2):
+        for i, a in enumerate(A["a"]):
+            values, mean = np.asarray(got.y[example, ..., i], float), B[example, i] / a
+            rho = 1 - h * a
+            variance = 2 * h / beta / (1 - rho**2)
+            # The fourth cumulant of two-point noise is -2, of Gaussian noise 0.
+            cumulant = (-2 if noise == "two-point" else 0) * (2 * h / beta) ** 2 / (1 - rho**4)
+            assert_mean(values, mean)
+            assert_mean((values - mean) ** 2, variance)
+            assert_mean((values - mean) ** 4, 3 * variance**2 + cumulant)
+    np.testing.assert_array_equal(got.info.acceptance, 1)
+    assert not got.info.divergent.any()
+    energies = np.sum(A["a"] * got.y**2 / 2 - B[:, None, None] * got.y, -1)
+    np.testing.assert_allclose(got.energy, energies, rtol=1e-4, atol=1e-5)
+
+
+def test_adjusted_langevin_has_the_right_variance_where_unadjusted_has_not():
+    exact, biased = normal(Langevin(0.6, adjusted=True)), normal(Langevin(0.6))
+    for i, a in enumerate(A["a"]):
+        assert_mean(exact.y[1, ..., i], B[1, i] / a)
+        squares = [(s.y[0, ..., i] - B[0, i] / a) ** 2 for s in (exact, biased)]
+        assert_mean(squares[0], 1 / a)
+        assert standard_errors(squares[1], 1 / a) > 10
+    assert 0.3 < exact.info.acceptance.min() and exact.info.acceptance.max() < 0.98
+
+
+@pytest.mark.parametrize("beta", [1.0, 5.0])
+def test_adjusted_langevin_samples_a_truncated_normal(beta):
+    got = normal(Langevin(0.15, adjusted=True), beta=beta, domain=Box())
+    for i, a in enumerate(A["a"]):
+        mean, deviation = B[1, i] / a, (beta * a) ** -0.5
+        law = truncnorm((0 - mean) / deviation, (1 - mean) / deviation, mean, deviation)
+        assert_mean(got.y[1, ..., i], law.mean())
+        assert_mean((got.y[1, ..., i] - law.mean()) ** 2, law.var())
+    assert got.y.min() >= 0 and got.y.max() <= 1
+
+
+def test_reflection_keeps_a_density_on_the_box_and_projection_gathers_at_the_bound():
+    h, slope = 1e-3, 3.0
+
+    def energy(params, context, y):
+        return slope * y
+
+    def run(boundary):
+        sampler = Langevin(h, boundary=boundary)
+        start, key = jnp.full((1, 400), 0.3), jax.random.key(1)
+        return sample(energy, None, None, start, key, sampler=sampler, steps=2000, thin=20).y[0]
+
+    reflected, projected = run("reflect"), run("project")
+    mean = 1 / slope - 1 / np.expm1(slope)
+    values = reflected[:, 20:]
+    # A step of drift h slope at the bounds is the size of the bias.
+    error = np.std(values) / np.sqrt(effective_sample_size(values))
+    assert abs(values.mean() - mean) < 4.5 * error + h * slope
+    assert np.mean(values == 0) < 1e-3
+    assert np.mean(projected[:, 20:] == 0) > 0.02
+    assert 0 <= projected.min() and projected.max() <= 1
+
+
+def test_hamiltonian_monte_carlo_samples_a_correlated_normal_law():
+    pytest.importorskip("blackjax")
+    a, b, beta = positive_definite(3), np.array([[0.3, -1.0, 2.0]]), 2.0
+    got = sample(
+        coupled,
+        {"A": a},
+        b,
+        jnp.zeros((1, 100, 3)),
+        jax.random.key(0),
+        domain=REALS,
+        sampler=HamiltonianMonteCarlo(0.3, 6),
+        steps=200,
+        warm_up=50,
+        beta=beta,
+    )
+    y, mean, covariance = np.asarray(got.y[0]), np.linalg.solve(a, b[0]), np.linalg.inv(a) / beta
+    for i in range(3):
+        assert_mean(y[..., i], mean[i])
+        for j in range(i + 1):
+            products = (y[..., i] - mean[i]) * (y[..., j] - mean[j])
+            assert_mean(products, covariance[i, j])
+    assert got.info.acceptance.min() > 0.8 and not got.info.divergent.any()
+    last = y[:, -1]
+    energies = np.einsum("ci,ij,cj->c", last, a, last) / 2 - last @ b[0]
+    np.testing.assert_allclose(got.energy[0, :, -1], energies, rtol=1e-4, atol=1e-4)
+
+
+def test_hamiltonian_monte_carlo_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "blackjax.mcmc", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'spen_jax\[sampling\]'"):
+        normal(HamiltonianMonteCarlo(0.1))
+
+
+def test_box_muller_numbers_are_standard_normal_and_independent():
+    x = np.asarray(_normals(jax.random.key(0), (5, 40000), jnp.float32), float)
+    assert kstest(x.ravel(), "norm").pvalue > 1e-4
+    assert abs(np.mean(np.abs(x) > 3.5) / 4.6526e-4 - 1) < 4.5 / np.sqrt(4.6526e-4 * x.size)
+    for power in (x, x**2, np.sign(x)):  # rows 0 and 3, 1 and 4 are pairs
+        correlations = np.corrcoef(power)[np.triu_indices(5, 1)]
+        assert np.abs(correlations).max() < 4.5 / np.sqrt(40000)
+
+
+# beta
+
+
+def test_growing_beta_ends_near_the_minimiser():
+    schedule = np.geomspace(0.1, 1e4, 500)
+    got = normal(Langevin(0.1), beta=schedule, steps=400, warm_up=100)
+    # The last variance is below 2 h / beta / (1 - 0.9^2), about 1e-4.
+    assert np.abs(got.state - (B / A["a"])[:, None]).max() < 6 * 0.012
+    assert np.abs(got.y[:, :, 0] - got.state).max() > 0.1
+
+
+def test_a_constant_schedule_equals_a_number():
+    want, got = (normal(Langevin(0.05), beta=b) for b in (2.0, np.full(500, 2.0)))
+    np.testing.assert_array_equal(got.y, want.y)
+
+
+# The loop
+
+
+def walled(params, wall, y):
+    """y^2 / 2, and NaN with its gradient beyond the wall."""
+    return y**2 / 2 + 1e-9 * jnp.sqrt(wall - y)
+
+
+def walled_off(params, wall, y):
+    """y^2 / 2, and +inf beyond the wall."""
+    return jnp.where(y > wall, jnp.inf, y**2 / 2)
+
+
+def run_walled(energy, walls, sampler):
+    start, key = jnp.zeros((3, 5)), jax.random.key(2)
+    return sample(
+        energy, None, np.array(walls), start, key, domain=REALS, sampler=sampler, steps=60
+    )
+
+
+@pytest.mark.parametrize("adjusted", [False, True])
+def test_a_chain_that_meets_nan_stands_still_and_its_neighbours_do_not_notice(adjusted):
+    sampler = Langevin(0.3, adjusted=adjusted)
+    good = run_walled(walled, [1e6, 1e6, 1e6], sampler)
+    got = run_walled(walled, [1e6, 0.5, 1e6], sampler)
+    assert got.info.divergent.tolist() == [[False] * 5, [True] * 5, [False] * 5]
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(good), strict=True):
+        np.testing.assert_array_equal(a[::2], b[::2])
+    assert np.isfinite(got.y).all()
+    for chain in np.asarray(got.y[1]):
+        if adjusted:
+            assert chain.max() < 0.5 and np.all(chain[-5:] == chain[-1])
+        else:  # the point beyond the wall is finite, its gradient is not
+            first = np.argmax(chain > 0.5)
+            assert chain[first] > 0.5 and np.all(chain[first:] == chain[first])
+    np.testing.assert_array_equal(got.state, got.y[:, :, -1])
+
+
+def test_infinite_energy_is_a_density_of_zero():
+    got = run_walled(walled_off, [1e6, 0.5, 1e6], Langevin(0.3, adjusted=True))
+    assert not got.info.divergent.any()
+    assert got.y[1].max() <= 0.5 < got.y[0].max()
+    assert len(np.unique(got.y[1, 0])) > 10
+
+
+def test_a_start_that_is_not_finite_is_flagged():
+    start = jnp.zeros((1, 2, 2)).at[0, 1, 0].set(jnp.nan)
+    for adjusted in (False, True):
+        sampler = Langevin(adjusted=adjusted)
+        got = sample(parabola, A, B[:1], start, jax.random.key(0), sampler=sampler, steps=3)
+        assert got.info.divergent.tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "two-point"])
+def test_the_layouts_of_a_batch_agree(noise):
+    def awkward(params, context, y):
+        return parabola(params, context, y) + 0 * jnp.cumsum(y)[-1]
+
+    example = A, (B[0], jnp.zeros(2))
+    assert suits_last(lambda p, e: parabola(p, *e), *example)
+    assert not suits_last(lambda p, e: awkward(p, *e), *example)
+    key, sampler = jax.random.key(0), Langevin(0.05, noise)
+    want, got = (
+        sample(e, A, B, START, key, sampler=sampler, steps=20, thin=10) for e in (parabola, awkward)
+    )
+    np.testing.assert_allclose(got.y, want.y, atol=1e-5)
+    np.testing.assert_allclose(got.energy, want.energy, atol=1e-5)
+
+
+def test_chains_go_on_from_their_state():
+    small = Langevin(1e-12, adjusted=True)
+    first = normal(Langevin(0.05, adjusted=True))
+    again = sample(
+        parabola, A, B, first.state, jax.random.key(9), domain=REALS, sampler=small, steps=2
+    )
+    assert again.y.shape == (2, 300, 2, 2) and again.state.shape == START.shape
+    np.testing.assert_array_equal(first.state, first.y[:, :, -1])
+    np.testing.assert_allclose(again.state, first.state, atol=1e-4)
+
+
+def test_keys_decide_and_warm_up_is_left_out():
+    sampler = Langevin(0.05)
+    one, same, other = (normal(sampler, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.y, same.y)
+    assert not np.any(one.y == other.y)
+    key, settings = jax.random.key(3), {"domain": REALS, "sampler": sampler, "thin": 100}
+    whole = sample(parabola, A, B, START, key, steps=500, **settings)
+    np.testing.assert_array_equal(whole.y[:, :, 1:], one.y[:, :, 24::25])
+    old = sample(parabola, A, B, START, jax.random.key_data(key), steps=500, **settings)
+    np.testing.assert_array_equal(old.y, whole.y)
+
+
+def test_nothing_compiles_twice_and_samples_are_constants():
+    energy, traces = counting(parabola)
+
+    def total(params, beta, seed):
+        key, sampler = jax.random.key(seed), Langevin(0.01)
+        return sample(
+            energy, params, B, START, key, sampler=sampler, steps=2, beta=beta
+        ).energy.sum()
+
+    total(A, 1.0, 0)
+    count = len(traces)
+    total({"a": 2 * A["a"]}, 3.0, 1)
+    total(A, np.array([1.0, 2.0]), 2)
+    assert len(traces) == count
+    gradient = jax.grad(total)({"a": jnp.array([1.0, 2.0])}, 1.0, 0)
+    np.testing.assert_array_equal(gradient["a"], 0)
+
+
+def test_sample_works_under_jit_and_vmap():
+    def run(key):
+        return sample(
+            parabola, A, B, START, key, steps=4, thin=2, sampler=Langevin(noise="two-point")
+        )
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    want = run(keys[1])
+    for got in (jax.jit(run)(keys[1]), jax.tree.map(lambda a: a[1], jax.vmap(run)(keys))):
+        for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(g, w, atol=1e-6)
+
+
+def test_float64_stays_float64(x64):
+    for sampler in (Langevin(adjusted=True), Langevin(noise="two-point")):
+        got = sample(
+            parabola, A, B, np.zeros((2, 3, 2)), jax.random.key(0), sampler=sampler, steps=2
+        )
+        assert got.y.dtype == got.energy.dtype == got.state.dtype == np.float64
+
+
+@pytest.mark.parametrize("adjusted", [False, True])
+def test_a_tree_of_domains_is_sampled_leaf_by_leaf(adjusted):
+    def energy(params, context, y):
+        return y["score"] ** 2 / 2 - context * y["score"] + 2 * jnp.sum(y["tags"])
+
+    got = sample(
+        energy,
+        None,
+        np.array([0.0, 1.0]),
+        {"score": jnp.zeros((2, 200)), "tags": jnp.full((2, 200, 3), 0.5)},
+        jax.random.key(0),
+        domain=Product({"score": REALS, "tags": Box()}),
+        sampler=Langevin(0.05, adjusted=adjusted),
+        steps=400,
+        warm_up=100,
+        thin=10,
+    )
+    assert got.y["tags"].shape == (2, 200, 40, 3) and got.y["score"].shape == (2, 200, 40)
+    assert got.y["tags"].min() >= 0 and got.y["tags"].max() <= 1
+    assert_mean(got.y["score"][1], 1)
+    if adjusted:
+        assert_mean(got.y["tags"][0, ..., 1], 1 / 2 - 1 / np.expm1(2))
+
+
+@pytest.mark.parametrize("domain", [Simplex(), L2Ball()])
+def test_projection_keeps_to_domains_that_cannot_reflect(domain):
+    start = jnp.tile(domain.initial((2,)), (2, 3, 1))
+    sampler = Langevin(0.1, boundary="project")
+    got = sample(parabola, A, B, start, jax.random.key(0), domain=domain, sampler=sampler, steps=20)
+    np.testing.assert_allclose(domain.project(got.y), got.y, atol=1e-6)
+    assert np.std(got.y) > 0.1
+
+
+# Diagnostics
+
+
+def autoregression(rho, shape, seed=0):
+    noise = np.random.default_rng(seed).normal(size=shape) * np.sqrt(1 - rho**2)
+    noise[..., 0] /= np.sqrt(1 - rho**2)
+    for t in range(1, shape[-1]):
+        noise[..., t] += rho * noise[..., t - 1]
+    return noise
+
+
+@pytest.mark.parametrize("rho", [-0.3, 0.0, 0.8])
+def test_effective_sample_size_of_an_autoregression_is_known(rho):
+    sizes = np.asarray(effective_sample_size(autoregression(rho, (60, 4, 1000))))
+    ratio = sizes / (4000 * (1 - rho) / (1 + rho))
+    # Cutting the sequence off biases it by a few per cent.
+    assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / np.sqrt(60) + 0.03
+
+
+@pytest.mark.parametrize("chains, draws", [(3, 401), (1, 300)])
+def test_diagnostics_agree_with_blackjax(chains, draws):
+    blackjax = pytest.importorskip("blackjax.diagnostics")
+    y = autoregression(0.7, (5, chains, draws)).astype(np.float32)
+    y[0, 0] += 1.0  # a chain apart
+    ess, r_hat = map(jax.jit, (blackjax.effective_sample_size, blackjax.potential_scale_reduction))
+    np.testing.assert_allclose(effective_sample_size(y), ess(np.moveaxis(y, 0, -1)), rtol=2e-3)
+    half = draws // 2
+    halves = np.concatenate([y[..., :half], y[..., -half:]], axis=-2)
+    np.testing.assert_allclose(split_r_hat(y), r_hat(np.moveaxis(halves, 0, -1)), rtol=1e-5)
+
+
+def test_diagnostics_see_a_trend_a_constant_and_nan():
+    y = autoregression(0.0, (4, 100))
+    assert split_r_hat(y) < 1.02 < 1.3 < split_r_hat(y + np.linspace(0, 5, 100))
+    assert np.isnan(effective_sample_size(np.ones((4, 100))))
+    y[1, 3] = np.nan
+    assert np.isnan(effective_sample_size(y))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"step_size": 0.0}, "finite step_size > 0, got 0.0"),
+        ({"noise": "uniform"}, "noise must be one of .*'two-point'.*, got 'uniform'"),
+        ({"boundary": "wrap"}, "boundary must be one of .*'project'.*, got 'wrap'"),
+        ({"noise": "two-point", "adjusted": True}, "has no density"),
+    ],
+)
+def test_langevin_refuses_settings_that_mean_nothing(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Langevin(**settings)
+
+
+def test_hamiltonian_monte_carlo_refuses_settings_that_mean_nothing():
+    with pytest.raises(ValueError, match="step_size > 0, got -1"):
+        HamiltonianMonteCarlo(-1)
+    with pytest.raises(ValueError, match="leapfrog_steps must be a whole number, 1 or more, got 0"):
+        HamiltonianMonteCarlo(0.1, 0)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"steps": 0}, "steps must be a whole number, 1 or more, got 0"),
+        ({"thin": 0}, "thin must be a whole number, 1 or more"),
+        ({"warm_up": -1}, "warm_up must be a whole number, 0 or more"),
+        ({"steps": 5, "thin": 2}, "multiple of thin, got steps=5 and thin=2"),
+        ({"beta": np.ones(3)}, r"one number or 4 of them.*got shape \(3,\)"),
+        ({"key": jnp.zeros(3)}, r"make one with jax.random.key\(0\)"),
+        ({"key": jax.random.split(jax.random.key(0))}, "one random key, got shape"),
+        ({"start": jnp.zeros(2)}, r"start must hold float arrays of shape \(B, C, ...\)"),
+        ({"start": jnp.zeros((2, 3, 2), int)}, "of int32"),
+        ({"start": ()}, "at least one array"),
+        ({"context": np.zeros((3, 2))}, r"axis of 2 examples.*context has shape \(3, 2\)"),
+        ({"energy": lambda p, c, y: y}, "must return a scalar for one example"),
+        ({"domain": Simplex()}, r"boundary='reflect' samples from Reals and Box, got Simplex"),
+        ({"domain": L2Ball(), "sampler": Langevin(adjusted=True)}, "adjusted=True samples from"),
+        ({"domain": Product({"a": Box()})}, "needs y to be the tree"),
+        ({"sampler": HamiltonianMonteCarlo(0.1)}, "samples from Reals, got Box"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(changes, message):
+    arguments = {"energy": parabola, "params": A, "context": B, "start": jnp.zeros((2, 3, 2))}
+    settings = {"key": jax.random.key(0), "steps": 4}
+    with pytest.raises(ValueError, match=message):
+        sample(**(arguments | settings | changes))
+
+
+def test_diagnostics_refuse_too_few_draws():
+    for diagnostic in (effective_sample_size, split_r_hat):
+        with pytest.raises(ValueError, match=r"at least S = 4 draws, got \(2, 3\)"):
+            diagnostic(np.zeros((2, 3)))
