@@ -10,25 +10,21 @@ one-example step over the examples INSIDE one scan, in blocks that stay in a CPU
 the step allows with the examples along the last axis (`batching`).
 """
 
-import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial, reduce
-from typing import Any, Literal, NamedTuple
+from functools import lru_cache, partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
-from jax.scipy.sparse.linalg import cg
 
-from spen_jax import batching
+from spen_jax import batching, loop
 from spen_jax.domains import Box, Domain
+from spen_jax.loop import Energy, Implicit, Plan, Unrolled
 from spen_jax.solvers import FrankWolfe, GradientDescent, Solver, with_settings
 
-Energy = Callable[[Any, Any, Any], jax.Array]
 TRACES = "y", "energy", "residual"
 
 
@@ -70,7 +66,7 @@ class Solution:
     @property
     def failed(self) -> jax.Array:
         """Whether the example met an energy or a gradient that is not finite, (B,)."""
-        return ~_finite(self.energy, self.residual)
+        return ~loop.finite(self.energy, self.residual)
 
     @property
     def converged(self) -> jax.Array:
@@ -78,65 +74,8 @@ class Solution:
         return (self.residual <= self.tolerance) & ~self.failed
 
 
-@dataclass(frozen=True)
-class Unrolled:
-    """Differentiates the answer through the solver's steps, all or (truncated) the `last` ones.
-
-    What lies before the last steps counts as a constant. The backward pass keeps one state for each segment of
-    steps and repeats a segment when it comes to it, so that memory holds steps / segment states and what
-    `segment` steps compute. None means all steps up to 32 in one segment, beyond that sqrt(steps).
-    """
-
-    last: int | None = None
-    segment: int | None = None
-
-    def __post_init__(self):
-        for name in ("last", "segment"):
-            value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
-                raise ValueError(f"Unrolled needs {name} >= 1 or None, got {value}")
-
-
-@dataclass(frozen=True)
-class Implicit:
-    """Differentiates the answer as a minimiser, by the implicit function theorem, however it was found.
-
-    At a minimum on the domain y = project(y - grad E(y)). With P the (symmetric) Jacobian of the projection
-    there, which is 0 along active bounds, and H the Hessian of E, both only ever applied to vectors:
-    dy = -P w, (P - P P + P H P + damping P) w = P d(grad E), solved by conjugate gradients.
-    Where that does not reach 10 times `tolerance` (relative) in so many `steps`, as it must with a
-    singular Hessian, the derivative of that example is NaN; a `damping` > 0 then gives that
-    of the proximal step argmin E + damping / 2 ||. - y||^2 instead. Source: Krantz & Parks (2002); for fixed
-    points of projections Blondel et al. (2022).
-    """
-
-    steps: int = 200
-    tolerance: float = 1e-5
-    damping: float = 0.0
-
-    def __post_init__(self):
-        if not (self.steps >= 1 and self.tolerance > 0 and self.damping >= 0):
-            raise ValueError(
-                f"Implicit needs steps >= 1, tolerance > 0 and damping >= 0, got {self}"
-            )
-
-
 Differentiate = Literal["stopped", "unrolled", "implicit"] | Unrolled | Implicit
 _MODES = {"stopped": None, "unrolled": Unrolled(), "implicit": Implicit()}
-
-
-class _Plan(NamedTuple):
-    """What is fixed when a solve is compiled."""
-
-    energy: Energy
-    domain: Domain
-    solver: Solver
-    steps: int
-    mode: Unrolled | Implicit | None
-    tolerance: float
-    stop_early: bool
-    trace: tuple[str, ...]
-    progress: bool
 
 
 @lru_cache(maxsize=256)
@@ -239,7 +178,7 @@ def minimize(
     if isinstance(differentiate, str):
         differentiate = _mode(differentiate)  # type: ignore[assignment]
     trace = (trace,) if isinstance(trace, str) else tuple(trace)
-    plan = _Plan(
+    plan = Plan(
         energy, domain, solver, steps, differentiate, tolerance, stop_early, trace, progress
     )  # type: ignore[arg-type]
     return _solve(plan, params, context, start, settings, temperature)
@@ -271,309 +210,31 @@ def _solve(plan, params, context, start, settings, temperature):
     values = params, settings or {}, temperature
     _check(plan, values, context, start)
     leaves = jax.tree.leaves(start)
-    batch = leaves[0].shape[0]
+    batch = len(leaves[0])
     numbers = sum(a.size for a in leaves) // max(batch, 1)
-    # A progress report tells by the examples' numbers which block is running.
-    examples = jnp.arange(batch) if plan.progress else None
-
-    def solve(block):
-        return _solve_block(plan, values, *block)
-
-    if isinstance(plan.mode, Unrolled) and batching.block_sizes(batch, numbers)[0] > 1:
-        # The backward pass repeats a block's forward pass, so that only one block's steps are kept.
-        solve = jax.checkpoint(solve, prevent_cse=False)
-    return batching.in_blocks(solve, (context, start, examples), numbers)
-
-
-def _solve_block(plan, values, context, start, examples) -> Solution:
     fixed = lax.stop_gradient((values, context, start))
-    unrolled = isinstance(plan.mode, Unrolled)
-    last = not unrolled and _prefers_last(plan, *fixed)
-    axis = -1 if last else 0
-    loop_values, *inputs = (values, context, start) if unrolled else fixed
-    loop_context, y = jax.tree.map(lambda a: jnp.moveaxis(a, 0, axis), inputs)
-    each = partial(batching.over_examples, last=last)
+    end = loop.at_step(values, plan.steps - 1)
+    if plan.stop_early:
+        found = loop.until(plan, *fixed)
+    else:
+        unrolled = isinstance(plan.mode, Unrolled)
+        loop_values, *batched = (values, context, start) if unrolled else fixed
 
-    run = _until if plan.stop_early else _through
-    found, rows = run(plan, each, loop_values, loop_context, y, examples)
-    y, value, residual, steps = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0), found)
-    trace = jax.tree.map(
-        lambda a: jnp.moveaxis(jnp.moveaxis(a, 0, 1) if axis == 0 else a, axis, 0), rows
-    )
-    end = _at(values, plan.steps - 1)
+        def solve(block):
+            return loop.through(plan, loop_values, *block)
+
+        if unrolled and batching.block_sizes(batch, numbers)[0] > 1:
+            # The backward pass repeats a block's forward pass, so that only one block's steps are kept.
+            solve = jax.checkpoint(solve, prevent_cse=False)
+        # A progress report tells by the examples' numbers which block is running.
+        examples = jnp.arange(batch) if plan.progress else None
+        found = batching.in_blocks(solve, (*batched, examples), numbers)
+    y = found.y
     if isinstance(plan.mode, Implicit):
-        y = jax.vmap(partial(_implicit, plan), (None, 0, 0))(end, context, y)
-    energy = _known_energy(plan, (end, context, y), value)
-    return Solution(y, energy, residual, steps, trace, plan.steps, plan.tolerance)
-
-
-def _prefers_last(plan, values, context, start):
-    """Whether the block runs with its examples along the last axis: on a CPU, in a batch, where all operations suit."""
-    if jax.default_backend() != "cpu" or len(jax.tree.leaves(start)[0]) < 64:
-        return False
-    context, y = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (context, start)
-    )
-    now = _at(values, 0)
-    state = jax.eval_shape(partial(_init, plan), now, y)
-    return all(
-        batching.suits_last(partial(function, plan), now, example)
-        for function, example in [(_init, y), (_step, (context, state)), (_report, (context, y))]
-    )
-
-
-# One example; `values` are the (params, settings, temperature) of one step.
-
-
-def _objective(plan, values, context):
-    params, _, temperature = values
-    if temperature is None:
-        return partial(plan.energy, params, context)
-    return lambda y: plan.energy(params, context, y) - temperature * plan.domain.entropy(y)
-
-
-def _init(plan, values, y):
-    return with_settings(plan.solver, values[1]).init(plan.domain.project(y), plan.domain)
-
-
-def _step(plan, values, example):
-    context, state = example
-    solver = with_settings(plan.solver, values[1])
-    return solver.step(_objective(plan, values, context), state, plan.domain)
-
-
-def _read(plan, _, state):
-    return plan.solver.y(state, plan.domain)
-
-
-def _report(plan, values, example):
-    """(y, E, the largest |y - project(y - grad E)|)."""
-    context, y = example
-    value, gradient = jax.value_and_grad(_objective(plan, values, context))(y)
-    moved = plan.domain.project(jax.tree.map(jnp.subtract, y, gradient))
-    gaps = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b), initial=0), y, moved)
-    return y, value, reduce(jnp.maximum, jax.tree.leaves(gaps))
-
-
-def _finite(value, residual):
-    return jnp.isfinite(value) & jnp.isfinite(residual)
-
-
-class _Run(NamedTuple):
-    """An example on its way: `best` is (y, energy, residual) at the lowest finite energy met."""
-
-    state: Any
-    best: Any
-    active: Any
-    steps: Any
-
-
-def _choose(condition, yes, no):
-    return jax.tree.map(partial(jnp.where, condition), yes, no)
-
-
-def _look(plan, values, context, run):
-    """((y, energy, residual) where the example stands, the best it has met)."""
-    here = _report(plan, values, (context, _read(plan, values, run.state)))
-    better = _finite(*here[1:]) & (here[1] < run.best[1])
-    return here, _choose(better, here, run.best)
-
-
-def _begin(plan, values, y):
-    state = _init(plan, values, y)
-    y = _read(plan, values, state)
-    worst = jnp.full((), jnp.inf, jnp.result_type(*jax.tree.leaves(y)))
-    return _Run(state, (y, worst, worst), jnp.array(True), jnp.zeros((), int))
-
-
-def _advance(plan, values, example):
-    """One step, unless the example has converged or failed."""
-    context, run = example
-    (_, value, residual), best = _look(plan, values, context, run)
-    go = run.active & _finite(value, residual) & (residual > plan.tolerance)
-    state = _choose(go, _step(plan, values, (context, run.state)), run.state)
-    return _Run(state, best, go, run.steps + go)
-
-
-def _conclude(plan, values, example):
-    """(y, energy, residual, steps): where it stands if that converged, else its best point."""
-    context, run = example
-    here, best = _look(plan, values, context, run)
-    ok = _finite(*here[1:])
-    back = ~(ok & (here[2] <= plan.tolerance)) & jnp.isfinite(best[1])
-    y, value, residual = _choose(back, best, here)
-    return y, value, jnp.where(ok, residual, jnp.nan), run.steps
-
-
-def _implicit(plan, values, context, y):
-    """y, with the derivative of a minimiser; see `Implicit`."""
-    flat, unravel = ravel_pytree(lax.stop_gradient(y))
-
-    def gradient(values, context, flat):
-        return ravel_pytree(jax.grad(_objective(plan, values, context))(unravel(flat)))[0]
-
-    fixed = partial(gradient, *lax.stop_gradient((values, context)))
-    target = flat - fixed(flat)
-
-    def onto(v):
-        return jax.jvp(lambda z: ravel_pytree(plan.domain.project(unravel(z)))[0], (target,), (v,))[
-            1
-        ]
-
-    def matrix(w):
-        p = onto(w)
-        return p - onto(p) + onto(jax.jvp(fixed, (flat,), (p,))[1]) + plan.mode.damping * p
-
-    def solve(matrix, b):
-        w, _ = cg(matrix, b, tol=plan.mode.tolerance, maxiter=plan.mode.steps)
-        error = jnp.linalg.norm(matrix(w) - b)
-        return jnp.where(error <= 10 * plan.mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
-
-    live = gradient(values, context, flat)
-    change = live - lax.stop_gradient(live)  # 0, with the derivative of the gradient
-    w = lax.custom_linear_solve(matrix, onto(change), solve, symmetric=True)
-    return unravel(flat - onto(w))
-
-
-# One block of examples; `each` maps a function of one example over them.
-
-
-def _at(values, t):
-    """The values of step t; settings and temperature may have one number for each step."""
-    params, *scheduled = values
-
-    def pick(a):
-        return a[jnp.clip(t, 0, len(a) - 1)] if jnp.ndim(a) else a
-
-    return params, *jax.tree.map(pick, scheduled)
-
-
-def _record(plan, each, values, context, state):
-    """What the trace wants of the points where the examples stand."""
-    if not plan.trace:
-        return {}
-    y = each(partial(_read, plan), values, state)
-    rows = {"y": y}
-    if {"energy", "residual"} & {*plan.trace}:
-        fixed = lax.stop_gradient((values, (context, y)))
-        _, rows["energy"], rows["residual"] = each(partial(_report, plan), *fixed)
-    return {name: rows[name] for name in plan.trace}
-
-
-def _through(plan, each, values, context, y, examples):
-    """All steps, by scans: ((y, energy, residual, None), trace)."""
-    first = _at(values, 0)
-    state = each(partial(_init, plan), first, y)
-    rows = [jax.tree.map(lambda a: a[None], _record(plan, each, first, context, state))]
-    timed = plan.progress or any(map(jnp.ndim, jax.tree.leaves(values[1:])))
-    times = jnp.arange(plan.steps) if timed else None
-
-    def walk(values, context, state, times, length):
-        def body(state, t):
-            now = _at(values, t)
-            state = each(partial(_step, plan), now, (context, state))
-            _show(plan, examples, t)
-            return state, _record(plan, each, now, context, state)
-
-        return lax.scan(body, state, times, length=length)
-
-    def part(begin, end):
-        return None if times is None else times[begin:end]
-
-    cut, segment = 0, plan.steps
-    if isinstance(plan.mode, Unrolled):
-        cut = plan.steps - min(plan.mode.last or plan.steps, plan.steps)
-        rest = plan.steps - cut
-        segment = plan.mode.segment or (rest if rest <= 32 else math.ceil(math.sqrt(rest)))
-    if cut:
-        fixed = lax.stop_gradient((values, context, state))
-        state, some = walk(*fixed, part(0, cut), cut)
-        state = lax.stop_gradient(state)
-        rows.append(some)
-    segments, rest = divmod(plan.steps - cut, max(segment, 1))
-    if segments <= 1:
-        segments, rest = 0, plan.steps - cut
-    if rest:
-        state, some = walk(values, context, state, part(cut, cut + rest), rest)
-        rows.append(some)
-    if segments:
-
-        @partial(jax.checkpoint, prevent_cse=False)
-        def one_segment(state, times):
-            return walk(values, context, state, times, segment)
-
-        times = None if times is None else times[cut + rest :].reshape(segments, segment)
-        state, some = lax.scan(one_segment, state, times, length=segments)
-        rows.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), some))
-
-    y = each(partial(_read, plan), first, state)
-    fixed = lax.stop_gradient((_at(values, plan.steps - 1), (context, y)))
-    _, value, residual = each(partial(_report, plan), *fixed)
-    return (y, value, residual, None), jax.tree.map(lambda *a: jnp.concatenate(a), *rows)
-
-
-def _until(plan, each, values, context, y, examples):
-    """Steps while an example is active, by a while loop: as `_through`."""
-    run = each(partial(_begin, plan), _at(values, 0), y)
-    first = _record(plan, each, _at(values, 0), context, run.state)
-    rows = jax.tree.map(
-        lambda a: jnp.zeros((plan.steps + 1, *a.shape), a.dtype).at[0].set(a), first
-    )
-
-    def goes_on(carry):
-        t, run, _ = carry
-        return (t < plan.steps) & jnp.any(run.active)
-
-    def body(carry):
-        t, run, rows = carry
-        now = _at(values, t)
-        run = each(partial(_advance, plan), now, (context, run))
-        _show(plan, examples, t)
-        new = _record(plan, each, now, context, run.state)
-        return t + 1, run, jax.tree.map(lambda a, n: a.at[t + 1].set(n), rows, new)
-
-    t, run, rows = lax.while_loop(goes_on, body, (0, run, rows))
-    found = each(partial(_conclude, plan), _at(values, plan.steps - 1), (context, run))
-    return found, jax.tree.map(lambda a: a[jnp.minimum(jnp.arange(plan.steps + 1), t)], rows)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _known_energy(plan, arguments, value):
-    """`value`, known to be the energies of `arguments`, with their derivative: nothing is computed twice."""
-    return value
-
-
-@_known_energy.defjvp
-def _known_energy_jvp(plan, primals, tangents):
-    def energies(values, context, y):
-        each = jax.vmap(
-            lambda values, context, y: _objective(plan, values, context)(y), (None, 0, 0)
-        )
-        return each(values, context, y)
-
-    return primals[1], jax.jvp(energies, primals[0], tangents[0])[1]
-
-
-def _show(plan, examples, t):
-    """Where asked for, a line on stderr, about 20 times for each block."""
-    if plan.progress:
-        every = max(1, plan.steps // 20)
-        lax.cond(
-            ((t + 1) % every == 0) | (t + 1 == plan.steps),
-            lambda: jax.debug.callback(
-                partial(_write, plan.steps), t + 1, examples[0], examples[-1]
-            ),
-            lambda: None,
-        )
-
-
-def _write(steps, t, first, last):
-    bar = ("#" * (20 * int(t) // steps)).ljust(20, ".")
-    line = (
-        f"minimize: examples {int(first) + 1} to {int(last) + 1} [{bar}] step {int(t)} of {steps}"
-    )
-    sys.stderr.write(f"\r{line}" + "\n" * (int(t) == steps))
-    sys.stderr.flush()
+        attach = jax.vmap(partial(loop.implicit, plan, end))
+        y = batching.in_blocks(lambda block: attach(*block), (context, y), numbers)
+    energy = loop.known_energy(plan, (end, context, y), found.energy)
+    return Solution(y, energy, found.residual, found.steps, found.trace, plan.steps, plan.tolerance)
 
 
 # Errors, before anything is traced.

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from spen_jax.batching import in_blocks, over_examples, suits_last
@@ -301,6 +302,8 @@ def sample(
         raise ValueError(
             f"steps must be a multiple of thin, got steps={steps} and thin={thin}; every {thin}th point is kept"
         )
+    if not isinstance(beta, jax.Array) and not np.all(np.asarray(beta) > 0):
+        raise ValueError(f"beta must be > 0, got {beta}; 1 / beta is a temperature")
     beta, total = jnp.asarray(beta, float), warm_up + steps
     if beta.shape not in ((), (total,)):
         raise ValueError(
@@ -426,7 +429,8 @@ def effective_sample_size(y: jax.Array) -> jax.Array:
     tau = jnp.maximum(
         tau, 1 / math.log10(chains * draws)
     )  # negative correlation is believed so far
-    return jnp.where(total[..., 0] > 0, chains * draws / tau, jnp.nan)
+    varies = jnp.any(y != y[..., :1, :1], axis=(-2, -1)) & (total[..., 0] > 0)
+    return jnp.where(varies, chains * draws / tau, jnp.nan)
 
 
 @jax.jit
