@@ -22,8 +22,9 @@ from spen_jax.domains import Domain
 from spen_jax.solvers import Solver, with_settings
 
 Energy = Callable[[Any, Any, Any], jax.Array]
-LOOK = 8
-"""With early stopping, after so many steps the examples that go on are gathered into full blocks."""
+LOOK, ROUND = 4, 8
+"""With early stopping examples are looked at every LOOK steps, which costs about a step, and those that go on
+are gathered into full blocks every ROUND steps."""
 
 
 @dataclass(frozen=True)
@@ -303,13 +304,20 @@ def _look(plan, values, context, run):
     return here, _choose(finite(*here[1:]) & (here[1] < run.best[1]), here, run.best)
 
 
-def _advance(plan, values, example):
-    """One step, unless the example has converged or failed."""
+def _judge(plan, values, example):
+    """Whether the example goes on: it has neither converged nor failed."""
     context, run = example
     (_, value, residual), best = _look(plan, values, context, run)
-    go = run.active & finite(value, residual) & (residual > plan.tolerance)
-    state = _choose(go, _step(plan, values, (context, run.state)), run.state)
-    return _Run(state, best, go, run.steps + go)
+    # Without a best to keep nothing asks for the energy, which is then not computed.
+    ok = finite(value if run.best else 0.0, residual)
+    return run._replace(best=best, active=run.active & ok & (residual > plan.tolerance))
+
+
+def _advance(plan, values, example):
+    """One step, where the example goes on."""
+    context, run = example
+    state = _choose(run.active, _step(plan, values, (context, run.state)), run.state)
+    return run._replace(state=state, steps=run.steps + run.active)
 
 
 def _conclude(plan, values, example):
@@ -339,9 +347,13 @@ def until(plan: Plan, values: Any, context: Any, start: Any) -> Found:
     back = failed | (residual > plan.tolerance) & (value > before)
 
     worst = jnp.full_like(before, jnp.inf)
-    again = run._replace(best=(y, worst, worst), active=run.active & back)
-    again, _ = _rounds(plan, values, context, again, {})
-    _, best = every(_look_at, last, (context, again))
+
+    def replay():
+        again = run._replace(best=(y, worst, worst), active=run.active & back)
+        again, _ = _rounds(plan, values, context, again, {})
+        return every(_look_at, last, (context, again))[1]
+
+    best = lax.cond(jnp.any(back), replay, lambda: (y, worst, worst))
     y, value, residual = every(_conclude, last, (here, best, back, failed))
     stop = jnp.minimum(jnp.arange(plan.steps + 1)[:, None], done.steps)
     trace = jax.tree.map(lambda a: jnp.moveaxis(a[stop, jnp.arange(size)], 0, 1), rows)
@@ -361,7 +373,7 @@ def _every(plan, function, values, batch):
 
 
 def _rounds(plan, values, context, run, rows):
-    """All active examples to their end: rounds of LOOK steps, each over as few full blocks as hold them."""
+    """All active examples to their end: rounds of ROUND steps, each over as few full blocks as hold them."""
     leaves = jax.tree.leaves(run.state)
     size = len(leaves[0])
     y = jax.eval_shape(jax.vmap(partial(_read, plan, None)), run.state)
@@ -376,7 +388,7 @@ def _rounds(plan, values, context, run, rows):
     def on_block(t, ids, run, rows):
         part = jax.tree.map(lambda a: a.at[ids].get(mode="clip"), (context, run))
         part_context, part_run = each.inward(part)
-        end = jnp.minimum(t + LOOK, plan.steps)
+        end = jnp.minimum(t + ROUND, plan.steps)
 
         def goes_on(carry):
             t, part_run, _ = carry
@@ -385,6 +397,9 @@ def _rounds(plan, values, context, run, rows):
         def body(carry):
             t, part_run, rows = carry
             now = at_step(values, t)
+            look = t % (1 if part_run.best else LOOK) == 0
+            judge = partial(each, _judge, now)
+            part_run = lax.cond(look, lambda run: judge((part_context, run)), lambda r: r, part_run)
             part_run = each(_advance, now, (part_context, part_run))
             if rows:
                 new = each.record(now, part_context, part_run.state)
@@ -407,7 +422,7 @@ def _rounds(plan, values, context, run, rows):
             return on_block(t, ids, *carry)
 
         run, rows = lax.fori_loop(0, -(-going // block), next_block, (run, rows))
-        t = jnp.minimum(t + LOOK, plan.steps)
+        t = jnp.minimum(t + ROUND, plan.steps)
         if plan.progress:
             done = (t == plan.steps) | ~jnp.any(run.active)
             jax.debug.callback(partial(_write, plan.steps), t, 1, size, done)
