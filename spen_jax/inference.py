@@ -273,14 +273,7 @@ def _check(plan, values, context, start):
     if len(sizes) != 1:
         raise ValueError(f"all arrays of start need the same leading axis of examples, got {sizes}")
     (batch,) = sizes
-    for path, leaf in jax.tree.leaves_with_path(context):
-        shape = jnp.shape(leaf)
-        if not shape or shape[0] != batch:
-            raise ValueError(
-                f"each array of the context needs a leading axis of {batch} examples, as start has, but "
-                f"context{jax.tree_util.keystr(path)} has shape {shape}; what all examples share "
-                "belongs in params"
-            )
+    loop.check_context(context, batch)
     for name, value in {**values[1], "temperature": values[2]}.items():
         if value is not None and jnp.shape(value) not in ((), (plan.steps,)):
             raise ValueError(
@@ -295,7 +288,7 @@ def _check(plan, values, context, start):
         lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), (context, start)
     )
     plan.domain.check(one[1])
-    _check_energy(plan, values[0], *one)
+    loop.check_energy(plan.energy, values[0], *one)
 
 
 def _check_plan(plan):
@@ -326,18 +319,4 @@ def _check_plan(plan):
         raise ValueError(
             "FrankWolfe's corners do not move with the parameters, so that unrolled its gradient is 0: "
             "differentiate it as 'stopped' or 'implicit'"
-        )
-
-
-def _check_energy(plan, params, context, y):
-    try:
-        out = jax.eval_shape(plan.energy, params, context, y)
-    except (TypeError, ValueError) as error:
-        shapes = jax.tree.map(lambda a: a.shape, (context, y))
-        error.add_note(f"in the energy of one example, with context and y of shapes {shapes}")
-        raise
-    if not hasattr(out, "shape") or out.shape != ():
-        raise ValueError(
-            f"the energy must return a scalar for one example, got {out}, with y of shape "
-            f"{jax.tree.map(lambda a: a.shape, y)}; sum over the outputs, and leave the batch to minimize"
         )

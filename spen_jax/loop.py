@@ -469,3 +469,30 @@ def _write(steps, t, first, last, done):
     line = f"minimize: examples {int(first)} to {int(last)} [{bar}] step {int(t)} of {steps}"
     sys.stderr.write(f"\r{line}" + "\n" * bool(done))
     sys.stderr.flush()
+
+
+def check_context(context: Any, batch: int) -> None:
+    """ValueError where an array of the context has no leading axis of so many examples."""
+    for path, leaf in jax.tree.leaves_with_path(context):
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] != batch:
+            raise ValueError(
+                f"each array of the context needs a leading axis of {batch} examples, as start has, but "
+                f"context{jax.tree_util.keystr(path)} has shape {shape}; what all examples share "
+                "belongs in params"
+            )
+
+
+def check_energy(energy: Energy, params: Any, context: Any, y: Any) -> None:
+    """ValueError where the energy of one example is no scalar; its own errors get a note of the shapes."""
+    shapes = jax.tree.map(lambda a: a.shape, (context, y))
+    try:
+        out = jax.eval_shape(energy, params, context, y)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the energy of one example, with context and y of shapes {shapes}")
+        raise
+    if not hasattr(out, "shape") or out.shape != ():
+        raise ValueError(
+            f"the energy must return a scalar for one example, got {out}, with y of shape {shapes[1]}; sum over "
+            "the outputs, the batch is not its concern"
+        )

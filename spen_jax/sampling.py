@@ -23,8 +23,7 @@ from jax import lax
 
 from spen_jax.batching import in_blocks, over_examples, suits_last
 from spen_jax.domains import Box, Domain, Product, Reals
-
-Energy = Callable[[Any, Any, Any], jax.Array]
+from spen_jax.loop import Energy, check_context, check_energy
 
 
 class Info(NamedTuple):
@@ -32,8 +31,8 @@ class Info(NamedTuple):
 
     Fields:
       acceptance: the mean acceptance probability after the warm-up; 1 where nothing is ever rejected.
-      divergent: whether the chain met a number that is not finite; it then stands where it stood before. An energy
-        of +inf is a density of 0, which adjusted samplers reject like any other point; NaN and -inf are errors.
+      divergent: whether the chain met a number that is not finite; it then stands at the last point kept before. An
+        energy of +inf is a density of 0, which adjusted samplers reject like any other point; NaN and -inf are errors.
     """
 
     acceptance: jax.Array
@@ -80,7 +79,7 @@ class Sampler(Protocol):
         ...
 
     def step(self, target: Target, state: Any, random: Any) -> tuple[Any, Info]:
-        """The next state; of a step flagged as divergent the loop keeps the state before."""
+        """The next state; a sampler that rejects does so where a number is not finite, and flags it."""
         ...
 
     def read(self, target: Target, state: Any) -> tuple[Any, jax.Array]:
@@ -164,7 +163,7 @@ class Langevin:
         """The noise xi, and where adjusted the uniform number that decides."""
         leaves, structure = jax.tree.flatten(y)
         keys = jax.random.split(key, len(leaves) + 1)
-        draw = _normals if self.noise == "gaussian" else _signs
+        draw = jax.random.normal if self.noise == "gaussian" else _signs
         noise = [draw(k, (*a.shape, size), a.dtype) for k, a in zip(keys[1:], leaves, strict=True)]
         uniform = jax.random.uniform(keys[0], (size,)) if self.adjusted else None
         return structure.unflatten(noise), uniform
@@ -184,10 +183,9 @@ class Langevin:
             return y - self.step_size * slope + scale.astype(y.dtype) * xi
 
         y = jax.tree.map(move, at, gradient, noise)
-        wrong = ~_all(jax.tree.map(jnp.isfinite, y))
         if not self.adjusted:
             bring_back = getattr(target.domain, self.boundary)
-            return bring_back(y), Info(jnp.ones(()), wrong)
+            return bring_back(y), Info(jnp.ones(()), jnp.array(False))
 
         proposal = _point(target, y)
         s = jax.tree.map(jnp.add, gradient, proposal.gradient)
@@ -195,7 +193,7 @@ class Langevin:
         log_ratio = -target.beta * (proposal.energy - state.energy + rest)
         inside = _all(jax.tree.map(jnp.equal, y, target.domain.project(y)))
         log_ratio = jnp.where(inside & (proposal.energy != jnp.inf), log_ratio, -jnp.inf)
-        wrong |= ~(log_ratio < jnp.inf)  # NaN too
+        wrong = ~(log_ratio < jnp.inf)  # NaN too
         probability = jnp.where(wrong, 0, jnp.exp(jnp.minimum(log_ratio, 0)))
         return _select(uniform < probability, proposal, state), Info(probability, wrong)
 
@@ -254,7 +252,8 @@ class HamiltonianMonteCarlo:
         )
         acceptance, energy = jnp.asarray(info.acceptance_rate), jnp.asarray(info.energy)
         wrong = ~(energy > -jnp.inf)  # NaN too
-        return Point(*times(-1 / target.beta, after)), Info(acceptance, wrong)
+        after = Point(*times(-1 / target.beta, after))
+        return _select(wrong, state, after), Info(acceptance, wrong)
 
     def read(self, target, state):
         """The point and its energy."""
@@ -350,13 +349,16 @@ def _sample_block(energy, params, context, y, key, beta, domain, sampler, warm_u
         return sampler.init(target(shared, context), domain.project(y))
 
     def step(shared, example):
-        context, state, frozen, random = example
-        new, (acceptance, wrong) = sampler.step(target(shared, context), state, random)
-        return _select(frozen | wrong, state, new), acceptance, frozen | wrong
+        context, state, random = example
+        return sampler.step(target(shared, context), state, random)
 
-    def read(shared, example):
-        context, state = example
-        return sampler.read(target(shared, context), state)
+    def look(shared, example):
+        """(state, y, E, whether it is wrong): a wrong chain stands where it was last looked at."""
+        context, state, before, wrong = example
+        y, value = sampler.read(target(shared, context), state)
+        wrong |= ~(jnp.isfinite(value) & _all(jax.tree.map(jnp.isfinite, y)))
+        old = sampler.read(target(shared, context), before)
+        return *_select(wrong, (before, old), (state, (y, value))), wrong
 
     shared: Any = (params, beta[0])
     one = partial(_one, axis=0)
@@ -369,9 +371,10 @@ def _sample_block(energy, params, context, y, key, beta, domain, sampler, warm_u
     random = _one(jax.eval_shape(draw, key), axis=-1)
     flag = jax.ShapeDtypeStruct((), bool)
     last = (
-        suits_last(init, shared, (one(context), chain))
-        and suits_last(step, shared, (one(context), state, flag, random))
-        and suits_last(read, shared, (one(context), state))
+        jax.default_backend() == "cpu"
+        and suits_last(init, shared, (one(context), chain))
+        and suits_last(step, shared, (one(context), state, random))
+        and suits_last(look, shared, (one(context), state, state, flag))
     )
     axis, over = -1 if last else 0, partial(over_examples, last=last)
 
@@ -379,28 +382,26 @@ def _sample_block(energy, params, context, y, key, beta, domain, sampler, warm_u
         return jax.tree.map(lambda a: jnp.moveaxis(a, source, destination), tree)
 
     def body(i, carry):
-        state, frozen, total = carry
+        state, total, wrong = carry
         random = move(draw(jax.random.fold_in(key, i)), -1, axis)
-        state, acceptance, frozen = over(step, (params, beta[i]), (context, state, frozen, random))
-        return state, frozen, total + acceptance
+        state, info = over(step, (params, beta[i]), (context, state, random))
+        return state, total + info.acceptance, wrong | info.divergent
 
     def segment(carry, bounds):
-        begin, end = bounds
-        state, frozen, total = lax.fori_loop(begin, end, body, (*carry, jnp.zeros(size)))
-        y, energies = over(read, shared, (context, state))
-        return (state, frozen), (move(y, axis, 0), energies, total)
+        before, wrong = carry
+        state, total, wrong = lax.fori_loop(*bounds, body, (before, jnp.zeros(size), wrong))
+        state, (y, energies), wrong = over(look, shared, (context, state, before, wrong))
+        return (state, wrong), (move(y, axis, 0), energies, total)
 
     context, y = move((context, y), 0, axis)
     ends = jnp.arange(warm_up, len(beta) + 1, thin)
     begins = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
     first = over(init, shared, (context, y)), jnp.zeros(size, bool)
-    (state, frozen), path = lax.scan(segment, first, (begins, ends))
+    (state, wrong), path = lax.scan(segment, first, (begins, ends))
     kept, energies, acceptance = jax.tree.map(lambda a: a[1:], path)  # without the warm-up
-    frozen = frozen | ~jnp.all(jnp.isfinite(energies), axis=0)
-    y, _ = over(read, shared, (context, state))
     kept = move(kept, 1, 0)  # (n, S, ...)
-    info = Info(jnp.sum(acceptance, axis=0) / (len(beta) - warm_up), frozen)
-    return Samples(kept, energies.T, info, move(y, axis, 0))
+    info = Info(jnp.sum(acceptance, axis=0) / (len(beta) - warm_up), wrong)
+    return Samples(kept, energies.T, info, jax.tree.map(lambda a: a[:, -1], kept))
 
 
 @jax.jit
@@ -453,31 +454,10 @@ def _signs(key, shape, dtype):
     *lead, size = shape
     rows = math.prod(lead)
     words = jax.random.bits(key, (math.ceil(rows / 32), 1, size))
-    bits = words >> jnp.arange(32, dtype=jnp.uint32)[None, :, None] & 1
-    return (2 * bits.reshape(-1, size)[:rows].astype(dtype) - 1).reshape(shape)
-
-
-def _normals(key, shape, dtype):
-    """Independent standard normal numbers by Box & Muller (1958), of modulus up to 5.77.
-
-    On a CPU in three quarters of the time of `jax.random.normal`, by polynomials, exact to float32, in place
-    of its slow sine and cosine; elsewhere and in other precisions that function.
-    """
-    if dtype != jnp.float32 or jax.default_backend() != "cpu":
-        return jax.random.normal(key, shape, dtype)
-    *lead, size = shape
-    rows = math.prod(lead)
-    for_radius, for_angle = jax.random.bits(key, (2, math.ceil(rows / 2), size))
-    uniform = ((for_radius >> 8).astype(jnp.float32) + 1) * 2.0**-24  # in (0, 1]
-    half_turns = (for_angle.astype(jnp.int32) >> 8).astype(jnp.float32) * 2.0**-24  # in [-1/2, 1/2)
-    angle = math.pi * half_turns
-    radius = jnp.sqrt(-2 * jnp.log(uniform)) * jnp.where(for_angle & 1, -1.0, 1.0)
-    sine = cosine = jnp.zeros_like(angle)
-    for n in range(12, -1, -2):  # Taylor's series, by Horner's rule
-        cosine = cosine * angle**2 + (-1) ** (n // 2) / math.factorial(n)
-        sine = sine * angle**2 + (-1) ** (n // 2) / math.factorial(n + 1)
-    pairs = jnp.concatenate([radius * cosine, radius * angle * sine])
-    return pairs[:rows].reshape(shape)
+    # Each bit in turn becomes the sign bit of the number 1.
+    signs = words << jnp.arange(32, dtype=jnp.uint32)[None, :, None] & jnp.uint32(1 << 31)
+    ones = lax.bitcast_convert_type(signs | jnp.uint32(0x3F800000), jnp.float32)
+    return ones.reshape(-1, size)[:rows].astype(dtype).reshape(shape)
 
 
 def _blackjax():
@@ -539,19 +519,8 @@ def _check(energy, params, context, start, domain, sampler):
             )
     if lead is None:
         raise ValueError(f"start must hold at least one array, got {start}")
-    for path, leaf in jax.tree.leaves_with_path(context):
-        shape = jnp.shape(leaf)
-        if not shape or shape[0] != lead[0]:
-            raise ValueError(
-                f"each array of the context needs a leading axis of {lead[0]} examples, as start has, but "
-                f"context{jax.tree_util.keystr(path)} has shape {shape}; what all examples share belongs in params"
-            )
+    check_context(context, lead[0])
     y = _one(_one(start, 0), 0)
     domain.check(y)
     sampler.check(domain)
-    out = jax.eval_shape(energy, params, _one(context, 0), y)
-    if not hasattr(out, "shape") or out.shape != ():
-        raise ValueError(
-            f"the energy must return a scalar for one example, got {out}, with y of shape "
-            f"{jax.tree.map(lambda a: a.shape, y)}; sum over the outputs, and leave the batch to sample"
-        )
+    check_energy(energy, params, _one(context, 0), y)
