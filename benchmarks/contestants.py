@@ -46,7 +46,7 @@ Run = Callable[[], Any]
 Contestant = Callable[[Problem, int], Run]
 
 
-def random_problem(batch: int, seed: int = 0) -> Problem:
+def random_problem(batch: int, seed: int = 0, labels: int = LABELS, units: int = GLOBAL) -> Problem:
     """Normally distributed weights of the size training starts from; features max(0, normal)."""
     rng = np.random.default_rng(seed)
 
@@ -54,13 +54,13 @@ def random_problem(batch: int, seed: int = 0) -> Problem:
         return (scale * rng.standard_normal(shape)).astype(np.float32)
 
     return Problem(
-        W=normal(LABELS, HIDDEN, scale=HIDDEN**-0.5),
-        d=normal(LABELS),
-        C1=normal(GLOBAL, LABELS, scale=LABELS**-0.5),
-        b=normal(GLOBAL),
-        c2=normal(GLOBAL),
+        W=normal(labels, HIDDEN, scale=HIDDEN**-0.5),
+        d=normal(labels),
+        C1=normal(units, labels, scale=labels**-0.5),
+        b=normal(units),
+        c2=normal(units),
         h=np.maximum(normal(batch, HIDDEN), 0),
-        start=np.full((batch, LABELS), 0.5, np.float32),
+        start=np.full((batch, labels), 0.5, np.float32),
     )
 
 
@@ -99,6 +99,53 @@ def spen_jax(problem: Problem, steps: int) -> Run:
 
     energy, (params, logits, start) = _plain_energy(), _jax_arrays(problem)
     return lambda: minimize(energy, params, logits, start, steps=steps).y
+
+
+@lru_cache
+def _compiled(steps: int, batch: int):
+    import jax
+
+    from spen_jax import minimize
+
+    loop = jax.jit(lambda *arrays: minimize(_plain_energy(), *arrays, steps=steps))
+    return loop.lower(*_jax_arrays(random_problem(batch))).compile()
+
+
+def spen_jax_compiled(problem: Problem, steps: int) -> Run:
+    """The same, compiled ahead of time: what is left out is the overhead of calling `minimize`."""
+    arrays = _jax_arrays(problem)
+    loop = _compiled(steps, len(problem.start))
+    return lambda: loop(*arrays).y
+
+
+@lru_cache
+def _dense_energy():
+    import flax.linen as nn
+
+    from spen_jax.energies import softplus
+
+    class Energy(nn.Module):
+        @nn.compact
+        def __call__(self, logits, y):
+            units = softplus(nn.Dense(GLOBAL, name="C1")(y))
+            return nn.Dense(1, use_bias=False, name="c2")(units)[0] - logits @ y
+
+    def energy(params, logits, y) -> Any:
+        return Energy().apply({"params": params}, logits, y)
+
+    return energy
+
+
+def spen_jax_dense(problem: Problem, steps: int) -> Run:
+    """The energy of `flax.linen.Dense` layers, which multiply from the right, `y @ W`."""
+    import jax
+
+    from spen_jax import minimize
+
+    _, logits, start = _jax_arrays(problem)
+    weights = {"C1": {"kernel": problem.C1.T.copy(), "bias": problem.b}}
+    params = jax.device_put(weights | {"c2": {"kernel": problem.c2[:, None]}})
+    return lambda: minimize(_dense_energy(), params, logits, start, steps=steps).y
 
 
 def spen_jax_flax(problem: Problem, steps: int) -> Run:
@@ -219,9 +266,10 @@ def torch_eager(problem: Problem, steps: int, hoisted: bool = False) -> Run:
     class Energy(nn.Module):
         def __init__(self):
             super().__init__()
-            self.local = nn.Linear(HIDDEN, LABELS)
-            self.C1 = nn.Linear(LABELS, GLOBAL)
-            self.c2 = nn.Linear(GLOBAL, 1, bias=False)
+            units, labels = problem.C1.shape
+            self.local = nn.Linear(HIDDEN, labels)
+            self.C1 = nn.Linear(labels, units)
+            self.c2 = nn.Linear(units, 1, bias=False)
 
         def forward(self, h, y):
             return self.given(self.local(h), y)
@@ -291,6 +339,8 @@ def torch_compile(problem: Problem, steps: int) -> Run:
 
 CONTESTANTS: dict[str, Contestant] = {
     "spen_jax": spen_jax,
+    "spen_jax_compiled": spen_jax_compiled,
+    "spen_jax_dense": spen_jax_dense,
     "spen_jax_flax": spen_jax_flax,
     "jax_plain": jax_plain,
     "optax_loop": optax_loop,
@@ -301,7 +351,8 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 """The library first, then its peers."""
 
-OWN_ITERATION = {"spen_jax": "moved", "spen_jax_flax": "moved", "jaxopt": "no momentum"}
+OWN_ITERATION = {name: "moved" for name in CONTESTANTS if name.startswith("spen_jax")}
+OWN_ITERATION["jaxopt"] = "no momentum"
 """Whose iteration is not that of SGD with momentum followed by a clip.
 
 The velocity of SGD keeps growing against a bound; the momentum of `spen_jax.GradientDescent` is

@@ -3,6 +3,7 @@
 Nothing here imports JAX before it is called, so that a process can fix its threads first.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -13,8 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+PACKAGES = "jax", "jaxlib", "flax", "optax", "torch", "jaxopt", "torchebm", "numpy"
 
 
 def available_cpus() -> list[int]:
@@ -54,6 +58,35 @@ def fresh_process(script: str, arguments: Sequence[str], threads: int) -> Any:
         if status := subprocess.run(command, env=environment, check=False).returncode:
             raise SystemExit(status)
         return json.loads(answer.read_text())
+
+
+def on_one_thread(script: str, description: str | None, measure: Callable[[], Any]) -> Any:
+    """What `measure` returns in a fresh process with one thread; also written to --json where asked for.
+
+    That process calls the script once more, with --worker, and ends here.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--json", help="file for the rows, a list of objects")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        pin(1)
+        write_json(options.json, measure())
+        raise SystemExit
+    print(machine(PACKAGES))
+    rows = fresh_process(script, ["--worker"], 1)
+    if options.json:
+        write_json(options.json, rows)
+    return rows
+
+
+def installed(contestant: str) -> bool:
+    """Whether the package that a contestant needs is there; says so where it is not."""
+    package = contestant.split("_")[0]
+    if package in ("torch", "jaxopt", "torchebm") and find_spec(package) is None:
+        print(f"{contestant} is left out: {package} is not installed", file=sys.stderr)
+        return False
+    return True
 
 
 def first_call(function: Callable[[], Any]) -> tuple[Any, float]:

@@ -30,7 +30,6 @@ from contestants import (
 )
 
 OPTIONAL = "torch", "jaxopt"
-PACKAGES = "jax", "jaxlib", "flax", "optax", "torch", "jaxopt", "numpy"
 
 
 def check(problem: Problem, names: list[str], steps: int) -> dict[str, float]:
@@ -216,7 +215,7 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options.worker:
         return harness.write_json(options.json, measure(options.worker, options))
-    print(harness.machine(PACKAGES))
+    print(harness.machine(harness.PACKAGES))
     rows = []
     for threads in options.threads:
         answer = harness.fresh_process(__file__, [*arguments, "--worker", str(threads)], threads)

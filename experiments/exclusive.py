@@ -65,7 +65,7 @@ def models() -> dict[str, tuple[Any, Any, Any, float]]:
     @jax.jit
     def predict_spen(params, x):
         context = features(params, x)
-        return sx.minimize(energy, params, context, shared.start(context), **inference)[:1]
+        return (sx.minimize(energy, params, context, shared.start(context), **inference).y,)
 
     def alone(module, rate):
         net = sx.logits_of(module)

@@ -104,7 +104,8 @@ def _apply(name, eqn, inputs, size):
             at = (len(shape) - 1,) if batched else tuple(range(rank))
             return lax.broadcast_in_dim(value, shape, at)
 
-        return eqn.primitive.bind(*(fit(*i) for i in inputs), **params)
+        values = [fit(value, batched) for value, batched in inputs]
+        return eqn.primitive.bind(*values, **params)
     if name in _REDUCTIONS:
         return eqn.primitive.bind(*values, **params)
     if name == "dot_general":

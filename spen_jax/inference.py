@@ -175,12 +175,9 @@ def minimize(
     """
     if not isinstance(start, jax.Array):
         start = jax.tree.map(_as_array, start)
-    if isinstance(differentiate, str):
-        differentiate = _mode(differentiate)  # type: ignore[assignment]
+    mode: Any = _mode(differentiate) if isinstance(differentiate, str) else differentiate
     trace = (trace,) if isinstance(trace, str) else tuple(trace)
-    plan = Plan(
-        energy, domain, solver, steps, differentiate, tolerance, stop_early, trace, progress
-    )  # type: ignore[arg-type]
+    plan = Plan(energy, domain, solver, steps, mode, tolerance, stop_early, trace, progress)
     return _solve(plan, params, context, start, settings, temperature)
 
 
@@ -243,7 +240,7 @@ def _solve(plan, params, context, start, settings, temperature):
 def _as_array(a):
     if isinstance(a, jax.Array):
         return a
-    if getattr(a, "dtype", None) == np.float64 and not jax.config.jax_enable_x64:
+    if getattr(a, "dtype", None) == np.float64 != jnp.result_type(float):
         raise ValueError(
             "start is float64, but JAX's 64-bit mode is off and would round it to float32; give "
             "start.astype(np.float32), or switch the mode on with jax.config.update('jax_enable_x64', True)"

@@ -127,7 +127,7 @@ def _report(plan, values, example):
     return y, value, reduce(jnp.maximum, jax.tree.leaves(gaps))
 
 
-def finite(value: jax.Array, residual: jax.Array) -> jax.Array:
+def finite(value: Any, residual: Any) -> jax.Array:
     """Whether an energy and a residual are numbers; a y that is not finite has a residual that is none."""
     return jnp.isfinite(value) & jnp.isfinite(residual)
 
@@ -263,10 +263,11 @@ def through(plan: Plan, values: Any, context: Any, y: Any, examples: Any) -> Fou
         rows.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), some))
 
     y = each(_read, first, state)
-    fixed = lax.stop_gradient((at_step(values, plan.steps - 1), (context, y)))
-    _, value, residual = each(_report, *fixed)
+    end, one = lax.stop_gradient((at_step(values, plan.steps - 1), (context, y)))
+    _, value, residual = each(_report, end, one)
     trace = jax.tree.map(lambda *a: jnp.moveaxis(jnp.concatenate(a), 0, 1), *rows)
-    return Found(*each.outward((y, value, residual)), None, trace)
+    y, value, residual = each.outward((y, value, residual))
+    return Found(y, value, residual, None, trace)
 
 
 def _cut_and_segment(plan):
@@ -355,8 +356,8 @@ def until(plan: Plan, values: Any, context: Any, start: Any) -> Found:
 
     best = lax.cond(jnp.any(back), replay, lambda: (y, worst, worst))
     y, value, residual = every(_conclude, last, (here, best, back, failed))
-    stop = jnp.minimum(jnp.arange(plan.steps + 1)[:, None], done.steps)
-    trace = jax.tree.map(lambda a: jnp.moveaxis(a[stop, jnp.arange(size)], 0, 1), rows)
+    stop = jnp.minimum(jnp.arange(plan.steps + 1)[:, None], done.steps[None])
+    trace = jax.tree.map(lambda a: jnp.moveaxis(a[stop, jnp.arange(size)[None]], 0, 1), rows)
     return Found(y, value, residual, done.steps, trace)
 
 

@@ -6,14 +6,15 @@ starts.
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from spen_jax import losses
-from spen_jax.domains import Box
-from spen_jax.inference import Energy, loss_augmented, minimize
+from spen_jax.domains import Box, Domain
+from spen_jax.inference import Differentiate, Energy, loss_augmented, minimize
+from spen_jax.loop import Unrolled
 from spen_jax.solvers import GradientDescent, MirrorDescent, Solver
 
 Objective = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -44,10 +45,10 @@ def max_margin(
     cost: Cost = losses.squared_error,
     augmented: bool = True,
     start: Start = 0.5,
-    domain: Box = Box(),
+    domain: Domain = Box(),
     solver: Solver = GradientDescent(),
     steps: int = 30,
-    differentiate: Literal["stopped", "unrolled"] = "stopped",
+    differentiate: Differentiate = "stopped",
 ) -> Objective:
     """mean over the batch of max(0, D(y_hat, y) - E(x, y_hat) + E(x, y)), the structured hinge loss.
 
@@ -66,7 +67,7 @@ def max_margin(
       domain: where y lives.
       solver: the algorithm of inference.
       steps: its steps.
-      differentiate: "stopped" or "unrolled", see `spen_jax.inference.minimize`.
+      differentiate: see `spen_jax.inference.minimize`.
 
     Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
     share of examples with a positive loss; residual, inference's mean.
@@ -110,11 +111,13 @@ def end_to_end(
     loss: Cost = losses.cross_entropy,
     weights: Sequence[float] | None = None,
     start: Start = 0.5,
-    domain: Box = Box(),
+    domain: Domain = Box(),
     solver: Solver = MirrorDescent(),
     steps: int = 10,
+    settings: Callable[[Any], dict[str, Any]] | None = None,
+    differentiate: Differentiate = "unrolled",
 ) -> Objective:
-    """Mean over the batch of sum_t w_t loss(y_t, truth), through the unrolled steps of inference.
+    """Mean over the batch of sum_t w_t loss(y_t, truth), through the steps of inference.
 
     y_0 is the start and y_T the last point. `weights` are the T + 1 numbers w_0, ..., w_T; by default only
     the last point counts. Source: Belanger, Yang & McCallum (2017).
@@ -131,6 +134,10 @@ def end_to_end(
       solver: the algorithm of inference. Projected gradient descent stands still, as does cross-entropy, where it
         has put a label at 0 or 1; mirror descent stays inside.
       steps: its steps.
+      settings: learned numbers of the solver, from the parameters:
+        `lambda params: {"step_size": jnp.exp(params["log_step"])}`, scalars or one for each step. Inference
+        after training is to be given the same.
+      differentiate: "unrolled" or "implicit", see `spen_jax.inference.minimize`; `weights` need unrolled steps.
 
     Metrics: loss; last, the loss of the last point alone; residual, inference's mean.
     """
@@ -139,6 +146,10 @@ def end_to_end(
             f"weights needs steps + 1 = {steps + 1} numbers, one for the start and one after each step, "
             f"got {len(weights)}"
         )
+    if weights is not None and not (
+        differentiate == "unrolled" or isinstance(differentiate, Unrolled)
+    ):
+        raise ValueError(f"weights need the points of unrolled steps, got {differentiate!r}")
     features = _with_key(features)
 
     def objective(params, batch, key):
@@ -152,7 +163,8 @@ def end_to_end(
             domain=domain,
             solver=solver,
             steps=steps,
-            differentiate="unrolled",
+            settings=settings(params) if settings else None,
+            differentiate=differentiate,
             trace="y" if weights is not None else (),
         )
         last = value = jnp.mean(jax.vmap(loss)(solution.y, batch.y))

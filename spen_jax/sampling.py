@@ -388,8 +388,8 @@ def _sample_block(energy, params, context, y, key, beta, domain, sampler, warm_u
         return state, total + info.acceptance, wrong | info.divergent
 
     def segment(carry, bounds):
-        before, wrong = carry
-        state, total, wrong = lax.fori_loop(*bounds, body, (before, jnp.zeros(size), wrong))
+        (before, wrong), (begin, end) = carry, bounds
+        state, total, wrong = lax.fori_loop(begin, end, body, (before, jnp.zeros(size), wrong))
         state, (y, energies), wrong = over(look, shared, (context, state, before, wrong))
         return (state, wrong), (move(y, axis, 0), energies, total)
 

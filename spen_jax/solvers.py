@@ -44,14 +44,18 @@ def with_settings(solver: Any, settings: dict[str, Any]) -> Any:
     """
     if not settings:
         return solver
-    own = {f.name for f in fields(solver)} if is_dataclass(solver) else set()
-    here = {name: value for name, value in settings.items() if name in own}
-    rest = {name: value for name, value in settings.items() if name not in own}
-    if rest and "solver" not in own:
-        raise ValueError(f"{solver} has no settings {sorted(rest)}; it has {sorted(own)}")
+    values = (
+        {f.name: getattr(solver, f.name) for f in fields(solver)} if is_dataclass(solver) else {}
+    )
+    numbers = {name for name, value in values.items() if type(value) in (int, float)}
+    here = {name: value for name, value in settings.items() if name in numbers}
+    rest = {name: value for name, value in settings.items() if name not in numbers}
+    if rest and "solver" not in values:
+        raise ValueError(f"{solver} has no numbers {sorted(rest)} to set; it has {sorted(numbers)}")
     if rest:
-        here["solver"] = with_settings(solver.solver, rest)
-    return replace(solver, **here)
+        here["solver"] = with_settings(values["solver"], rest)
+    changed: Any = solver
+    return replace(changed, **here)
 
 
 def _require(holds: Any, message: str) -> None:
@@ -194,10 +198,8 @@ class LineSearch:
             new = move(size)
             there, gradient_there = jax.value_and_grad(objective)(new)
             moved = jax.tree.map(jnp.subtract, new, y)
-            slope, slope_there = (
-                optax.tree.vdot(gradient, moved),
-                optax.tree.vdot(gradient_there, moved),
-            )
+            slope: Any = optax.tree.vdot(gradient, moved)
+            slope_there: Any = optax.tree.vdot(gradient_there, moved)
             enough = there <= value + self.decrease * slope
             enough &= slope_there <= (2 * self.decrease - 1) * slope
             return enough & (slope < 0), slope
