@@ -95,7 +95,11 @@ def _apply(name, eqn, inputs, size):
     values, params = [value for value, _ in inputs], eqn.params
     if name in _ELEMENTWISE:
         shape = (*eqn.outvars[0].aval.shape, size)
-        scalars = name not in ("select_n", "clamp")  # whether the operation takes one beside arrays
+        scalars = name not in (
+            "add_any",
+            "clamp",
+            "select_n",
+        )  # whether the operation takes one beside arrays
 
         def fit(value, batched):
             rank = jnp.ndim(value)
@@ -129,7 +133,7 @@ def _dot(left, right, params):
         preferred_element_type=params["preferred_element_type"],
     )
     if x_batched and y_batched:
-        if x.ndim == y.ndim == 2:  # two vectors for each example
+        if x.ndim == y.ndim == 2 and over_x:  # two vectors for each example
             return jnp.sum(x * y, axis=0)
         numbers = (over_x, over_y), ((x.ndim - 1,), (y.ndim - 1,))
         return jnp.moveaxis(dot(x, y, dimension_numbers=numbers), 0, -1)

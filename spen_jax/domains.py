@@ -149,7 +149,7 @@ class Box(Domain):
     def round(self, y):
         """The nearest corner of the box (the upper bound at the centre)."""
         middle = self.lower + self._finite("rounding") / 2
-        return jnp.where(y >= middle, self.upper, self.lower)
+        return jnp.where(y >= middle, self.upper, self.lower).astype(jnp.result_type(y))
 
     def _inside(self, y):
         return (y - self.lower) / self._finite("a logit")
@@ -200,7 +200,8 @@ class Simplex(Domain):
 
     def project(self, y):
         """argmin over u in the simplex of ||u - y||, by Optax."""
-        return jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")(y)
+        project = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")
+        return project(y).astype(y.dtype)
 
     def initial(self, shape):
         """The uniform distribution, 1 / K."""
@@ -300,10 +301,12 @@ class Product(Domain):
 
     def check(self, y):
         """ValueError where y is another tree, or a leaf does not fit its domain."""
-        if jax.tree.structure(y) != self.structure:
+        try:
+            self.structure.flatten_up_to(y)
+        except ValueError as error:
             raise ValueError(
                 f"the domain needs y to be the tree {self.structure}, got {jax.tree.structure(y)}"
-            )
+            ) from error
         self._each("check", y)
 
     def project(self, y):

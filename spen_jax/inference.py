@@ -10,7 +10,7 @@ one-example step over the examples INSIDE one scan, in blocks that stay in a CPU
 the step allows with the examples along the last axis (`batching`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from jax import lax
 from spen_jax import batching, loop
 from spen_jax.domains import Box, Domain
 from spen_jax.loop import Energy, Implicit, Plan, Unrolled
-from spen_jax.solvers import FrankWolfe, GradientDescent, Solver, with_settings
+from spen_jax.solvers import GradientDescent, Solver, unrolls, with_settings
 
 TRACES = "y", "energy", "residual"
 
@@ -38,7 +38,8 @@ class Solution:
     """What an inference found, for each of B examples.
 
     Attributes:
-      y: the point, (B, ...): the last one; of an example that `stop_early` did not see converge, the best.
+      y: the point, (B, ...): the last one; with `stop_early`, of an example that failed or ended above the
+        energy it began with, the one of lowest energy.
       energy: the objective there, E(x, y) or with a temperature E(x, y) - temperature H(y), (B,).
       residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order conditions
         of a minimum on the domain; not a number where the example failed.
@@ -136,7 +137,7 @@ def minimize(
     differentiate: Differentiate = "stopped",
     tolerance: float = 1e-3,
     stop_early: bool = False,
-    trace: str | Sequence[str] = (),
+    trace: str | tuple[str, ...] | list[str] = (),
     progress: bool = False,
 ) -> Solution:
     """argmin over y in `domain` of E(x, y) for each example, by `steps` steps of `solver` from `start`.
@@ -153,6 +154,7 @@ def minimize(
       steps: how many steps, at least 0; with `stop_early` at most.
       settings: numbers of the solver by name in place of its own, such as learned ones: scalars, or arrays of
         one number for each step. `{"step_size": schedule(jnp.arange(steps))}` takes any Optax schedule.
+        Of learned ones, known only when the program runs, the range is not checked.
       temperature: of entropy smoothing, E(x, y) - temperature H(y), H the domain's entropy: a scalar, or
         one number for each step. `energy` and `residual` are then those of this objective at the end.
       differentiate: what `jax.grad` makes of the solution. "stopped": `y` is a constant and `energy` depends on
@@ -161,8 +163,9 @@ def minimize(
         differentiated through the steps. "implicit", or `Implicit(...)`: `y` as a minimiser; settings and start
         then have gradient 0. `residual` and `trace` (but for unrolled points) are constants.
       tolerance: the residual up to which an example counts as converged.
-      stop_early: each example stops by itself once it has converged, or failed; a block of examples takes as
-        many steps as its slowest. Not to be unrolled: a while loop has no reverse mode.
+      stop_early: each example stops by itself once it has converged, or failed; examples are looked at every
+        `loop.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
+        unrolled: a while loop has no reverse mode.
       trace: which of "y", "energy", "residual" to keep for every step.
       progress: whether to report on stderr while the program runs.
 
@@ -176,7 +179,9 @@ def minimize(
     if not isinstance(start, jax.Array):
         start = jax.tree.map(_as_array, start)
     mode: Any = _mode(differentiate) if isinstance(differentiate, str) else differentiate
-    trace = (trace,) if isinstance(trace, str) else tuple(trace)
+    trace = tuple(trace) if isinstance(trace, list | tuple) else (trace,)
+    if settings:
+        _check_settings(solver, settings)
     plan = Plan(energy, domain, solver, steps, mode, tolerance, stop_early, trace, progress)
     return _solve(plan, params, context, start, settings, temperature)
 
@@ -194,6 +199,7 @@ def minimize_best(
             f"starts needs shape (B, S, ...) with S starts for each example, got {shape}"
         )
     batch, many = shape[:2]
+    loop.check_context(context, batch)
     flat = jax.tree.map(lambda a: a.reshape(batch * many, *a.shape[2:]), starts)
     repeated = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), many, axis=0), context)
     found = minimize(energy, params, repeated, flat, **options)
@@ -204,9 +210,12 @@ def minimize_best(
 
 @partial(jax.jit, static_argnums=0)
 def _solve(plan, params, context, start, settings, temperature):
-    values = params, settings or {}, temperature
-    _check(plan, values, context, start)
+    _check(plan, (params, settings or {}, temperature), context, start)
     leaves = jax.tree.leaves(start)
+    scheduled = jax.tree.map(
+        lambda a: jnp.asarray(a, leaves[0].dtype), (settings or {}, temperature)
+    )
+    values = params, *scheduled
     batch = len(leaves[0])
     numbers = sum(a.size for a in leaves) // max(batch, 1)
     fixed = lax.stop_gradient((values, context, start))
@@ -224,7 +233,7 @@ def _solve(plan, params, context, start, settings, temperature):
             # The backward pass repeats a block's forward pass, so that only one block's steps are kept.
             solve = jax.checkpoint(solve, prevent_cse=False)
         # A progress report tells by the examples' numbers which block is running.
-        examples = jnp.arange(batch) if plan.progress else None
+        examples = jnp.arange(batch) if plan.progress and batch else None
         found = batching.in_blocks(solve, (*batched, examples), numbers)
     y = found.y
     if isinstance(plan.mode, Implicit):
@@ -257,6 +266,17 @@ def _mode(name):
     return _MODES[name]
 
 
+def _check_settings(solver, settings):
+    """ValueError for unknown names and, of numbers known now, for those out of range."""
+    for name, value in settings.items():
+        try:
+            known = np.asarray(value).ravel()
+        except jax.errors.TracerArrayConversionError:
+            known = np.ones(0)
+        for number in known:
+            with_settings(solver, {name: float(number)})
+
+
 def _check(plan, values, context, start):
     _check_plan(plan)
     leaves = jax.tree.leaves(start)
@@ -272,7 +292,7 @@ def _check(plan, values, context, start):
     (batch,) = sizes
     loop.check_context(context, batch)
     for name, value in {**values[1], "temperature": values[2]}.items():
-        if value is not None and jnp.shape(value) not in ((), (plan.steps,)):
+        if value is not None and jnp.shape(value) not in ((), (max(plan.steps, 1),)):
             raise ValueError(
                 f"{name} must be one number or one for each of {plan.steps} steps, got shape {jnp.shape(value)}"
             )
@@ -297,7 +317,8 @@ def _check_plan(plan):
         raise ValueError(
             f"domain must be one of spen_jax.domains, such as Box(), Simplex() or Reals(), got {plan.domain!r}"
         )
-    if not all(callable(getattr(plan.solver, name, None)) for name in ("init", "step", "y")):
+    methods = [getattr(plan.solver, name, None) for name in ("init", "step", "y")]
+    if isinstance(plan.solver, type) or not all(map(callable, methods)):
         raise ValueError(
             "solver must be one of spen_jax.solvers, such as GradientDescent(), MirrorDescent() or "
             f"Optax(optax.adam(0.1)), got {plan.solver!r}"
@@ -312,8 +333,8 @@ def _check_plan(plan):
             "'implicit', or unroll a fixed number of steps with stop_early=False"
         )
 
-    if isinstance(plan.solver, FrankWolfe) and isinstance(plan.mode, Unrolled):
+    if isinstance(plan.mode, Unrolled) and not unrolls(plan.solver):
         raise ValueError(
-            "FrankWolfe's corners do not move with the parameters, so that unrolled its gradient is 0: "
-            "differentiate it as 'stopped' or 'implicit'"
+            f"{plan.solver} makes no steps that a derivative could follow: differentiate it as 'stopped' or "
+            "'implicit'"
         )

@@ -53,10 +53,11 @@ class Implicit:
     At a minimum on the domain y = project(y - grad E(y)). With P the (symmetric) Jacobian of the projection
     there, which is 0 along active bounds, and H the Hessian of E, both only ever applied to vectors:
     dy = -P w, (P - P P + P H P + damping P) w = P d(grad E), solved by conjugate gradients.
-    Where that does not reach 10 times `tolerance` (relative) in so many `steps`, as it must with a
-    singular Hessian, the derivative of that example is NaN; a `damping` > 0 then gives that
-    of the proximal step argmin E + damping / 2 ||. - y||^2 instead. Source: Krantz & Parks (2002); for fixed
-    points of projections Blondel et al. (2022).
+    Where that does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example
+    is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
+    derivative asked for; a `damping` > 0 then gives that of the proximal step
+    argmin E + damping / 2 ||. - y||^2 instead. Source: Krantz & Parks (2002); for fixed points of projections
+    Blondel et al. (2022).
     """
 
     steps: int = 200
@@ -231,7 +232,7 @@ def through(plan: Plan, values: Any, context: Any, y: Any, examples: Any) -> Fou
         def body(state, t):
             now = at_step(values, t)
             state = each(_step, now, (context, state))
-            if plan.progress:
+            if examples is not None:
                 _show(plan.steps, t + 1, examples)
             return state, each.record(now, context, state)
 
@@ -401,7 +402,12 @@ def _rounds(plan, values, context, run, rows):
             look = t % (1 if part_run.best else LOOK) == 0
             judge = partial(each, _judge, now)
             part_run = lax.cond(look, lambda run: judge((part_context, run)), lambda r: r, part_run)
-            part_run = each(_advance, now, (part_context, part_run))
+            part_run = lax.cond(
+                jnp.any(part_run.active),
+                lambda run: each(_advance, now, (part_context, run)),
+                lambda run: run,
+                part_run,
+            )
             if rows:
                 new = each.record(now, part_context, part_run.state)
                 rows = jax.tree.map(lambda a, n: a.at[t + 1, ids].set(n, mode="drop"), rows, new)

@@ -51,11 +51,18 @@ def with_settings(solver: Any, settings: dict[str, Any]) -> Any:
     here = {name: value for name, value in settings.items() if name in numbers}
     rest = {name: value for name, value in settings.items() if name not in numbers}
     if rest and "solver" not in values:
-        raise ValueError(f"{solver} has no numbers {sorted(rest)} to set; it has {sorted(numbers)}")
+        raise ValueError(f"{solver} has no settings {sorted(rest)}; it has {sorted(numbers)}")
     if rest:
         here["solver"] = with_settings(values["solver"], rest)
     changed: Any = solver
     return replace(changed, **here)
+
+
+def unrolls(solver: Any) -> bool:
+    """Whether a derivative through the solver's steps means something."""
+    if isinstance(solver, FrankWolfe | LineSearch):
+        return False
+    return unrolls(solver.solver) if isinstance(solver, OnLogits) else True
 
 
 def _require(holds: Any, message: str) -> None:
@@ -164,15 +171,16 @@ class OnLogits:
 class LineSearch:
     """y <- project(y - a grad E(y)), a the first of 2 a_before, a_before, a_before / 2, ... that descends enough.
 
-    With d = new - y enough is E(new) <= E(y) + decrease grad E(y).d, Armijo's rule along the projection arc, and
-    grad E(new).d <= (2 decrease - 1) grad E(y).d, which says the same of a quadratic and is still exact where the
-    energies differ by rounding only. No step size to choose, and the energy never grows. Where 30
-    halvings find no descent, y stands still. In a batch each step takes as many trials as its
-    slowest example. Derivatives take a as a constant. Sources: Bertsekas (1976); Hager & Zhang (2005).
+    With d = new - y enough is E(new) <= E(y) + decrease grad E(y).d, Armijo's rule along the projection arc, up to
+    the rounding of E(y), and grad E(new).d <= (2 decrease - 1) grad E(y).d, which says the same of a quadratic
+    and is still exact where the energies differ by rounding only. No step size to choose, and but for
+    rounding the energy never grows. Where 30 halvings find no descent, y stands still. In a batch each step
+    takes as many trials as its slowest example. The sizes hang on the values in jumps: differentiate it as
+    stopped or implicit. Sources: Bertsekas (1976); Hager & Zhang (2005).
     """
 
     step_size: float = 1.0
-    decrease: float = 1e-4
+    decrease: float = 0.25
 
     def __post_init__(self):
         given = f"got {self.step_size} and {self.decrease}"
@@ -189,35 +197,33 @@ class LineSearch:
         """One step as long as the energy allows."""
         y, last = state
         value, gradient = jax.value_and_grad(objective)(y)
+        rounding = 10 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
         def move(size):
             return domain.project(jax.tree.map(lambda a, g: a - size * g, y, gradient))
 
         def trial(size):
-            """(whether it descends enough, grad E(y).d)."""
+            """(whether it descends enough, whether it moves)."""
             new = move(size)
             there, gradient_there = jax.value_and_grad(objective)(new)
             moved = jax.tree.map(jnp.subtract, new, y)
             slope: Any = optax.tree.vdot(gradient, moved)
             slope_there: Any = optax.tree.vdot(gradient_there, moved)
-            enough = there <= value + self.decrease * slope
+            enough = there <= value + self.decrease * slope + rounding
             enough &= slope_there <= (2 * self.decrease - 1) * slope
-            return enough & (slope < 0), slope
+            return enough & (slope < 0), slope < 0
 
         def shrink(carry):
             size, trials, _ = carry
             return size / 2, trials + 1, trial(size / 2)
 
         def goes_on(carry):
-            _, trials, (enough, slope) = carry
-            return ~enough & (slope < 0) & (trials < 30)
+            _, trials, (enough, moves) = carry
+            return ~enough & moves & (trials < 30)
 
-        first = 2 * lax.stop_gradient(last)
-        size, _, (enough, slope) = lax.while_loop(goes_on, shrink, (first, 0, trial(first)))
-        size = lax.stop_gradient(jnp.where(enough, size, last))
-        # At the minimum a step as long as the last moves nothing but derivatives.
-        steps = enough | (slope == 0)
-        return jax.tree.map(lambda n, a: jnp.where(steps, n, a), move(size), y), size
+        size, _, (enough, _) = lax.while_loop(goes_on, shrink, (2 * last, 0, trial(2 * last)))
+        new = jax.tree.map(lambda n, a: jnp.where(enough, n, a), move(size), y)
+        return new, jnp.where(enough, size, last)
 
     def y(self, state, domain):
         """The current point."""
@@ -235,7 +241,7 @@ class FrankWolfe:
 
     def init(self, y, domain):
         """The state (y, t)."""
-        return y, jnp.zeros(())
+        return y, jnp.zeros((), jax.tree.leaves(y)[0].dtype)
 
     def step(self, objective, state, domain):
         """One step towards the corner that the gradient asks for; ValueError for a domain without corners."""

@@ -1,11 +1,13 @@
 """Problems with known answers, and the tools that several test files share."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from scipy.optimize import brentq
 
 from spen_jax import SPEN, FeatureNetwork, functions_of
 from spen_jax.energies import binary_entropy
@@ -29,6 +31,52 @@ def coupled(params, context, y):
 def entropic(params, scores, y):
     """-s.y - H(y): its minimiser is sigmoid(s), its minimum -sum_i softplus(s_i). No params."""
     return -scores @ y - binary_entropy(y)
+
+
+def quadratic(params, context, y):
+    """1/2 v.A v - b.v, v all numbers of y (an array of any shape, or a tree): see `best_on_faces`."""
+    v = ravel_pytree(y)[0]
+    return v @ params["A"] @ v / 2 - context @ v
+
+
+def best_on_faces(a, b, lower, upper, sums=()):
+    """argmin 1/2 y.A y - b.y with lower <= y <= upper, and for each row r of `sums` r.y = 1.
+
+    By enumeration: on each face of the polytope the minimum ignoring the other bounds is that of
+    a linear system; of those that keep the bounds the lowest is the answer.
+    """
+    a, n = (a + a.T) / 2, len(b)
+    sums = np.reshape(sums, (-1, n))
+    best, lowest = None, np.inf
+    for face in itertools.product([None, *(v for v in (lower, upper) if np.isfinite(v))], repeat=n):
+        free = np.array([v is None for v in face])
+        y = np.array([0.0 if v is None else v for v in face])
+        rows = sums[:, free]
+        if np.any(~rows.any(1)):  # a sum without a free member cannot be met by moving
+            if np.any(np.abs(sums[~rows.any(1)] @ y - 1) > 1e-12):
+                continue
+            rows = rows[rows.any(1)]
+        right = np.concatenate([(b - a @ y)[free], 1 - (sums @ y)[sums[:, free].any(1)]])
+        zero = np.zeros((len(rows), len(rows)))
+        y[free] = np.linalg.solve(np.block([[a[np.ix_(free, free)], rows.T], [rows, zero]]), right)[
+            : free.sum()
+        ]
+        value = y @ a @ y / 2 - b @ y
+        if np.all((lower - 1e-12 <= y) & (y <= upper + 1e-12)) and value < lowest:
+            best, lowest = y, value
+    return best
+
+
+def best_in_ball(a, b, radius):
+    """argmin 1/2 y.A y - b.y with ||y|| <= radius, by the secular equation ||(A + m)^-1 b|| = radius."""
+    a = (a + a.T) / 2
+
+    def at(m):
+        return np.linalg.solve(a + m * np.eye(len(b)), b)
+
+    if np.linalg.norm(at(0)) <= radius:
+        return at(0)
+    return at(brentq(lambda m: np.linalg.norm(at(m)) - radius, 0, 1e3, xtol=1e-14, rtol=1e-14))
 
 
 def positive_definite(size, seed=0):

@@ -26,7 +26,8 @@ def test_the_inference_benchmark_compares_its_contestants_and_writes_a_row_for_e
     done = run(*small, "--without", SLOW, "--json", str(file))
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())
-    names = ["spen_jax", "spen_jax_flax", "jax_plain", "optax_loop"]
+    names = ["spen_jax", "spen_jax_compiled", "spen_jax_dense", "spen_jax_flax"]
+    names += ["jax_plain", "optax_loop"]
     assert [(r["name"], r["batch"]) for r in rows] == [(n, b) for b in (1, 8) for n in names]
     for row in rows:
         assert row["threads"] == 1

@@ -13,12 +13,22 @@ from problems import (
     numpy_mirror,
     parabola,
     positive_definite,
+    random_batch,
+    small_spen,
 )
 
-from spen_jax.domains import Box
-from spen_jax.inference import implied_logits, interactions, loss_augmented, minimize
+from spen_jax.domains import Box, Product, Simplex
+from spen_jax.inference import (
+    Implicit,
+    Unrolled,
+    implied_logits,
+    interactions,
+    loss_augmented,
+    minimize,
+    minimize_best,
+)
 from spen_jax.losses import hamming, squared_error
-from spen_jax.solvers import GradientDescent, MirrorDescent
+from spen_jax.solvers import FrankWolfe, GradientDescent, MirrorDescent
 
 HALF = GradientDescent(step_size=0.2, momentum=0.5)
 A = np.array([1.0, 2.0, 4.0])
@@ -357,6 +367,212 @@ def test_unrolled_mirror_descent_has_the_gradient_of_the_sigmoid_once_converged(
     np.testing.assert_allclose(jax.grad(last)(scores), y * (1 - y))
 
 
+# The implicit derivative
+
+
+def test_the_implicit_gradient_of_a_spen_is_that_of_its_converged_unrolling(x64):
+    features, energy, params = small_spen(entropy=1.0)
+    params = {**params, "c2": np.abs(params["c2"])}
+    x = random_batch(5).x
+
+    def loss(params, mode):
+        found = minimize(
+            energy,
+            params,
+            features(params, x),
+            centre(5, 4),
+            solver=MirrorDescent(0.5),
+            steps=300,
+            differentiate=mode,
+        )
+        return jnp.sum((found.y - 0.3) ** 2) + found.energy.sum()
+
+    implicit = jax.jit(jax.grad(lambda p: loss(p, Implicit(tolerance=1e-12))))(params)
+    unrolled = jax.jit(jax.grad(lambda p: loss(p, "unrolled")))(params)
+    assert_trees_close(implicit, unrolled, rtol=1e-6, atol=1e-9)
+
+
+def scaled_parabola(params, context, y):
+    return jnp.sum(context["a"] * y**2) / 2 - context["b"] @ y
+
+
+def implicit_by_b(context, start, mode, weights=1.0):
+    def total(b):
+        found = minimize(
+            scaled_parabola,
+            None,
+            {**context, "b": b},
+            start,
+            solver=HALF,
+            steps=300,
+            differentiate=mode,
+        )
+        return jnp.sum(weights * found.y)
+
+    return np.asarray(jax.grad(total)(context["b"]))
+
+
+def test_a_flat_direction_has_no_derivative_and_its_neighbours_have_theirs(x64):
+    context = {"a": np.array([[2.0, 0], [2, 4]]), "b": np.array([[1.0, 0], [1, 2]])}
+    got = implicit_by_b(context, centre(2, 2), Implicit(tolerance=1e-12))
+    assert np.isnan(got[0]).all()
+    np.testing.assert_allclose(got[1], [0.5, 0.25])
+    damped = implicit_by_b(context, centre(2, 2), Implicit(tolerance=1e-12, damping=0.1))
+    np.testing.assert_allclose(damped, 1 / (context["a"] + 0.1))
+
+
+def test_of_a_segment_of_minima_only_what_they_share_has_a_derivative(x64):
+    """(u.y - c)^2 / 2: all y with u.y = c are minima, so that u.y moves with c and no y_i is determined."""
+    u = np.array([1.0, 2.0])
+
+    def valley(params, context, y):
+        return (u @ y - context) ** 2 / 2
+
+    def move(weights):
+        def total(c):
+            found = minimize(
+                valley,
+                None,
+                c,
+                centre(1, 2),
+                solver=HALF,
+                steps=300,
+                differentiate=Implicit(tolerance=1e-12),
+            )
+            return jnp.sum(found.y @ weights)
+
+        return jax.grad(total)(np.array([1.2]))
+
+    np.testing.assert_allclose(move(u), 1)
+    assert np.isnan(move(np.array([1.0, 0.0]))).all()
+
+
+def test_with_all_bounds_active_the_implicit_derivative_is_exactly_0(x64):
+    context = {"a": np.ones((2, 2)), "b": np.array([[3.0, -2], [-1, -1]])}
+    assert np.all(implicit_by_b(context, centre(2, 2), "implicit") == 0)
+
+
+def test_implicitly_settings_and_start_have_gradient_0():
+    def total(settings, start):
+        return minimize(
+            parabola, {"a": A}, B, start, settings=settings, steps=50, differentiate="implicit"
+        ).y.sum()
+
+    gradients = jax.grad(total, (0, 1))({"step_size": 0.2, "momentum": 0.5}, centre(3))
+    assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
+
+
+def test_the_memory_of_a_gradient_does_not_grow_with_steps_or_with_their_root():
+    a, b = jnp.asarray(positive_definite(20), jnp.float32), jnp.ones((64, 20))
+
+    def memory(mode, steps):
+        def total(a):
+            found = minimize(coupled, {"A": a}, b, centre(64, 20), steps=steps, differentiate=mode)
+            return found.y.sum()
+
+        compiled = jax.jit(jax.grad(total)).lower(a).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory("implicit", 50) == memory("implicit", 500)
+    plain = memory("unrolled", 32)
+    assert memory("unrolled", 1000) < 3 * plain < 3 * memory(Unrolled(segment=1000), 1000) / 5
+
+
+# The trace and the progress
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+@pytest.mark.parametrize("names", ["y", ["energy"], ("residual", "y", "energy")], ids=str)
+def test_the_trace_holds_what_was_asked_for_before_and_after_each_step(names, stop_early, x64):
+    def solve(trace):
+        return minimize(
+            parabola,
+            {"a": A},
+            B,
+            centre(3),
+            solver=HALF,
+            steps=7,
+            stop_early=stop_early,
+            trace=trace,
+        )
+
+    found = solve(names)
+    assert set(found.trace) == {names} if isinstance(names, str) else set(names)
+    for name, rows in found.trace.items():
+        assert rows.shape == ((3, 8, 3) if name == "y" else (3, 8))
+        np.testing.assert_allclose(rows[:, -1], getattr(found, name), rtol=1e-12)
+    if "energy" in found.trace and "y" in found.trace:
+        y, b = np.asarray(found.trace["y"]), B[:, None]
+        np.testing.assert_allclose(found.trace["energy"], (A * y**2 / 2 - b * y).sum(-1))
+        residual = np.abs(y - np.clip(y - (A * y - b), 0, 1)).max(-1)
+        np.testing.assert_allclose(found.trace["residual"], residual, atol=1e-14)
+    np.testing.assert_allclose(solve(()).y, found.y, rtol=1e-12)
+    assert solve(()).trace == {}
+
+
+def test_the_trace_of_a_tree_is_a_tree():
+    def energy(params, context, y):
+        return jnp.sum(y["a"] ** 2) - y["b"] @ jnp.arange(3.0)
+
+    start = {"a": jnp.full((4, 2), 0.5), "b": jnp.full((4, 3), 1 / 3)}
+    domain = Product({"a": Box(), "b": Simplex()})
+    found = minimize(energy, None, None, start, domain=domain, solver=HALF, steps=40, trace="y")
+    assert found.trace["y"]["a"].shape == (4, 41, 2) and found.trace["y"]["b"].shape == (4, 41, 3)
+    np.testing.assert_allclose(found.y["a"], 0, atol=1e-6)
+    np.testing.assert_allclose(found.y["b"], np.tile([0, 0, 1], (4, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_progress_tells_the_step_and_the_total_on_stderr(stop_early, capsys):
+    def solve(progress):
+        found = minimize(
+            parabola,
+            {"a": A},
+            B,
+            centre(3),
+            steps=40,
+            stop_early=stop_early,
+            tolerance=1e-12,
+            progress=progress,
+        )
+        jax.block_until_ready(found)
+        jax.effects_barrier()
+        return capsys.readouterr()
+
+    told = solve(True)
+    assert told.out == "" and told.err.endswith("\n") and told.err.count("\n") == 1
+    lines = told.err.strip().split("\r")
+    assert 2 < len(lines) <= 22 and all("examples 1 to 3" in line for line in lines if line)
+    assert "[####################] step 40 of 40" in lines[-1]
+    assert solve(False) == ("", "")
+
+
+# The best of several starts
+
+
+def test_the_best_of_many_is_the_lowest_that_did_not_fail(x64):
+    """-(y - 1/2)^2 on the box falls to both ends, a tilt makes one lower; below the trap it is no number."""
+
+    def energy(params, context, y):
+        value = -((y[0] - 0.5) ** 2) - context["tilt"] * y[0]
+        return value + 0 * jnp.log(y[0] - context["trap"])
+
+    context = {"tilt": np.array([-0.1, -0.1, 0.1]), "trap": np.array([-1.0, 0.2, 0.2])}
+    starts = jnp.tile(jnp.array([[0.4], [0.6], [0.7]]), (3, 1, 1))
+    found = minimize_best(energy, None, context, starts, solver=HALF, steps=60, trace="energy")
+    np.testing.assert_allclose(found.y[:, 0], [0, 1, 1], atol=1e-9)
+    np.testing.assert_allclose(found.energy, [-0.25, -0.15, -0.35])
+    assert found.converged.all() and found.trace["energy"].shape == (3, 61)
+    hopeless = {"tilt": np.zeros(1), "trap": np.array([2.0])}
+    assert minimize_best(energy, None, hopeless, starts[:1], solver=HALF).failed.all()
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 0, 3)])
+def test_the_best_of_many_needs_an_axis_of_starts(shape):
+    with pytest.raises(ValueError, match=r"shape \(B, S, ...\) with S starts .* got"):
+        minimize_best(parabola, {"a": A}, B, jnp.zeros(shape))
+
+
 # Under transformations
 
 
@@ -426,14 +642,53 @@ def pair(params, context, y):
         ({"start": 0.5}, r"shape \(B, ...\), .* got shape \(\) of float32"),
         ({"context": {"b": [B[:2]]}}, r"axis of 3 .* context\['b'\]\[0\] has shape \(2, 3\)"),
         ({"context": {"b": 1.0}}, r"context\['b'\] has shape \(\); .* belongs in params"),
+        ({"trace": True}, "trace knows 'y', .* got True"),
         ({"energy": vector}, r"scalar for one example, got .*\(3,\).* y of shape \(3,\)"),
         ({"energy": pair}, r"scalar for one example, got \(Shape"),
+        ({"solver": "adam"}, "solver must be one of spen_jax.solvers.* got 'adam'"),
+        ({"domain": None}, "domain must be one of spen_jax.domains.* got None"),
+        ({"domain": Simplex}, "domain must be one of spen_jax.domains.* got <class"),
+        ({"trace": "x"}, "trace knows 'y', 'energy', 'residual', got 'x'"),
+        ({"trace": ["y", "z"]}, "got 'z'"),
+        ({"differentiate": "unrolled", "stop_early": True}, "stop_early .* no reverse mode"),
+        ({"temperature": np.ones(30), "stop_early": True}, "temperature for each step needs all"),
+        (
+            {"solver": FrankWolfe(), "differentiate": "unrolled"},
+            "no steps that a derivative could follow",
+        ),
+        ({"start": np.full((3, 3), 0.5)}, "float64, but JAX's 64-bit mode is off"),
+        ({"settings": {"step_size": np.ones(7)}}, r"step_size must be .* of 30 steps, .*\(7,\)"),
+        ({"temperature": np.ones((30, 1))}, r"temperature must be one number.*\(30, 1\)"),
+        ({"start": {"a": centre(3), "b": centre(2)}}, "same leading axis of examples, got"),
+        ({"start": {"a": centre(3)}}, "one array for each example, got the tree"),
     ],
 )
 def test_errors_say_what_was_expected_and_what_came(change, message):
     arguments = {"energy": parabola, "params": {"a": A}, "context": B, "start": centre(3)}
     with pytest.raises(ValueError, match=message):
         minimize(**(arguments | change))
+
+
+def test_an_error_within_the_energy_names_the_shapes_of_one_example():
+    with pytest.raises(TypeError) as raised:
+        minimize(parabola, {"a": A}, B[:, :2], centre(3))
+    assert any("context and y of shapes ((2,), (3,))" in note for note in raised.value.__notes__)
+
+
+def test_a_solver_that_was_not_made_is_refused():
+    with pytest.raises(ValueError, match="solver must be"):
+        minimize(parabola, {"a": A}, B, centre(3), solver=GradientDescent)
+
+
+def test_a_context_that_does_not_fit_the_starts_is_named_as_it_came():
+    with pytest.raises(ValueError, match=r"axis of 2 .* has shape \(3, 3\)"):
+        minimize_best(parabola, {"a": A}, B, jnp.zeros((2, 4, 3)))
+
+
+@pytest.mark.parametrize("options", [{"stop_early": True}, {"progress": True}], ids=str)
+def test_an_empty_batch_has_an_empty_answer(options):
+    found = minimize(parabola, {"a": A}, B[:0], centre(0), **options)
+    assert found.y.shape == (0, 3)
 
 
 # Functions of an energy
