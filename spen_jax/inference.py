@@ -183,7 +183,8 @@ def minimize(
     if settings:
         _check_settings(solver, settings)
     plan = Plan(energy, domain, solver, steps, mode, tolerance, stop_early, trace, progress)
-    return _solve(plan, params, context, start, settings, temperature)
+    found = _solve(plan, params, context, start, settings, temperature)
+    return Solution(*found, steps, tolerance)
 
 
 def minimize_best(
@@ -210,6 +211,7 @@ def minimize_best(
 
 @partial(jax.jit, static_argnums=0)
 def _solve(plan, params, context, start, settings, temperature):
+    """The fields of the solution that are arrays."""
     _check(plan, (params, settings or {}, temperature), context, start)
     leaves = jax.tree.leaves(start)
     scheduled = jax.tree.map(
@@ -240,7 +242,7 @@ def _solve(plan, params, context, start, settings, temperature):
         attach = jax.vmap(partial(loop.implicit, plan, end))
         y = batching.in_blocks(lambda block: attach(*block), (context, y), numbers)
     energy = loop.known_energy(plan, (end, context, y), found.energy)
-    return Solution(y, energy, found.residual, found.steps, found.trace, plan.steps, plan.tolerance)
+    return y, energy, found.residual, found.steps, found.trace
 
 
 # Errors, before anything is traced.
