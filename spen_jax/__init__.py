@@ -9,6 +9,7 @@ from spen_jax import (
     losses,
     metrics,
     objectives,
+    sampling,
     solvers,
     synthetic,
     training,
@@ -26,6 +27,7 @@ from spen_jax.inference import (
     minimize_best,
 )
 from spen_jax.objectives import end_to_end, feed_forward, max_margin
+from spen_jax.sampling import HamiltonianMonteCarlo, Langevin, sample
 from spen_jax.solvers import (
     FrankWolfe,
     GradientDescent,
@@ -44,8 +46,10 @@ __all__ = [
     "FeatureNetwork",
     "FrankWolfe",
     "GradientDescent",
+    "HamiltonianMonteCarlo",
     "Implicit",
     "L2Ball",
+    "Langevin",
     "LineSearch",
     "MirrorDescent",
     "OnLogits",
@@ -74,6 +78,8 @@ __all__ = [
     "minimize",
     "minimize_best",
     "objectives",
+    "sample",
+    "sampling",
     "solvers",
     "synthetic",
     "training",

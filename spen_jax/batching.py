@@ -113,7 +113,7 @@ def _apply(name, eqn, inputs, size):
     if name in _REDUCTIONS:
         return eqn.primitive.bind(*values, **params)
     if name == "dot_general":
-        return _dot(*inputs, params)
+        return _dot(inputs[0], inputs[1], params)
     if name == "broadcast_in_dim":
         shape, at = params["shape"], params["broadcast_dimensions"]
         return lax.broadcast_in_dim(values[0], (*shape, size), (*at, len(shape)))

@@ -183,8 +183,9 @@ def minimize(
     if settings:
         _check_settings(solver, settings)
     plan = Plan(energy, domain, solver, steps, mode, tolerance, stop_early, trace, progress)
-    found = _solve(plan, params, context, start, settings, temperature)
-    return Solution(*found, steps, tolerance)
+    solved = _solve(plan, params, context, start, settings, temperature)
+    y, energies, residual, stopped_after, rows = solved
+    return Solution(y, energies, residual, stopped_after, rows, steps, tolerance)
 
 
 def minimize_best(
