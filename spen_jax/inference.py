@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax import batching, loop
+from spen_jax import batching, loop, stopping
 from spen_jax.domains import Box, Domain
 from spen_jax.loop import Energy, Implicit, Plan, Unrolled
 from spen_jax.solvers import GradientDescent, Solver, unrolls, with_settings
@@ -33,7 +33,7 @@ TRACES = "y", "energy", "residual"
     data_fields=["y", "energy", "residual", "stopped_after", "trace"],
     meta_fields=["limit", "tolerance"],
 )
-@dataclass(frozen=True)
+@dataclass
 class Solution:
     """What an inference found, for each of B examples.
 
@@ -164,7 +164,7 @@ def minimize(
         then have gradient 0. `residual` and `trace` (but for unrolled points) are constants.
       tolerance: the residual up to which an example counts as converged.
       stop_early: each example stops by itself once it has converged, or failed; examples are looked at every
-        `loop.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
+        `stopping.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
         unrolled: a while loop has no reverse mode.
       trace: which of "y", "energy", "residual" to keep for every step.
       progress: whether to report on stderr while the program runs.
@@ -224,7 +224,7 @@ def _solve(plan, params, context, start, settings, temperature):
     fixed = lax.stop_gradient((values, context, start))
     end = loop.at_step(values, plan.steps - 1)
     if plan.stop_early:
-        found = loop.until(plan, *fixed)
+        found = stopping.until(plan, *fixed)
     else:
         unrolled = isinstance(plan.mode, Unrolled)
         loop_values, *batched = (values, context, start) if unrolled else fixed
@@ -240,7 +240,7 @@ def _solve(plan, params, context, start, settings, temperature):
         found = batching.in_blocks(solve, (*batched, examples), numbers)
     y = found.y
     if isinstance(plan.mode, Implicit):
-        attach = jax.vmap(partial(loop.implicit, plan, end))
+        attach = jax.vmap(partial(loop.implicit, plan, plan.mode, end))
         y = batching.in_blocks(lambda block: attach(*block), (context, y), numbers)
     energy = loop.known_energy(plan, (end, context, y), found.energy)
     return y, energy, found.residual, found.steps, found.trace

@@ -1,7 +1,7 @@
-"""The one loop that runs every solver: a scan, or a while loop where examples stop by themselves.
+"""The one loop that runs every solver, and what a derivative makes of it; `inference.minimize` is its face.
 
-`inference.minimize` is its face. A function of one example comes first and is mapped over a block's
-examples by `batching.over_examples`; `values` are (params, settings, temperature), of all steps or of one.
+Functions of one example come first; `Mapped` runs them over a block of examples, whichever axis these stand
+along. `values` are (params, settings, temperature), of all steps or of one.
 """
 
 import math
@@ -24,9 +24,6 @@ from spen_jax.solvers import Solver, with_settings
 Energy = Callable[[Any, Any, Any], jax.Array]
 PROBES = 4
 """Random vectors that estimate the diagonal of the implicit solve's matrix."""
-LOOK, ROUND = 4, 8
-"""With early stopping examples are looked at every LOOK steps, which costs about a step, and those that go on
-are gathered into full blocks every ROUND steps."""
 
 
 @dataclass(frozen=True)
@@ -107,22 +104,25 @@ def _objective(plan, values, context):
     return lambda y: plan.energy(params, context, y) - temperature * plan.domain.entropy(y)
 
 
-def _init(plan, values, y):
+def init(plan: Plan, values: Any, y: Any) -> Any:
+    """The solver's state at the projected start."""
     return with_settings(plan.solver, values[1]).init(plan.domain.project(y), plan.domain)
 
 
-def _step(plan, values, example):
+def step(plan: Plan, values: Any, example: Any) -> Any:
+    """The solver's next state, of (context, state)."""
     context, state = example
     solver = with_settings(plan.solver, values[1])
     return solver.step(_objective(plan, values, context), state, plan.domain)
 
 
-def _read(plan, _, state):
+def read(plan: Plan, _: Any, state: Any) -> Any:
+    """The point where the solver stands."""
     return plan.solver.y(state, plan.domain)
 
 
-def _report(plan, values, example):
-    """(y, E, the largest |y - project(y - grad E)|)."""
+def report(plan: Plan, values: Any, example: Any) -> tuple[Any, jax.Array, jax.Array]:
+    """(y, E, the largest |y - project(y - grad E)|), of (context, y)."""
     context, y = example
     value, gradient = jax.value_and_grad(_objective(plan, values, context))(y)
     moved = plan.domain.project(jax.tree.map(jnp.subtract, y, gradient))
@@ -135,7 +135,7 @@ def finite(value: Any, residual: Any) -> jax.Array:
     return jnp.isfinite(value) & jnp.isfinite(residual)
 
 
-def implicit(plan, values, context, y):
+def implicit(plan: Plan, mode: Implicit, values: Any, context: Any, y: Any) -> Any:
     """y, with the derivative of a minimiser; see `Implicit`."""
     flat, unravel = ravel_pytree(lax.stop_gradient(y))
 
@@ -152,7 +152,7 @@ def implicit(plan, values, context, y):
 
     def matrix(w):
         p = onto(w)
-        return p - onto(p) + onto(jax.jvp(fixed, (flat,), (p,))[1]) + plan.mode.damping * p
+        return p - onto(p) + onto(jax.jvp(fixed, (flat,), (p,))[1]) + mode.damping * p
 
     def solve(matrix, b):
         # The diagonal by random signs, exact where the matrix is diagonal, as with entropy nearly so: there its
@@ -161,10 +161,10 @@ def implicit(plan, values, context, y):
         diagonal = jnp.abs(jnp.mean(jax.vmap(lambda z: z * matrix(z))(signs), axis=0))
         diagonal = jnp.maximum(diagonal, 0.1 * jnp.median(diagonal))
         diagonal = jnp.where(diagonal > 0, diagonal, 1)
-        options = {"tol": plan.mode.tolerance, "maxiter": plan.mode.steps}
+        options = {"tol": mode.tolerance, "maxiter": mode.steps}
         w, _ = cg(matrix, b, M=lambda r: onto(onto(r) / diagonal), **options)
         error = jnp.linalg.norm(matrix(w) - b)
-        return jnp.where(error <= 10 * plan.mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
+        return jnp.where(error <= 10 * mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
 
     live = gradient(values, context, flat)
     change = live - lax.stop_gradient(live)  # 0, with the derivative of the gradient
@@ -172,7 +172,7 @@ def implicit(plan, values, context, y):
     return unravel(flat - onto(w))
 
 
-def at_step(values, t):
+def at_step(values: Any, t: Any) -> Any:
     """The values of step t; settings and temperature may have one number for each step."""
     params, *scheduled = values
 
@@ -182,13 +182,14 @@ def at_step(values, t):
     return params, *jax.tree.map(pick, scheduled)
 
 
-class _Mapped(NamedTuple):
+class Mapped(NamedTuple):
     """A function of one example mapped over a block, whichever axis the examples stand along."""
 
     plan: Plan
     last: bool
 
-    def __call__(self, function, values, examples):
+    def __call__(self, function: Callable[..., Any], values: Any, examples: Any) -> Any:
+        """function(plan, values, example) for all examples."""
         function = partial(function, self.plan)
         return batching.over_examples(function, values, examples, last=self.last)
 
@@ -205,34 +206,34 @@ class _Mapped(NamedTuple):
         trace = {*self.plan.trace}
         if not trace:
             return {}
-        y = self(_read, values, state)
+        y = self(read, values, state)
         rows = {"y": y}
         if trace - {"y"}:
             fixed = lax.stop_gradient((values, (context, y)))
-            _, rows["energy"], rows["residual"] = self(_report, *fixed)
+            _, rows["energy"], rows["residual"] = self(report, *fixed)
         return self.outward({name: rows[name] for name in trace})
 
 
-def _mapped(plan, values, context, y) -> _Mapped:
+def mapped(plan: Plan, values: Any, context: Any, y: Any) -> Mapped:
     """On a CPU a block of a good size runs with its examples last, where all operations suit."""
     unrolled = isinstance(plan.mode, Unrolled)
     if jax.default_backend() != "cpu" or unrolled or len(jax.tree.leaves(y)[0]) < 64:
-        return _Mapped(plan, False)
+        return Mapped(plan, False)
     context, y = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (context, y))
     now = at_step(values, 0)
-    state = jax.eval_shape(partial(_init, plan), now, y)
-    functions = (_init, y), (_step, (context, state)), (_report, (context, y))
-    return _Mapped(
+    state = jax.eval_shape(partial(init, plan), now, y)
+    functions = (init, y), (step, (context, state)), (report, (context, y))
+    return Mapped(
         plan, all(batching.suits_last(partial(f, plan), now, one) for f, one in functions)
     )
 
 
 def through(plan: Plan, values: Any, context: Any, y: Any, examples: Any) -> Found:
     """All steps of one block, by scans."""
-    each = _mapped(plan, values, context, y)
+    each = mapped(plan, values, context, y)
     first = at_step(values, 0)
     context, y = each.inward((context, y))
-    state = each(_init, first, y)
+    state = each(init, first, y)
     rows = [jax.tree.map(lambda a: a[None], each.record(first, context, state))]
     timed = plan.progress or any(map(jnp.ndim, jax.tree.leaves(values[1:])))
     times = jnp.arange(plan.steps) if timed else None
@@ -240,7 +241,7 @@ def through(plan: Plan, values: Any, context: Any, y: Any, examples: Any) -> Fou
     def walk(values, context, state, times, length):
         def body(state, t):
             now = at_step(values, t)
-            state = each(_step, now, (context, state))
+            state = each(step, now, (context, state))
             if examples is not None:
                 _show(plan.steps, t + 1, examples)
             return state, each.record(now, context, state)
@@ -272,9 +273,9 @@ def through(plan: Plan, values: Any, context: Any, y: Any, examples: Any) -> Fou
         state, some = lax.scan(one_segment, state, times, length=segments)
         rows.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), some))
 
-    y = each(_read, first, state)
+    y = each(read, first, state)
     end, one = lax.stop_gradient((at_step(values, plan.steps - 1), (context, y)))
-    _, value, residual = each(_report, end, one)
+    _, value, residual = each(report, end, one)
     trace = jax.tree.map(lambda *a: jnp.moveaxis(jnp.concatenate(a), 0, 1), *rows)
     y, value, residual = each.outward((y, value, residual))
     return Found(y, value, residual, None, trace)
@@ -289,171 +290,8 @@ def _cut_and_segment(plan):
     return cut, plan.mode.segment or (rest if rest <= 32 else math.ceil(math.sqrt(rest)))
 
 
-class _Run(NamedTuple):
-    """An example on its way; `best` is the (y, energy, residual) of lowest finite energy it met, or ()."""
-
-    state: Any
-    best: Any
-    active: Any
-    steps: Any
-
-
-def _begin(plan, values, example):
-    start, active = example
-    return _Run(_init(plan, values, start), (), active, jnp.zeros((), int))
-
-
-def _choose(condition, yes, no):
-    return jax.tree.map(partial(jnp.where, condition), yes, no)
-
-
-def _look(plan, values, context, run):
-    """((y, energy, residual) where the example stands, the best it has met)."""
-    here = _report(plan, values, (context, _read(plan, values, run.state)))
-    if not run.best:
-        return here, ()
-    return here, _choose(finite(*here[1:]) & (here[1] < run.best[1]), here, run.best)
-
-
-def _judge(plan, values, example):
-    """Whether the example goes on: it has neither converged nor failed."""
-    context, run = example
-    (_, value, residual), best = _look(plan, values, context, run)
-    # Without a best to keep nothing asks for the energy, which is then not computed.
-    ok = finite(value if run.best else 0.0, residual)
-    return run._replace(best=best, active=run.active & ok & (residual > plan.tolerance))
-
-
-def _advance(plan, values, example):
-    """One step, where the example goes on."""
-    context, run = example
-    state = _choose(run.active, _step(plan, values, (context, run.state)), run.state)
-    return run._replace(state=state, steps=run.steps + run.active)
-
-
-def _conclude(plan, values, example):
-    """Where the example stands, or where it is to go back, the best point it met."""
-    here, best, back, failed = example
-    y, value, residual = _choose(back & jnp.isfinite(best[1]), best, here)
-    return y, value, jnp.where(failed, jnp.nan, residual)
-
-
-def until(plan: Plan, values: Any, context: Any, start: Any) -> Found:
-    """Steps of each example until it has converged.
-
-    Examples that failed, or stopped above the energy they began with, run once more and keep their best point.
-    """
-    size = len(jax.tree.leaves(start)[0])
-    first, last = at_step(values, 0), at_step(values, plan.steps - 1)
-    every = partial(_every, plan)
-    run = every(_begin, first, (start, jnp.full(size, plan.steps > 0)))
-    rows = _Mapped(plan, False).record(first, context, run.state)
-    rows = jax.tree.map(lambda a: jnp.zeros((plan.steps + 1, *a.shape), a.dtype).at[0].set(a), rows)
-
-    (y, before, _), _ = every(_look_at, last, (context, run))
-    done, rows = _rounds(plan, values, context, run, rows)
-    here, _ = every(_look_at, last, (context, done))
-    _, value, residual = here
-    failed = ~finite(value, residual)
-    back = failed | (residual > plan.tolerance) & (value > before)
-
-    worst = jnp.full_like(before, jnp.inf)
-
-    def replay():
-        again = run._replace(best=(y, worst, worst), active=run.active & back)
-        again, _ = _rounds(plan, values, context, again, {})
-        return every(_look_at, last, (context, again))[1]
-
-    best = lax.cond(jnp.any(back), replay, lambda: (y, worst, worst))
-    y, value, residual = every(_conclude, last, (here, best, back, failed))
-    stop = jnp.minimum(jnp.arange(plan.steps + 1)[:, None], done.steps[None])
-    trace = jax.tree.map(lambda a: jnp.moveaxis(a[stop, jnp.arange(size)[None]], 0, 1), rows)
-    return Found(y, value, residual, done.steps, trace)
-
-
-def _look_at(plan, values, example):
-    return _look(plan, values, *example)
-
-
-def _every(plan, function, values, batch):
-    """A function of one example over the whole batch, in blocks."""
-    sizes = [a.size for a in jax.tree.leaves(batch)]
-    numbers = max(sizes) // max(len(jax.tree.leaves(batch)[0]), 1)
-    each = _Mapped(plan, False)
-    return batching.in_blocks(partial(each, function, values), batch, numbers)
-
-
-def _rounds(plan, values, context, run, rows):
-    """All active examples to their end: rounds of ROUND steps, each over as few full blocks as hold them."""
-    leaves = jax.tree.leaves(run.state)
-    size = len(leaves[0])
-    y = jax.eval_shape(jax.vmap(partial(_read, plan, None)), run.state)
-    blocks, block = batching.block_sizes(
-        size, sum(a.size for a in jax.tree.leaves(y)) // max(size, 1)
-    )
-    some = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((block, *a.shape[1:]), a.dtype), (context, y)
-    )
-    each = _mapped(plan, values, *some)
-
-    def on_block(t, ids, run, rows):
-        part = jax.tree.map(lambda a: a.at[ids].get(mode="clip"), (context, run))
-        part_context, part_run = each.inward(part)
-        end = jnp.minimum(t + ROUND, plan.steps)
-
-        def goes_on(carry):
-            t, part_run, _ = carry
-            return (t < end) & jnp.any(part_run.active)
-
-        def body(carry):
-            t, part_run, rows = carry
-            now = at_step(values, t)
-            look = t % (1 if part_run.best else LOOK) == 0
-            judge = partial(each, _judge, now)
-            part_run = lax.cond(look, lambda run: judge((part_context, run)), lambda r: r, part_run)
-            part_run = lax.cond(
-                jnp.any(part_run.active),
-                lambda run: each(_advance, now, (part_context, run)),
-                lambda run: run,
-                part_run,
-            )
-            if rows:
-                new = each.record(now, part_context, part_run.state)
-                rows = jax.tree.map(lambda a, n: a.at[t + 1, ids].set(n, mode="drop"), rows, new)
-            return t + 1, part_run, rows
-
-        _, part_run, rows = lax.while_loop(goes_on, body, (t, part_run, rows))
-        part_run = each.outward(part_run)
-        return jax.tree.map(lambda a, p: a.at[ids].set(p, mode="drop"), run, part_run), rows
-
-    def one_round(carry):
-        t, run, rows = carry
-        going = jnp.sum(run.active)
-        # The numbers of those that go on come first; beyond the batch stands the number of nobody.
-        order = jnp.argsort(~run.active, stable=True)
-        order = jnp.pad(order, (0, blocks * block - size), constant_values=size)
-
-        def next_block(i, carry):
-            ids = lax.dynamic_slice(order, (i * block,), (block,))
-            return on_block(t, ids, *carry)
-
-        run, rows = lax.fori_loop(0, -(-going // block), next_block, (run, rows))
-        t = jnp.minimum(t + ROUND, plan.steps)
-        if plan.progress:
-            done = (t == plan.steps) | ~jnp.any(run.active)
-            jax.debug.callback(partial(_write, plan.steps), t, 1, size, done)
-        return t, run, rows
-
-    def unfinished(carry):
-        t, run, _ = carry
-        return (t < plan.steps) & jnp.any(run.active)
-
-    _, run, rows = lax.while_loop(unfinished, one_round, (0, run, rows))
-    return run, rows
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def known_energy(plan, arguments, value):
+def known_energy(plan: Plan, arguments: Any, value: jax.Array) -> jax.Array:
     """`value`, known to be the energies of `arguments`, with their derivative: nothing is computed twice."""
     return value
 
@@ -474,13 +312,14 @@ def _show(steps, t, examples):
     lax.cond(
         (t % max(1, steps // 20) == 0) | (t == steps),
         lambda: jax.debug.callback(
-            partial(_write, steps), t, examples[0] + 1, examples[-1] + 1, t == steps
+            partial(write_progress, steps), t, examples[0] + 1, examples[-1] + 1, t == steps
         ),
         lambda: None,
     )
 
 
-def _write(steps, t, first, last, done):
+def write_progress(steps: int, t: Any, first: Any, last: Any, done: Any) -> None:
+    """One report, in place of the last one on its line."""
     bar = ("#" * (20 * int(t) // steps)).ljust(20, ".")
     line = f"minimize: examples {int(first)} to {int(last)} [{bar}] step {int(t)} of {steps}"
     sys.stderr.write(f"\r{line}" + "\n" * bool(done))
