@@ -62,6 +62,8 @@ def _suits(jaxpr) -> bool:
             return _suits(inner.jaxpr)
         if name == "dot_general":
             return not eqn.params["dimension_numbers"][1][0]
+        if name == "reshape":
+            return eqn.params["dimensions"] is None  # in another order than that of the array
         return name in _ELEMENTWISE or name in _REDUCTIONS or name in _SHAPES
 
     return all(map(suits, jaxpr.eqns))
@@ -127,19 +129,18 @@ def _apply(name, eqn, inputs, size):
 def _dot(left, right, params):
     (x, x_batched), (y, y_batched) = left, right
     (over_x, over_y), _ = params["dimension_numbers"]
-    dot = partial(
-        lax.dot_general,
-        precision=params["precision"],
-        preferred_element_type=params["preferred_element_type"],
-    )
+    precision, kind = params["precision"], params["preferred_element_type"]
+    dot = partial(lax.dot_general, preferred_element_type=kind)
     if x_batched and y_batched:
-        if x.ndim == y.ndim == 2 and over_x:  # two vectors for each example
+        alike = x.dtype == y.dtype == (kind or x.dtype) and jnp.issubdtype(x.dtype, jnp.floating)
+        if x.ndim == y.ndim == 2 and over_x and alike:  # two vectors for each example
             return jnp.sum(x * y, axis=0)
         numbers = (over_x, over_y), ((x.ndim - 1,), (y.ndim - 1,))
-        return jnp.moveaxis(dot(x, y, dimension_numbers=numbers), 0, -1)
+        return jnp.moveaxis(dot(x, y, dimension_numbers=numbers, precision=precision), 0, -1)
     if y_batched:
-        return dot(x, y, dimension_numbers=((over_x, over_y), ((), ())))
-    swapped = dot(y, x, dimension_numbers=((over_y, over_x), ((), ())))
+        return dot(x, y, dimension_numbers=((over_x, over_y), ((), ())), precision=precision)
+    backwards = precision[::-1] if isinstance(precision, tuple) else precision
+    swapped = dot(y, x, dimension_numbers=((over_y, over_x), ((), ())), precision=backwards)
     free_y = y.ndim - len(over_y)  # these stand before those of x, and the examples after both
     return jnp.moveaxis(swapped, range(free_y), range(-1 - free_y, -1))
 

@@ -7,6 +7,7 @@ What a domain cannot do (reals have no corners, a ball no logits) raises ValueEr
 import math
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -66,6 +67,13 @@ class Domain:
         """A random point of this shape."""
         raise NotImplementedError
 
+    def onto_face(self, y: Any, target: Any, scaled: Any, v: Any) -> Any:
+        """The Jacobian of `project` at `target` times v, where y = project(target): it takes out active bounds.
+
+        target is y less the gradient times one number, scaled is y less the gradient over each coordinate's curvature.
+        """
+        return jax.jvp(self.project, (target,), (v,))[1]
+
     def round(self, y: Any) -> Any:
         """The discrete answer nearest to y; y itself where the domain has none."""
         return y
@@ -123,10 +131,16 @@ class Box(Domain):
     upper: float = 1.0
 
     def __post_init__(self):
-        if not self.lower < self.upper:
+        numbers = isinstance(self.lower, Real) and isinstance(self.upper, Real)
+        if not (numbers and self.lower < self.upper):
             raise ValueError(
-                f"Box needs lower < upper, got lower={self.lower} and upper={self.upper}; swap them?"
+                f"Box needs two numbers lower < upper, got lower={self.lower} and upper={self.upper}"
             )
+
+    def onto_face(self, y, target, scaled, v):
+        """v where y and the scaled target are strictly inside, else 0."""
+        inside = (self.lower < y) & (y < self.upper)
+        return jnp.where(inside & (self.lower < scaled) & (scaled < self.upper), v, 0)
 
     def _finite(self, what: str) -> float:
         if not math.isfinite(self.upper - self.lower):
@@ -179,7 +193,8 @@ class Box(Domain):
         """Mirrors y at the bounds until it is inside."""
         if math.isfinite(self.upper - self.lower):
             width = self.upper - self.lower
-            return self.lower + width - jnp.abs(jnp.mod(y - self.lower, 2 * width) - width)
+            mirrored = self.lower + width - jnp.abs(jnp.mod(y - self.lower, 2 * width) - width)
+            return jnp.where((self.lower <= y) & (y <= self.upper), y, mirrored)
         if math.isfinite(self.lower):
             return self.lower + jnp.abs(y - self.lower)
         return self.upper - jnp.abs(self.upper - y) if math.isfinite(self.upper) else y
@@ -201,7 +216,8 @@ class Simplex(Domain):
     def project(self, y):
         """argmin over u in the simplex of ||u - y||, by Optax."""
         project = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")
-        return project(y).astype(y.dtype)
+        # A shift changes nothing but the rounding of large numbers.
+        return project(y - jnp.max(y, axis=-1, keepdims=True)).astype(y.dtype)
 
     def initial(self, shape):
         """The uniform distribution, 1 / K."""
@@ -323,6 +339,10 @@ class Product(Domain):
             list(jax.random.split(key, max(1, len(self.parts))))[: len(self.parts)]
         )
         return self._tree("random", keys, shape)
+
+    def onto_face(self, y, target, scaled, v):
+        """Each part's own."""
+        return self._tree("onto_face", y, target, scaled, v)
 
     def round(self, y):
         """Each leaf rounded."""

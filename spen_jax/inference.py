@@ -66,7 +66,7 @@ class Solution:
 
     @property
     def failed(self) -> jax.Array:
-        """Whether the example met an energy or a gradient that is not finite, (B,)."""
+        """Whether the energy or the gradient is not finite, (B,): where it ended, with `stop_early` anywhere."""
         return ~loop.finite(self.energy, self.residual)
 
     @property
@@ -176,14 +176,17 @@ def minimize(
       ValueError: for shapes that do not fit, an energy that does not return a scalar, unknown names, settings out of
         range, or float64 points without JAX's 64-bit mode.
     """
-    if not isinstance(start, jax.Array):
-        start = jax.tree.map(_as_array, start)
+    start = loop.as_points(start)
     mode: Any = _mode(differentiate) if isinstance(differentiate, str) else differentiate
     trace = tuple(trace) if isinstance(trace, list | tuple) else (trace,)
-    if settings:
-        _check_settings(solver, settings)
+    if settings is not None or temperature is not None:
+        settings, temperature = _numbers(solver, settings or {}, temperature)
     plan = Plan(energy, domain, solver, steps, mode, tolerance, stop_early, trace, progress)
-    solved = _solve(plan, params, context, start, settings, temperature)
+    try:
+        solved = _solve(plan, params, context, start, settings, temperature)
+    except (TypeError, ValueError) as error:
+        _explain(error)
+        raise
     y, energies, residual, stopped_after, rows = solved
     return Solution(y, energies, residual, stopped_after, rows, steps, tolerance)
 
@@ -249,17 +252,6 @@ def _solve(plan, params, context, start, settings, temperature):
 # Errors, before anything is traced.
 
 
-def _as_array(a):
-    if isinstance(a, jax.Array):
-        return a
-    if getattr(a, "dtype", None) == np.float64 != jnp.result_type(float):
-        raise ValueError(
-            "start is float64, but JAX's 64-bit mode is off and would round it to float32; give "
-            "start.astype(np.float32), or switch the mode on with jax.config.update('jax_enable_x64', True)"
-        )
-    return jnp.asarray(a)
-
-
 def _mode(name):
     if name not in _MODES:
         raise ValueError(
@@ -269,15 +261,38 @@ def _mode(name):
     return _MODES[name]
 
 
-def _check_settings(solver, settings):
-    """ValueError for unknown names and, of numbers known now, for those out of range."""
-    for name, value in settings.items():
+def _explain(error):
+    """What JAX's error means here, added to it as a note."""
+    if "Non-hashable static" in str(error):
+        error.add_note(
+            "energy, domain, solver, steps and tolerance must be fixed: arrays go to `settings`"
+        )
+    if "No constant handler" in str(error):
+        error.add_note(
+            "the energy closes over a value that is being differentiated: pass it through `params`"
+        )
+
+
+def _numbers(solver, settings, temperature):
+    """Both as arrays; ValueError for unknown names and, of numbers known now, for those out of range."""
+    if not isinstance(settings, dict):
+        raise ValueError(f'settings must be a dict such as {{"step_size": 0.1}}, got {settings!r}')
+
+    def known(a):
         try:
-            known = np.asarray(value).ravel()
+            return [float(v) for v in np.asarray(a).ravel()]
         except jax.errors.TracerArrayConversionError:
-            known = np.ones(0)
-        for number in known:
-            with_settings(solver, {name: float(number)})
+            return []
+
+    settings = {name: jnp.asarray(value) for name, value in settings.items()}
+    for name, value in settings.items():
+        for number in known(value):
+            with_settings(solver, {name: number})
+    if temperature is not None:
+        temperature = jnp.asarray(temperature)
+        if any(not number >= 0 for number in known(temperature)):
+            raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    return settings, temperature
 
 
 def _check(plan, values, context, start):
@@ -289,6 +304,8 @@ def _check(plan, values, context, start):
                 "start must be a float array of shape (B, ...), one point for each example, got shape "
                 f"{leaf.shape} of {leaf.dtype}; give a constant as jnp.full((B, L), constant)"
             )
+    if not leaves:
+        raise ValueError(f"start must hold an array of shape (B, ...), got {start}")
     sizes = {leaf.shape[0] for leaf in leaves}
     if len(sizes) != 1:
         raise ValueError(f"all arrays of start need the same leading axis of examples, got {sizes}")
@@ -316,6 +333,8 @@ def _check_plan(plan):
         _mode(plan.mode)
     if plan.steps != int(plan.steps) or plan.steps < 0:
         raise ValueError(f"steps must be a whole number, 0 or more, got {plan.steps}")
+    if not plan.tolerance >= 0:
+        raise ValueError(f"tolerance must be 0 or more, got {plan.tolerance}")
     if not isinstance(plan.domain, Domain):
         raise ValueError(
             f"domain must be one of spen_jax.domains, such as Box(), Simplex() or Reals(), got {plan.domain!r}"

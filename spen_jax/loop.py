@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
@@ -49,14 +50,15 @@ class Unrolled:
 class Implicit:
     """Differentiates the answer as a minimiser, by the implicit function theorem, however it was found.
 
-    At a minimum on the domain y = project(y - grad E(y)). With P the (symmetric) Jacobian of the projection
-    there, which is 0 along active bounds, and H the Hessian of E, both only ever applied to vectors:
-    dy = -P w, (P - P P + P H P + damping P) w = P d(grad E), solved by conjugate gradients.
+    At a minimum on the domain y = project(y - s grad E(y)) for any s > 0. With P the (symmetric) Jacobian of the
+    projection there, which takes out active bounds, and H the Hessian of E, both only ever applied to vectors:
+    dy = -P w, ((P - P P) / s + P (H + damping) P) w = P d(grad E), by preconditioned conjugate gradients.
     Where that does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example
     is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
     derivative asked for; a `damping` > 0 then gives that of the proximal step
-    argmin E + damping / 2 ||. - y||^2 instead. Source: Krantz & Parks (2002); for fixed points of projections
-    Blondel et al. (2022).
+    argmin E + damping / 2 ||. - y||^2 instead. First derivatives only: a second one would take P and H as constants.
+    A point on a bound where the gradient is 0 too counts as bound. Source: Krantz & Parks (2002); for fixed
+    points of projections Blondel et al. (2022).
     """
 
     steps: int = 200
@@ -137,39 +139,53 @@ def finite(value: Any, residual: Any) -> jax.Array:
 
 def implicit(plan: Plan, mode: Implicit, values: Any, context: Any, y: Any) -> Any:
     """y, with the derivative of a minimiser; see `Implicit`."""
-    flat, unravel = ravel_pytree(lax.stop_gradient(y))
+    y = lax.stop_gradient(y)
+    flat, unravel = ravel_pytree(y)
 
     def gradient(values, context, flat):
         return ravel_pytree(jax.grad(_objective(plan, values, context))(unravel(flat)))[0]
 
     fixed = partial(gradient, *lax.stop_gradient((values, context)))
-    target = flat - fixed(flat)
+    slope, hessian = jax.linearize(fixed, flat)
+    # The Hessian's diagonal by random signs, exact where it is diagonal, as with entropy nearly so: there its entries
+    # 1 / (y (1 - y)) span many powers of ten. They scale the step that tells the active bounds, lest the
+    # gradient's rounding makes one, and precondition the conjugate gradients.
+    signs = jax.random.rademacher(jax.random.key(0), (PROBES, flat.size), flat.dtype)
+    diagonal = jnp.abs(jnp.mean(jax.vmap(lambda z: z * hessian(z))(signs), axis=0))
+    diagonal = jnp.where(jnp.isfinite(diagonal), diagonal, 0) + mode.damping
+    size = 1 / jnp.maximum(1, jnp.max(diagonal, initial=0))
+    target, scaled = unravel(flat - size * slope), unravel(flat - slope / jnp.maximum(1, diagonal))
+    scale = jnp.maximum(diagonal, 0.1 * jnp.median(diagonal))
+    scale = jnp.where(scale > 0, scale, 1)
 
     def onto(v):
-        return jax.jvp(lambda z: ravel_pytree(plan.domain.project(unravel(z)))[0], (target,), (v,))[
-            1
-        ]
+        return ravel_pytree(plan.domain.onto_face(y, target, scaled, unravel(v)))[0]
 
     def matrix(w):
         p = onto(w)
-        return p - onto(p) + onto(jax.jvp(fixed, (flat,), (p,))[1]) + mode.damping * p
+        return (p - onto(p)) / size + onto(hessian(p) + mode.damping * p)
 
     def solve(matrix, b):
-        # The diagonal by random signs, exact where the matrix is diagonal, as with entropy nearly so: there its
-        # entries 1 / (y (1 - y)) span many powers of ten, and conjugate gradients need them taken out.
-        signs = jax.random.rademacher(jax.random.key(0), (PROBES, b.size), b.dtype)
-        diagonal = jnp.abs(jnp.mean(jax.vmap(lambda z: z * matrix(z))(signs), axis=0))
-        diagonal = jnp.maximum(diagonal, 0.1 * jnp.median(diagonal))
-        diagonal = jnp.where(diagonal > 0, diagonal, 1)
         options = {"tol": mode.tolerance, "maxiter": mode.steps}
-        w, _ = cg(matrix, b, M=lambda r: onto(onto(r) / diagonal), **options)
+        w, _ = cg(matrix, b, M=lambda r: onto(onto(r) / scale), **options)
         error = jnp.linalg.norm(matrix(w) - b)
         return jnp.where(error <= 10 * mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
 
     live = gradient(values, context, flat)
     change = live - lax.stop_gradient(live)  # 0, with the derivative of the gradient
     w = lax.custom_linear_solve(matrix, onto(change), solve, symmetric=True)
-    return unravel(flat - onto(w))
+    return unravel(_with_derivative(flat, -onto(w)))
+
+
+@jax.custom_jvp
+def _with_derivative(y, change):
+    """y, with the derivative of `change`."""
+    return y
+
+
+@_with_derivative.defjvp
+def _with_derivative_jvp(primals, tangents):
+    return primals[0], tangents[1]
 
 
 def at_step(values: Any, t: Any) -> Any:
@@ -255,7 +271,7 @@ def through(plan: Plan, values: Any, context: Any, y: Any, examples: Any) -> Fou
     if cut:
         fixed = lax.stop_gradient((values, context, state))
         state, some = walk(*fixed, part(0, cut), cut)
-        state = lax.stop_gradient(state)
+        rows, state = lax.stop_gradient((rows, state))
         rows.append(some)
     segments, rest = divmod(plan.steps - cut, segment)
     if segments <= 1:
@@ -343,11 +359,27 @@ def check_energy(energy: Energy, params: Any, context: Any, y: Any) -> None:
     shapes = jax.tree.map(lambda a: a.shape, (context, y))
     try:
         out = jax.eval_shape(energy, params, context, y)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         error.add_note(f"in the energy of one example, with context and y of shapes {shapes}")
         raise
-    if not hasattr(out, "shape") or out.shape != ():
+    if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
-            f"the energy must return a scalar for one example, got {out}, with y of shape {shapes[1]}; sum over "
+            f"the energy must return a float scalar for one example, got {out}, with y of shape {shapes[1]}; sum over "
             "the outputs, the batch is not its concern"
         )
+
+
+def as_points(start: Any) -> Any:
+    """`start` as arrays; ValueError where NumPy's float64 would be rounded to float32 in silence."""
+
+    def convert(a):
+        if isinstance(a, jax.Array):
+            return a
+        if getattr(a, "dtype", None) == np.float64 != jnp.result_type(float):
+            raise ValueError(
+                "start is float64, but JAX's 64-bit mode is off and would round it to float32; give "
+                "start.astype(np.float32), or switch the mode on with jax.config.update('jax_enable_x64', True)"
+            )
+        return jnp.asarray(a)
+
+    return start if isinstance(start, jax.Array) else jax.tree.map(convert, start)

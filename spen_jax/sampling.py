@@ -23,7 +23,7 @@ from jax import lax
 
 from spen_jax.batching import in_blocks, over_examples, suits_last
 from spen_jax.domains import Box, Domain, Product, Reals
-from spen_jax.loop import Energy, check_context, check_energy
+from spen_jax.loop import Energy, as_points, check_context, check_energy
 
 
 class Info(NamedTuple):
@@ -295,6 +295,8 @@ def sample(
       ValueError: for shapes that do not fit, an energy that does not return a scalar, a sampler that cannot sample
         from the domain, or settings out of range.
     """
+    if isinstance(sampler, type) or isinstance(domain, type):
+        raise ValueError(f"give a sampler and a domain made with (), got {sampler} and {domain}")
     for name, value, least in (("steps", steps, 1), ("warm_up", warm_up, 0), ("thin", thin, 1)):
         _check_whole(name, value, least)
     if steps % thin:
@@ -303,7 +305,7 @@ def sample(
         )
     if not isinstance(beta, jax.Array) and not np.all(np.asarray(beta) > 0):
         raise ValueError(f"beta must be > 0, got {beta}; 1 / beta is a temperature")
-    beta, total = jnp.asarray(beta, float), warm_up + steps
+    beta, total = jnp.asarray(beta, float), int(warm_up + steps)
     if beta.shape not in ((), (total,)):
         raise ValueError(
             f"beta must be one number or {total} of them, one for each step (warm_up={warm_up} and "
@@ -317,6 +319,7 @@ def sample(
             f"key must be one random key, got shape {key.shape} of {key.dtype}; make one with jax.random.key(0)"
         )
     beta = jnp.broadcast_to(beta, (total,))
+    start, warm_up, thin = as_points(start), int(warm_up), int(thin)
     return _sample(energy, params, context, start, key, beta, domain, sampler, warm_up, thin)
 
 

@@ -6,12 +6,15 @@ alone, which a solver differentiates as it needs. y is an array or a pytree. The
 solver are static; learned ones, or one for each step, go to `minimize` as `settings`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from numbers import Real
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -47,7 +50,7 @@ def with_settings(solver: Any, settings: dict[str, Any]) -> Any:
     values = (
         {f.name: getattr(solver, f.name) for f in fields(solver)} if is_dataclass(solver) else {}
     )
-    numbers = {name for name, value in values.items() if type(value) in (int, float)}
+    numbers = {n for n, v in values.items() if isinstance(v, Real) and not isinstance(v, bool)}
     here = {name: value for name, value in settings.items() if name in numbers}
     rest = {name: value for name, value in settings.items() if name not in numbers}
     if rest and "solver" not in values:
@@ -67,7 +70,7 @@ def unrolls(solver: Any) -> bool:
 
 def _require(holds: Any, message: str) -> None:
     """ValueError unless it holds; a number that is only known when the program runs is not checked."""
-    if isinstance(holds, bool) and not holds:
+    if isinstance(holds, bool | np.bool_) and not holds:
         raise ValueError(message)
 
 
@@ -90,6 +93,7 @@ class GradientDescent:
         given = f"got {self.step_size} and {self.momentum}"
         message = f"GradientDescent needs step_size > 0 and 0 <= momentum < 1, {given}"
         _require(self.step_size > 0, message)
+        _require(self.step_size < math.inf, message)
         _require(self.momentum >= 0, message)
         _require(self.momentum < 1, message)
 
@@ -151,6 +155,10 @@ class OnLogits:
     """
 
     solver: Solver = GradientDescent()
+
+    def __post_init__(self):
+        made = hasattr(self.solver, "step") and not isinstance(self.solver, type)
+        _require(made, f"OnLogits needs a solver such as GradientDescent(), got {self.solver!r}")
 
     def init(self, y, domain):
         """The solver's state at the logits of y; ValueError for a domain that has none."""
@@ -266,6 +274,13 @@ class Optax:
     """
 
     transformation: Any
+
+    def __post_init__(self):
+        made = hasattr(self.transformation, "update") and not isinstance(self.transformation, type)
+        _require(
+            made,
+            f"Optax needs a transformation such as optax.adam(0.1), got {self.transformation!r}",
+        )
 
     def init(self, y, domain):
         """The state (y, the transformation's own)."""

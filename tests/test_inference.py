@@ -17,7 +17,7 @@ from problems import (
     small_spen,
 )
 
-from spen_jax.domains import Box, Product, Simplex
+from spen_jax.domains import Box, L2Ball, Product, Simplex
 from spen_jax.inference import (
     Implicit,
     Unrolled,
@@ -643,6 +643,10 @@ def pair(params, context, y):
         ({"context": {"b": [B[:2]]}}, r"axis of 3 .* context\['b'\]\[0\] has shape \(2, 3\)"),
         ({"context": {"b": 1.0}}, r"context\['b'\] has shape \(\); .* belongs in params"),
         ({"trace": True}, "trace knows 'y', .* got True"),
+        ({"tolerance": float("nan")}, "tolerance must be 0 or more, got nan"),
+        ({"temperature": -1.0}, "temperature must be 0 or more"),
+        ({"settings": 0.1}, "settings must be a dict"),
+        ({"start": None}, "start must hold an array"),
         ({"energy": vector}, r"scalar for one example, got .*\(3,\).* y of shape \(3,\)"),
         ({"energy": pair}, r"scalar for one example, got \(Shape"),
         ({"solver": "adam"}, "solver must be one of spen_jax.solvers.* got 'adam'"),
@@ -689,6 +693,76 @@ def test_a_context_that_does_not_fit_the_starts_is_named_as_it_came():
 def test_an_empty_batch_has_an_empty_answer(options):
     found = minimize(parabola, {"a": A}, B[:0], centre(0), **options)
     assert found.y.shape == (0, 3)
+
+
+# What rounding and infinity must not do to an implicit derivative
+
+
+@pytest.mark.parametrize("domain", [Box(), Simplex()], ids=str)
+def test_the_implicit_derivative_survives_saturated_labels_in_float32(domain):
+    """Cross-entropy of a confidently wrong label has slope 1 (all but e^-z) in its score."""
+    z = np.linspace(5, 15, 101, dtype=np.float32)
+    scores = jnp.stack([z, np.zeros_like(z)], axis=1)
+
+    def loss(scores):
+        found = minimize(
+            linear_in_y,
+            None,
+            scores,
+            jnp.full(scores.shape, 0.5),
+            domain=domain,
+            solver=MirrorDescent(0.5),
+            steps=80,
+            temperature=1.0,
+            differentiate="implicit",
+        )
+        wrong = 1 - found.y[:, 0] if isinstance(domain, Box) else found.y[:, 1]
+        return -jnp.sum(jnp.log(wrong))
+
+    np.testing.assert_allclose(jax.grad(loss)(scores)[:, 0], 1, atol=0.05)
+
+
+def linear_in_y(params, scores, y):
+    return -scores @ y
+
+
+def test_an_infinite_curvature_at_an_active_bound_leaves_the_answer_alone():
+    def steep(p, context, y):
+        return jnp.sum(y**1.5) + p * jnp.sum(y * context)
+
+    def solve(p):
+        return minimize(
+            steep,
+            p,
+            jnp.ones((2, 2)),
+            jnp.full((2, 2), 0.5),
+            solver=GradientDescent(0.1, 0.0),
+            steps=200,
+            differentiate="implicit",
+        ).y
+
+    np.testing.assert_array_equal(solve(0.1), 0)
+    np.testing.assert_array_equal(jax.jacobian(solve)(0.1), 0)
+
+
+def test_damping_is_that_of_the_proximal_step_on_an_active_ball(x64):
+    a, b, damping = np.diag([1.0, 3.0]), np.array([[2.0, 1.0]]), 0.7
+
+    def solve(b, extra=0.0, around=0.0, mode="stopped"):
+        def energy(params, b, y):
+            return coupled({"A": a}, b, y) + extra / 2 * jnp.sum((y - around) ** 2)
+
+        solver = GradientDescent(0.2, 0.0)
+        start = jnp.zeros((1, 2))
+        options = {"domain": L2Ball(0.5), "steps": 600, "differentiate": mode}
+        return minimize(energy, None, b, start, solver=solver, **options).y[0]
+
+    answer = solve(b)
+    got = jax.jacobian(lambda b: solve(b, mode=Implicit(tolerance=1e-12, damping=damping)))(b)
+    for i in range(2):
+        move = 1e-5 * np.eye(2)[[i]]
+        up, down = (solve(b + sign * move, damping, answer) for sign in (1, -1))
+        np.testing.assert_allclose(got[:, 0, i], (up - down) / 2e-5, rtol=1e-4, atol=1e-6)
 
 
 # Functions of an energy

@@ -402,7 +402,7 @@ def test_hamiltonian_monte_carlo_refuses_settings_that_mean_nothing():
         ({"start": jnp.zeros((2, 3, 2), int)}, "of int32"),
         ({"start": ()}, "at least one array"),
         ({"context": np.zeros((3, 2))}, r"axis of 2 examples.*context has shape \(3, 2\)"),
-        ({"energy": lambda p, c, y: y}, "must return a scalar for one example"),
+        ({"energy": lambda p, c, y: y}, "must return a float scalar for one example"),
         ({"domain": Simplex()}, r"boundary='reflect' samples from Reals and Box, got Simplex"),
         ({"domain": L2Ball(), "sampler": Langevin(adjusted=True)}, "adjusted=True samples from"),
         ({"domain": Product({"a": Box()})}, "needs y to be the tree"),
