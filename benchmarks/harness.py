@@ -5,6 +5,7 @@ Nothing here imports JAX before it is called, so that a process can fix its thre
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -108,7 +109,7 @@ def interleaved(
     """The median seconds of one call of each contestant, all of them compiled already.
 
     They take turns until the time is up and each had `least` of them, so that a machine which slows
-    down slows down all. A turn is one call untimed, after which caches hold the contestant's own
+    down slows down all. A turn is a tenth of the calls untimed, after which caches hold the contestant's own
     data, then as many as fill `turn` seconds, timed together until their results are ready. With
     `time.process_time` as the clock, what other processes take of a shared processor does not
     count; it means something for one thread only.
@@ -116,7 +117,7 @@ def interleaved(
     import jax
 
     def timed(function, calls):
-        jax.block_until_ready(function())
+        jax.block_until_ready([function() for _ in range(math.ceil(calls / 10))])
         start = clock()
         jax.block_until_ready([function() for _ in range(calls)])
         return (clock() - start) / calls
