@@ -249,6 +249,30 @@ def test_end_to_end_loss_and_gradient_are_those_of_the_weighted_points(weights, 
     assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
 
 
+def test_end_to_end_learns_the_steps_of_inference_too(x64):
+    params, batch = parabola_problem()
+    params = {**params, "log_step": np.log([0.3, 0.2, 0.1, 0.05])}
+
+    def energy(params, x, y):
+        return parabola_of_x({k: v for k, v in params.items() if k != "log_step"}, x, y)
+
+    objective = end_to_end(
+        energy,
+        loss=losses.squared_error,
+        solver=GradientDescent(0.3, momentum=0.0),
+        steps=4,
+        settings=lambda params: {"step_size": jnp.exp(params["log_step"])},
+    )
+    gradient, _ = gradient_of(objective, params, batch)
+    assert np.all(np.asarray(gradient["log_step"]) != 0)
+    assert_trees_close(gradient, differences_of(objective, params, batch), rtol=1e-6, atol=1e-8)
+
+
+def test_weights_of_steps_need_steps_that_are_differentiated():
+    with pytest.raises(ValueError, match="unrolled steps, got 'implicit'"):
+        end_to_end(parabola_of_x, steps=1, weights=[0, 1], differentiate="implicit")
+
+
 def test_by_default_only_the_last_point_counts(x64):
     params, batch = parabola_problem()
     settings = {"loss": losses.squared_error, **FEW}
