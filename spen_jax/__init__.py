@@ -3,6 +3,7 @@
 from spen_jax import (
     checkpoints,
     data,
+    diagnostics,
     domains,
     energies,
     inference,
@@ -61,6 +62,7 @@ __all__ = [
     "Unrolled",
     "checkpoints",
     "data",
+    "diagnostics",
     "domains",
     "end_to_end",
     "energies",

@@ -407,51 +407,6 @@ def _sample_block(energy, params, context, y, key, beta, domain, sampler, warm_u
     return Samples(kept, energies.T, info, jax.tree.map(lambda a: a[:, -1], kept))
 
 
-@jax.jit
-def effective_sample_size(y: jax.Array) -> jax.Array:
-    """C S / tau, how many independent draws estimate the mean as well as these chains, (..., C, S) -> (...).
-
-    tau = -1 + 2 sum_t rho_t over Geyer's (1992) initial positive and monotone sequence, rho_t the
-    autocorrelations of all chains together, which chains that disagree make larger. NaN where y has no variance.
-    Source: Vehtari et al. (2021), section 3.2; Stan's reference manual.
-    """
-    y, (chains, draws) = _check_draws(y)
-    mean = jnp.mean(y, axis=-1, keepdims=True)
-    spectrum = jnp.fft.rfft(y - mean, n=2 * draws)
-    covariance = jnp.fft.irfft(jnp.abs(spectrum) ** 2, n=2 * draws)[..., :draws] / draws
-    covariance = jnp.mean(covariance, axis=-2)
-    within = covariance[..., :1] * draws / (draws - 1)
-    total = covariance[..., :1] + (jnp.var(mean, axis=-2, ddof=1) if chains > 1 else 0)
-    rho = 1 - (within - covariance) / total
-    rho = jnp.concatenate([jnp.ones_like(total), rho[..., 1:]], axis=-1)
-    even, odd = rho[..., 0 : draws - 1 : 2], rho[..., 1::2]
-    positive = jnp.cumprod(even + odd > 0, axis=-1).astype(bool)
-    pairs = lax.cummin(jnp.where(positive, even + odd, 0), axis=even.ndim - 1)
-    ends = jnp.pad(positive, [(0, 0)] * (even.ndim - 1) + [(1, 0)], constant_values=True)
-    left = jnp.where(ends[..., :-1] & ~positive, jnp.maximum(even, 0), 0)
-    tau = -1 + jnp.sum(2 * pairs + left, axis=-1)
-    tau = jnp.maximum(
-        tau, 1 / math.log10(chains * draws)
-    )  # negative correlation is believed so far
-    varies = jnp.any(y != y[..., :1, :1], axis=(-2, -1)) & (total[..., 0] > 0)
-    return jnp.where(varies, chains * draws / tau, jnp.nan)
-
-
-@jax.jit
-def split_r_hat(y: jax.Array) -> jax.Array:
-    """sqrt of (estimated variance of the target / variance within half chains), (..., C, S) -> (...).
-
-    Near 1 where the halves of all chains agree; a common rule accepts up to 1.01. Of an odd S the middle draw is
-    left out. Source: Gelman et al. (2013), Bayesian Data Analysis, eq. 11.4.
-    """
-    y, (_, draws) = _check_draws(y)
-    half = draws // 2
-    halves = jnp.concatenate([y[..., :half], y[..., -half:]], axis=-2)
-    within = jnp.mean(jnp.var(halves, axis=-1, ddof=1), axis=-1)
-    between = jnp.var(jnp.mean(halves, axis=-1), axis=-1, ddof=1)
-    return jnp.sqrt((half - 1) / half + between / within)
-
-
 def _signs(key, shape, dtype):
     """Numbers -1 or +1; 32 consecutive ones along the first axis come from one random word."""
     *lead, size = shape
@@ -498,16 +453,6 @@ def _consists_of(domain, kinds):
     if isinstance(domain, Product):
         return all(_consists_of(part, kinds) for part in domain.parts)
     return isinstance(domain, kinds)
-
-
-def _check_draws(y):
-    y = jnp.asarray(y)
-    if y.ndim < 2 or y.shape[-1] < 4:
-        raise ValueError(
-            f"y must have shape (..., C, S) with at least S = 4 draws, got {y.shape}; give one number of y, "
-            "such as samples.y[..., 0] or samples.energy"
-        )
-    return y, y.shape[-2:]
 
 
 def _check(energy, params, context, start, domain, sampler):

@@ -8,13 +8,12 @@ from problems import counting, coupled, parabola, positive_definite
 from scipy.stats import truncnorm
 
 from spen_jax.batching import block_sizes, suits_last
+from spen_jax.diagnostics import effective_sample_size, split_r_hat
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.sampling import (
     HamiltonianMonteCarlo,
     Langevin,
-    effective_sample_size,
     sample,
-    split_r_hat,
 )
 
 REALS = Reals()
