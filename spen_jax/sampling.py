@@ -120,8 +120,9 @@ class Langevin:
     points pile up on the boundary.
 
     `noise`: "gaussian", or "two-point": xi_i = -1 or +1, 32 of them from one random word and so several times
-    faster. A step has the same mean and covariance, so that expectations err by O(h) as before (weak order 1:
-    Kloeden & Platen 1992, section 14.1); the tails are lighter.
+    faster. A step has the same mean and covariance, so that away from bounds expectations err by O(h) as before (weak
+    order 1: Kloeden & Platen 1992, section 14.1); the tails are lighter. Projected onto a bound both kinds err by
+    more, of the order of a step's length, and not alike.
 
     `adjusted`: the Metropolis-adjusted Langevin algorithm (Besag 1994; Roberts & Tweedie 1996), exact at any h:
     the point above is a proposal y', accepted with probability

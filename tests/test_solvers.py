@@ -184,6 +184,12 @@ def starts(case, seed=0, batch=3):
     return jax.vmap(lambda key: case.domain.random(key, case.shape))(keys)
 
 
+def solved(case, **options):
+    """The solution of the case's examples from random points of its domain."""
+    points = starts(case)
+    return minimize(case.energy, case.params, case.context, points, domain=case.domain, **options)
+
+
 @cache
 def truth(name, scale):
     """(y, E, dy, dE) of each example by NumPy, the derivatives along (params, context), at scale * params."""
@@ -284,12 +290,8 @@ def test_unrolled_until_it_has_converged_the_derivative_is_that_of_the_problem(c
 
 def test_line_search_reaches_the_minimum_to_rounding(x64):
     case = CASES["reals"]
-    found = minimize(
-        case.energy,
-        case.params,
-        case.context,
-        starts(case),
-        domain=Reals(),
+    found = solved(
+        case,
         solver=LineSearch(),
         steps=400,
     )
@@ -299,12 +301,8 @@ def test_line_search_reaches_the_minimum_to_rounding(x64):
 @pytest.mark.parametrize("name", ["coupled on a box", "simplex", "ball", "product", "softmax"])
 def test_line_search_never_lets_the_energy_grow(name, x64):
     case = CASES[name]
-    found = minimize(
-        case.energy,
-        case.params,
-        case.context,
-        starts(case),
-        domain=case.domain,
+    found = solved(
+        case,
         solver=LineSearch(50.0),
         steps=30,
         trace="energy",
@@ -330,12 +328,8 @@ def corners_of(case):
 @pytest.mark.parametrize("name", ["coupled on a box", "simplex", "ball"])
 def test_frank_wolfe_keeps_its_bound(name, x64):
     case, steps = CASES[name], 60
-    found = minimize(
-        case.energy,
-        case.params,
-        case.context,
-        starts(case),
-        domain=case.domain,
+    found = solved(
+        case,
         solver=FrankWolfe(),
         steps=steps,
         trace=["energy", "y"],
@@ -353,12 +347,8 @@ def test_frank_wolfe_keeps_its_bound(name, x64):
 
 def test_the_first_step_of_frank_wolfe_is_a_corner_of_each_part(x64):
     case = CASES["product"]
-    found = minimize(
-        case.energy,
-        case.params,
-        case.context,
-        starts(case),
-        domain=case.domain,
+    found = solved(
+        case,
         solver=FrankWolfe(),
         steps=1,
     )
@@ -543,12 +533,8 @@ def test_stopping_early_gives_the_point_of_a_run_of_so_many_steps(name, solver, 
     case, (solver, _) = CASES[name], SOLVERS[solver]
 
     def solve(stop_early):
-        return minimize(
-            case.energy,
-            case.params,
-            case.context,
-            starts(case),
-            domain=case.domain,
+        return solved(
+            case,
             solver=solver,
             steps=400,
             tolerance=2e-3,
