@@ -186,3 +186,18 @@ def block_sizes(batch: int, numbers: int) -> tuple[int, int]:
     blocks = max(1, math.ceil(batch / fits))
     block = math.ceil(batch / blocks)
     return blocks, (block if blocks == 1 else math.ceil(block / 8) * 8)
+
+
+def by_rows(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """function(*arrays) of arrays (..., K) and (...), first of all of them (..., K), reducing the last axis.
+
+    A large first array is worked on in blocks of rows, so that what is computed from it stays in a core's
+    cache and nothing of its size is made. Not to be differentiated.
+    """
+    *shape, width = arrays[0].shape
+    rows = math.prod(shape)
+    if rows * width < 2**18 or block_sizes(rows, width)[0] == 1:
+        return function(*arrays)
+    flat = [a.reshape(rows, *a.shape[len(shape) :]) for a in arrays]
+    found = in_blocks(lambda block: function(*block), flat, width)
+    return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), found)

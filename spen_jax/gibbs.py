@@ -1,0 +1,230 @@
+"""Energies of many answers at once: the best, their ranking, their Gibbs distribution.
+
+With E(x, y) for every pair in one matrix (`pairwise`), rows answer the questions about y given x, columns those
+about x given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `weights` say what each answer
+stands for: None is 1 for each (a finite set), a mask leaves out what only fills up a padded set,
+the volume of a cell makes a sum over a grid the integral, and 1 / (n q(y)) makes n samples from a
+density q an estimate of the integral. They are constants to differentiation. Sources: LeCun et al. (2006),
+section 1; the "actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
+"""
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spen_jax.batching import by_rows
+
+Energy = Callable[[Any, Any, Any], jax.Array]
+Weights = jax.Array | None
+
+
+def pairwise(energy: Energy, params: Any, x: Any, y: Any) -> jax.Array:
+    """E(x_i, y_j) of each of B x with each of K y, (B, K).
+
+    `energy(params, x, y) -> scalar` sees one pair. What depends on x alone or on y alone is computed B or K
+    times, not B K times.
+    """
+    of_one_x = jax.vmap(energy, (None, None, 0))
+    return jax.vmap(of_one_x, (None, 0, None))(params, x, y)
+
+
+def softmin(
+    energies: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+    average: bool = False,
+) -> jax.Array:
+    """F = -1/beta log sum_k w_k exp(-beta E_k) along `axis`: the free energy of a set.
+
+    With `average` the weights are first divided by their sum, -1/beta log 1/|Z| sum_k exp(-beta E_k): then F falls
+    from the mean at beta = 0 to the minimum at beta = infinity. Without, it is lower by log(sum w) /
+    beta, and -infinity at beta = 0 where that sum is above 1. The gradient is `softargmin`, at
+    any beta; the minimum's is shared equally by tied answers. A set without a finite energy has F = infinity.
+
+    Args:
+      energies: of any shape; infinite ones have no part in it.
+      beta: inverse temperature >= 0, a number or a scalar array, infinity included; it may be learned.
+      axis: of the answers.
+      weights: see the module; of a shape that broadcasts to `energies`.
+      average: whether the weights are normalised.
+
+    Raises:
+      ValueError: where beta is a negative Python number, or not a scalar.
+    """
+    energies, beta, weights = _prepared(energies, beta, axis, weights)
+    free = _average_softmin(energies, beta, weights)
+    if average:
+        return free
+    size = jnp.log(_total(energies, weights))
+    return free - jnp.where(size == 0, 0, size / beta)
+
+
+def softargmin(
+    energies: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+) -> jax.Array:
+    """P_k = w_k exp(-beta E_k) / sum_j w_j exp(-beta E_j): the Gibbs distribution; sums to 1 along `axis`.
+
+    At beta = infinity all of it is on the minimum, at 0 it follows the weights. Divided by the cells' volumes it
+    is the density on a grid. A set without a finite energy gets zeros. Arguments as in `softmin`.
+    """
+    energies, beta, weights = _prepared(energies, beta, axis, weights)
+    return jnp.moveaxis(_softargmin(energies, beta, weights), -1, axis)
+
+
+def log_probabilities(
+    energies: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+) -> jax.Array:
+    """log P_k = -beta (E_k - F), P the probability of each member of a set or the density at each point of a grid.
+
+    Arguments as in `softmin`, 0 < beta < infinity; weights only normalise. `energy_of` goes the other way.
+    """
+    free = softmin(energies, beta, axis=axis, weights=weights)
+    return -beta * (energies - jnp.expand_dims(free, axis))
+
+
+def energy_of(
+    log_probability: jax.Array, beta: jax.Array | float = 1.0, constant: jax.Array | float = 0.0
+) -> jax.Array:
+    """E = C - log P / beta: one of the many energies whose Gibbs distribution is P."""
+    return constant - log_probability / beta
+
+
+def ranking(energies: jax.Array, axis: int = -1) -> jax.Array:
+    """The indices of all answers from the best (lowest energy) to the worst; the first of equals first."""
+    return jnp.argsort(energies, axis=axis, stable=True)
+
+
+def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
+    """1 + the number of other answers whose energy is not above the truth's: (..., K) and indices (...) -> (...).
+
+    Ties count against the truth, so that an energy that is equal everywhere puts it last, not first.
+    """
+    correct = jnp.take_along_axis(energies, truth[..., None], axis=-1)[..., 0]
+    return by_rows(lambda e, c: jnp.sum(e <= c[..., None], axis=-1), energies, correct)
+
+
+def local_minima(energies: jax.Array) -> jax.Array:
+    """Which points of a one-dimensional grid are minima, (..., K) -> (..., K) booleans.
+
+    A point is one where the energy is below its left and not above its right neighbour (at the ends of
+    the grid one neighbour is enough): several answers of one x, where the energy has them. Of a flat
+    stretch the left end counts.
+    """
+    wall = jnp.full((*energies.shape[:-1], 1), jnp.inf, energies.dtype)
+    left = jnp.concatenate([wall, energies[..., :-1]], axis=-1)
+    right = jnp.concatenate([energies[..., 1:], wall], axis=-1)
+    return (energies < left) & (energies <= right)
+
+
+def _prepared(energies, beta, axis, weights):
+    """Energies and weights as floats with the set's axis last, beta as a scalar array."""
+    energies = jnp.asarray(energies)
+    if not jnp.issubdtype(energies.dtype, jnp.floating):
+        energies = energies.astype(float)
+    if isinstance(beta, Real) and not beta >= 0:
+        raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
+    beta = jnp.asarray(beta, energies.dtype)
+    if beta.ndim:
+        raise ValueError(f"beta must be one number, got shape {beta.shape}; use vmap for several")
+    if weights is not None:
+        weights = lax.stop_gradient(jnp.asarray(weights, energies.dtype))
+        if weights.ndim > 1:
+            weights = jnp.moveaxis(jnp.broadcast_to(weights, energies.shape), axis, -1)
+    return jnp.moveaxis(energies, axis, -1), beta, weights
+
+
+def _total(energies, weights):
+    if weights is None:
+        return jnp.asarray(energies.shape[-1], energies.dtype)
+    return weights.sum(-1)
+
+
+def _above(energies, weights):
+    """The lowest energy, (...), 0 where none is finite; and how far each is above it, infinite at weight 0."""
+    if weights is not None:
+        energies = jnp.where(_like(energies, weights) > 0, energies, jnp.inf)
+    lowest = jnp.min(energies, axis=-1)
+    lowest = lax.stop_gradient(jnp.where(jnp.isinf(lowest), 0, lowest))
+    return lowest, energies - lowest[..., None]
+
+
+def _like(energies, weights):
+    return jnp.broadcast_to(weights, energies.shape)
+
+
+def _exponents(above, beta):
+    """-beta (E - min E), also where one of the two is infinite."""
+    finite = above != jnp.inf
+    cold = jnp.where(above == 0, 0.0, -jnp.inf).astype(above.dtype)
+    warm = -jnp.where(beta == jnp.inf, 1, beta) * jnp.where(finite, above, 0)
+    return jnp.where(beta == jnp.inf, cold, jnp.where(finite, warm, -jnp.inf))
+
+
+def _softargmin(energies, beta, weights):
+    terms = jnp.exp(_exponents(_above(energies, weights)[1], beta))
+    if weights is not None:
+        terms = _like(energies, weights) * terms
+    total = jnp.sum(terms, axis=-1, keepdims=True)
+    return terms / jnp.where(total == 0, 1, total)
+
+
+@jax.custom_jvp
+def _average_softmin(energies, beta, weights):
+    """-1/beta log of the weighted mean of exp(-beta E)."""
+    if weights is None or weights.ndim == 1:
+        return by_rows(lambda e: _of_rows(e, beta, weights), energies)
+    return by_rows(lambda e, w: _of_rows(e, beta, w), energies, weights)
+
+
+def _of_rows(energies, beta, weights):
+    """Accurate at any beta: near 0 by log(1 + x), x the mean of exp(-beta E) - 1."""
+    lowest, above = _above(energies, weights)
+    exponents = _exponents(above, beta)
+    share = 1 if weights is None else _like(energies, weights)
+    total = _total(energies, weights)
+    total = jnp.where(total == 0, 1, total)
+    mean = jnp.sum(share * jnp.exp(exponents), axis=-1) / total
+
+    def accurately():
+        less = jnp.sum(share * jnp.expm1(exponents), axis=-1) / total
+        return jnp.where(mean > 0.5, jnp.log1p(less), jnp.log(mean))
+
+    logarithm = lax.cond(jnp.any(mean > 0.5), accurately, lambda: jnp.log(mean))
+    warm = lowest - logarithm / jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
+    cold = jnp.where(mean == 0, jnp.inf, lowest)
+    hot = lowest + jnp.sum(jnp.where(share > 0, share * above, 0), axis=-1) / total
+    return jnp.where(beta == 0, hot, jnp.where(beta == jnp.inf, cold, warm))
+
+
+@_average_softmin.defjvp
+def _average_softmin_jvp(primals, tangents):
+    energies, beta, weights = primals
+    value = _average_softmin(energies, beta, weights)
+    p = _softargmin(energies, beta, weights)
+    slope = jnp.sum(jnp.where(p > 0, p * tangents[0], 0), axis=-1)
+    return value, slope + tangents[1] * _slope_in_beta(energies, beta, weights, p, value)
+
+
+def _slope_in_beta(energies, beta, weights, p, value):
+    """dF/dbeta = (<E> - F) / beta; where that cancels, near beta = 0, its limit -var(E) / 2."""
+    lowest, above = _above(energies, weights)
+    above = jnp.where(p > 0, above, 0)
+    mean = jnp.sum(p * above, axis=-1)
+    variance = jnp.sum(p * (above - mean[..., None]) ** 2, axis=-1)
+    exact = (mean - (value - lowest)) / jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
+    warm = jnp.where(beta**2 * variance < 1e-4, -variance / 2, exact)
+    return jnp.where((beta == jnp.inf) | jnp.isinf(value), 0, warm)
