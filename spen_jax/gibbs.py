@@ -9,7 +9,6 @@ section 1; the "actual" softmin of LeCun & Canziani's lectures is `softmin` with
 """
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import jax
@@ -135,7 +134,7 @@ def _prepared(energies, beta, axis, weights):
     energies = jnp.asarray(energies)
     if not jnp.issubdtype(energies.dtype, jnp.floating):
         energies = energies.astype(float)
-    if isinstance(beta, Real) and not beta >= 0:
+    if isinstance(beta, float | int) and not beta >= 0:
         raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
     beta = jnp.asarray(beta, energies.dtype)
     if beta.ndim:
