@@ -50,7 +50,7 @@ def softmin(
       energies: of any shape; infinite ones have no part in it.
       beta: inverse temperature >= 0, a number or a scalar array, infinity included; it may be learned.
       axis: of the answers.
-      weights: see the module; of a shape that broadcasts to `energies`.
+      weights: see the module; one for all, (K,) along `axis`, or of a shape that broadcasts to `energies`.
       average: whether the weights are normalised.
 
     Raises:
@@ -141,8 +141,9 @@ def _prepared(energies, beta, axis, weights):
         raise ValueError(f"beta must be one number, got shape {beta.shape}; use vmap for several")
     if weights is not None:
         weights = lax.stop_gradient(jnp.asarray(weights, energies.dtype))
-        if weights.ndim > 1:
-            weights = jnp.moveaxis(jnp.broadcast_to(weights, energies.shape), axis, -1)
+        shape = energies.shape if weights.ndim > 1 else energies.shape[axis:][:1]
+        weights = jnp.broadcast_to(weights, shape)
+        weights = jnp.moveaxis(weights, axis, -1) if weights.ndim > 1 else weights
     return jnp.moveaxis(energies, axis, -1), beta, weights
 
 
