@@ -123,6 +123,7 @@ def local_minima(energies: jax.Array) -> jax.Array:
     the grid one neighbour is enough): several answers of one x, where the energy has them. Of a flat
     stretch the left end counts.
     """
+    energies = jnp.asarray(energies)
     wall = jnp.full((*energies.shape[:-1], 1), jnp.inf, energies.dtype)
     left = jnp.concatenate([wall, energies[..., :-1]], axis=-1)
     right = jnp.concatenate([energies[..., 1:], wall], axis=-1)
