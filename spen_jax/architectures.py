@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from spen_jax.gibbs import Energy
 
@@ -20,16 +21,16 @@ Distance = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def linear(params: Any, x: jax.Array) -> jax.Array:
-    """w'x + b, with params {"w": (D, K) or (D,), "b": (K,) or scalar}: (..., D) -> (..., K) or (...)."""
+    """w'x + b of one example, with params {"w": (D, K) or (D,), "b": (K,) or scalar}: (D,) -> (K,) or scalar."""
     return x @ params["w"] + params["b"]
 
 
 def gaussian_bumps(x: jax.Array, centers: jax.Array, width: float) -> jax.Array:
-    """exp(-||x - c_n||^2 / (2 width^2)) for each of N centers, (..., D) and (N, D) -> (..., N).
+    """exp(-||x - c_n||^2 / (2 width^2)) for each of N centers, (D,) and (N, D) -> (N,); radial basis functions.
 
     With the training points as centers, `linear` on top and the hinge loss, this is a support vector machine.
     """
-    squared = jnp.sum((x[..., None, :] - centers) ** 2, axis=-1)
+    squared = jnp.sum((x[None] - centers) ** 2, axis=-1)
     return jnp.exp(-squared / (2 * width**2))
 
 
@@ -39,9 +40,14 @@ def euclidean(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """1 - a.b / (||a|| ||b||), along the last axis, in [0, 2]; 1, with gradient 0, where one of the two is 0."""
+    """1 - a.b / (||a|| ||b||), along the last axis, in [0, 2] up to rounding.
+
+    Where one of the two is 0 it is 1, and has gradient 0 there.
+    """
 
     def unit(v):
+        largest = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True))
+        v = jnp.where(largest == 0, 0, v) / jnp.where(largest == 0, 1, largest)
         squared = jnp.sum(v**2, axis=-1, keepdims=True)
         return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))
 
@@ -168,7 +174,7 @@ class RadialBasis:
 
     def energies(self, params: Any, x: Any) -> jax.Array:
         """Of all classes, (K,)."""
-        return euclidean(self.g(params["g"], x)[..., None, :], params["centers"])
+        return euclidean(self.g(params["g"], x)[None], params["centers"])
 
     def best(self, params: Any, x: Any) -> jax.Array:
         """The class of the nearest center."""

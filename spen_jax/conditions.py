@@ -52,38 +52,52 @@ def check(
 ) -> Report:
     """Conditions 1 and 2 for a loss on a grid of (E_correct, E_wrong), in float64.
 
-    The grid is fine up to `reach` and goes on in powers of ten to 10,000 times that, for infima at infinity.
+    The grid is fine up to `reach` and goes on in powers of ten to 10,000 times that. A loss that on the wrong side
+    falls towards its lowest value with each power has its infimum at infinity there. Rounding limits what can be
+    told: a loss that ends as exp(-beta m) needs beta m below about 35.
 
     Args:
       loss: (correct, wrong) -> loss.
-      margin: m >= 0 of the line E_correct = E_wrong - m. For a loss whose margin is "positive", any small one.
+      margin: m > 0 of the line E_correct = E_wrong - m. For a loss whose margin is "positive", any small one.
       lowest: what the architecture's energies are never below: 0 for a distance.
       reach: how far the fine grid goes on both sides.
       points: of the fine grid, on each axis.
+
+    Raises:
+      ValueError: for numbers out of range, or a loss that is not a number somewhere on the grid.
     """
-    if not (margin >= 0 and reach > 0 and points > 1):
+    if not (margin > 0 and reach > 0 and points > 1):
         raise ValueError(
-            f"check needs margin >= 0, reach > 0 and at least 2 points, got {margin}, {reach}, {points}"
+            f"check needs margin > 0, reach > 0 and at least 2 points, got {margin}, {reach}, {points}"
         )
     far = reach * 10.0 ** np.arange(1, 5)
     fine = np.linspace(-reach, reach, points)
     steps = np.concatenate([-far[::-1], fine, far])
     step = fine[1] - fine[0]
-    # Gaps are laid out from the line, so that no rounding puts a point on its other side.
     correct = np.concatenate([steps, [] if np.isinf(lowest) else [lowest]])[:, None]
-    gap = margin + np.concatenate([steps - steps[points // 2 + len(far)], [0, -step]])
+    # Gaps are laid out from the line, so that no rounding puts a point on its other side.
+    gap = margin + np.concatenate([steps - steps[np.argmin(np.abs(steps))], [0, -step, -ASIDE]])
     correct, gap = np.broadcast_arrays(correct, gap)
     possible = (correct >= lowest) & (correct + gap >= lowest)
+    correct, gap = correct[possible], gap[possible]
+    on_line = np.unique(correct[correct + margin - ASIDE >= lowest])
     with jax.enable_x64(True):
         values = np.asarray(loss(jnp.asarray(correct), jnp.asarray(correct + gap)))
-        on_line = np.unique(correct[(correct >= lowest) & (correct + margin - ASIDE >= lowest)])
-        slopes = jax.vmap(jax.grad(lambda c, w: jnp.sum(loss(c, w)), (0, 1)))(
+        by_correct, by_wrong = jax.vmap(jax.grad(loss, (0, 1)))(
             jnp.asarray(on_line), jnp.asarray(on_line + margin - ASIDE)
         )
-        slope = float(np.min(np.asarray(slopes[0]) - np.asarray(slopes[1])))
-    right = float(np.min(values[possible & (gap >= margin)]))
-    wrong = float(np.min(values[possible & (gap < margin)]))
-    return Report(right < wrong, slope > 0, right, wrong, slope)
+    if np.any(np.isnan(values)):
+        at = np.argmax(np.isnan(values))
+        raise ValueError(
+            f"the loss is not a number at E_correct = {correct[at]:g}, E_wrong = {correct[at] + gap[at]:g}; "
+            "write it so that it is, or give the lowest energy"
+        )
+    beyond = gap < margin
+    nearer = beyond & (np.maximum(np.abs(correct), np.abs(gap)) < 0.5 * far[-1])
+    right, wrong = float(values[~beyond].min()), float(values[beyond].min())
+    falling = wrong - right < 0.5 * (float(values[nearer].min()) - right)
+    slope = float(np.min(np.asarray(by_correct - by_wrong)))
+    return Report(right < wrong and not falling, slope > 0, right, wrong, slope)
 
 
 def in_weights(
@@ -107,7 +121,8 @@ def in_weights(
     def of_one(x, y, wrong):
         up = jax.grad(energy)(params, x, y)
         value, down = jax.value_and_grad(energy)(params, x, wrong)
-        by_correct, by_wrong = jax.grad(loss, (0, 1))(value - margin + ASIDE, value)
+        aside = 16 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + margin)
+        by_correct, by_wrong = jax.grad(loss, (0, 1))(value - margin + aside, value)
 
         def dot(u, d):
             return jnp.sum((u - d) * (by_correct * u + by_wrong * d))

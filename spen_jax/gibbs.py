@@ -8,6 +8,7 @@ density q an estimate of the integral. They are constants to differentiation. So
 section 1; the "actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def softmin(
     any beta; the minimum's is shared equally by tied answers. A set without a finite energy has F = infinity.
 
     Args:
-      energies: of any shape; infinite ones have no part in it.
+      energies: of any shape; infinite ones have no part in it, but for |Z| where that is averaged over.
       beta: inverse temperature >= 0, a number or a scalar array, infinity included; it may be learned.
       axis: of the answers.
       weights: see the module; one for all, (K,) along `axis`, or of a shape that broadcasts to `energies`.
@@ -61,7 +62,7 @@ def softmin(
     if average:
         return free
     size = jnp.log(_total(energies, weights))
-    return free - jnp.where(size == 0, 0, size / beta)
+    return free - jnp.where((size == 0) | (free == jnp.inf), 0, size / beta)
 
 
 def softargmin(
@@ -110,24 +111,30 @@ def ranking(energies: jax.Array, axis: int = -1) -> jax.Array:
 def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
     """1 + the number of other answers whose energy is not above the truth's: (..., K) and indices (...) -> (...).
 
-    Ties count against the truth, so that an energy that is equal everywhere puts it last, not first.
+    Ties count against the truth, so that an energy that is equal everywhere, or not a number, puts it last.
     """
     correct = jnp.take_along_axis(energies, truth[..., None], axis=-1)[..., 0]
-    return by_rows(lambda e, c: jnp.sum(e <= c[..., None], axis=-1), energies, correct)
+    return by_rows(lambda e, c: jnp.sum(~(e > c[..., None]), axis=-1), energies, correct)
 
 
 def local_minima(energies: jax.Array) -> jax.Array:
     """Which points of a one-dimensional grid are minima, (..., K) -> (..., K) booleans.
 
-    A point is one where the energy is below its left and not above its right neighbour (at the ends of
-    the grid one neighbour is enough): several answers of one x, where the energy has them. Of a flat
-    stretch the left end counts.
+    A minimum is below its neighbours on both sides, at the ends of the grid on the one it has: several
+    answers of one x, where the energy has them. Of a flat stretch the left end counts.
     """
-    energies = jnp.asarray(energies)
-    wall = jnp.full((*energies.shape[:-1], 1), jnp.inf, energies.dtype)
-    left = jnp.concatenate([wall, energies[..., :-1]], axis=-1)
-    right = jnp.concatenate([energies[..., 1:], wall], axis=-1)
-    return (energies < left) & (energies <= right)
+    energies = jnp.moveaxis(jnp.asarray(energies), -1, 0)
+    wall = jnp.full_like(energies[:1], jnp.inf)
+    left = jnp.concatenate([wall, energies[:-1]])
+    right = jnp.concatenate([energies[1:], wall])
+
+    def rises(later, pair):
+        here, next_one = pair
+        rising = jnp.where(next_one == here, later, next_one > here)
+        return rising, rising
+
+    _, rising = lax.scan(rises, energies[0] == energies[0], (energies, right), reverse=True)
+    return jnp.moveaxis((energies < left) & rising, 0, -1)
 
 
 def _prepared(energies, beta, axis, weights):
@@ -154,13 +161,17 @@ def _total(energies, weights):
     return weights.sum(-1)
 
 
+def _masked(energies, weights):
+    if weights is None:
+        return energies
+    return jnp.where(_like(energies, weights) > 0, energies, jnp.inf)
+
+
 def _above(energies, weights):
-    """The lowest energy, (...), 0 where none is finite; and how far each is above it, infinite at weight 0."""
-    if weights is not None:
-        energies = jnp.where(_like(energies, weights) > 0, energies, jnp.inf)
-    lowest = jnp.min(energies, axis=-1)
-    lowest = lax.stop_gradient(jnp.where(jnp.isinf(lowest), 0, lowest))
-    return lowest, energies - lowest[..., None]
+    """The lowest energy, (...), and how far each is above it, infinite at weight 0."""
+    energies = _masked(energies, weights)
+    lowest = lax.stop_gradient(jnp.min(energies, axis=-1))
+    return lowest, energies - jnp.where(lowest == jnp.inf, 0, lowest)[..., None]
 
 
 def _like(energies, weights):
@@ -206,9 +217,9 @@ def _of_rows(energies, beta, weights):
 
     logarithm = lax.cond(jnp.any(mean > 0.5), accurately, lambda: jnp.log(mean))
     warm = lowest - logarithm / jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
-    cold = jnp.where(mean == 0, jnp.inf, lowest)
     hot = lowest + jnp.sum(jnp.where(share > 0, share * above, 0), axis=-1) / total
-    return jnp.where(beta == 0, hot, jnp.where(beta == jnp.inf, cold, warm))
+    known = jnp.isinf(lowest) | (beta == jnp.inf)
+    return jnp.where(known, lowest, jnp.where(beta == 0, hot, warm))
 
 
 @_average_softmin.defjvp
@@ -217,15 +228,24 @@ def _average_softmin_jvp(primals, tangents):
     value = _average_softmin(energies, beta, weights)
     p = _softargmin(energies, beta, weights)
     slope = jnp.sum(jnp.where(p > 0, p * tangents[0], 0), axis=-1)
-    return value, slope + tangents[1] * _slope_in_beta(energies, beta, weights, p, value)
+    return value, slope + tangents[1] * _slope_in_beta(energies, beta, weights, value)
 
 
-def _slope_in_beta(energies, beta, weights, p, value):
-    """dF/dbeta = (<E> - F) / beta; where that cancels, near beta = 0, its limit -var(E) / 2."""
-    lowest, above = _above(energies, weights)
-    above = jnp.where(p > 0, above, 0)
-    mean = jnp.sum(p * above, axis=-1)
-    variance = jnp.sum(p * (above - mean[..., None]) ** 2, axis=-1)
-    exact = (mean - (value - lowest)) / jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
-    warm = jnp.where(beta**2 * variance < 1e-4, -variance / 2, exact)
-    return jnp.where((beta == jnp.inf) | jnp.isinf(value), 0, warm)
+def _slope_in_beta(energies, beta, weights, value):
+    """dF/dbeta = -KL(P || W) / beta^2 = -sum_k w_k d_k^2 psi(-beta d_k), d_k = E_k - F, W the normalised weights.
+
+    psi(u) = (exp(u) (u - 1) + 1) / u^2; nothing cancels, whatever beta is. -var(E) / 2 at beta = 0.
+    """
+    exists = jnp.isfinite(value)
+    d = _masked(energies, weights) - jnp.where(exists, value, 0)[..., None]
+    absent = jnp.isinf(d)
+    d = jnp.where(absent, 0, d)
+    u = -beta * d
+    series = sum(u**n / (math.factorial(n) * (n + 2)) for n in range(9))
+    small = jnp.abs(u) < 0.5
+    far = jnp.where(small, 1, u)
+    psi = jnp.where(small, series, (jnp.exp(far) * (far - 1) + 1) / far**2)
+    terms = jnp.where(absent, 1 / jnp.where(beta == 0, 1, beta) ** 2, d**2 * psi)
+    share = 1 if weights is None else _like(energies, weights)
+    slope = -jnp.sum(share * terms, axis=-1) / _total(energies, weights)
+    return jnp.where(exists & (beta != jnp.inf), slope, 0)

@@ -25,15 +25,22 @@ PairLoss = Callable[..., jax.Array]
 Number = jax.Array | float
 
 
+def _floats(y, truth):
+    """Both as floats: booleans would be added as such."""
+    chex.assert_equal_shape([y, truth])
+    dtype = jnp.result_type(y, truth, 0.0)
+    return jnp.asarray(y, dtype), jnp.asarray(truth, dtype)
+
+
 def squared_error(y: jax.Array, truth: jax.Array) -> jax.Array:
     """D = sum_i (y_i - t_i)^2; on binary y the number of wrong labels."""
-    chex.assert_equal_shape([y, truth])
+    y, truth = _floats(y, truth)
     return jnp.sum((y - truth) ** 2, axis=-1)
 
 
 def hamming(y: jax.Array, truth: jax.Array) -> jax.Array:
     """D = sum_i t_i (1 - y_i) + (1 - t_i) y_i, linear in y; on binary y the number of wrong labels."""
-    chex.assert_equal_shape([y, truth])
+    y, truth = _floats(y, truth)
     return jnp.sum(truth + y - 2 * truth * y, axis=-1)
 
 
@@ -42,7 +49,7 @@ def cross_entropy(y: jax.Array, truth: jax.Array) -> jax.Array:
 
     Beyond a logit of about 16 on the wrong side the gradient is therefore 0.
     """
-    chex.assert_equal_shape([y, truth])
+    y, truth = _floats(y, truth)
     log_on = jnp.log(jnp.maximum(y, PROBABILITY_FLOOR))
     log_off = jnp.log(jnp.maximum(1 - y, PROBABILITY_FLOOR))
     return -jnp.sum(truth * log_on + (1 - truth) * log_off, axis=-1)
@@ -50,7 +57,7 @@ def cross_entropy(y: jax.Array, truth: jax.Array) -> jax.Array:
 
 def soft_f1_error(y: jax.Array, truth: jax.Array) -> jax.Array:
     """D = 1 - 2 sum_i y_i t_i / sum_i (y_i + t_i), in [0, 1]; on binary y one minus F1 (0 for empty against empty)."""
-    chex.assert_equal_shape([y, truth])
+    y, truth = _floats(y, truth)
     total = jnp.sum(y + truth, axis=-1)
     positive = total > 0
     f1 = 2 * jnp.sum(y * truth, axis=-1) / jnp.where(positive, total, 1)
@@ -84,17 +91,21 @@ def log_loss(
     Margin: any; its slope never ends, so that it wants the gap to be infinite. Does not collapse. The lecture's
     form is the default; as beta grows it tends to `hinge`, which it is at beta = infinity.
     """
-    violation = correct - wrong + margin
-    return -softmin(jnp.stack([-violation, jnp.zeros_like(violation)], axis=-1), beta)
+    excess = violation(correct, wrong, margin)
+    finite = jnp.where(beta == jnp.inf, 1, beta)
+    return jnp.where(
+        beta == jnp.inf, jnp.maximum(0, excess), jax.nn.softplus(finite * excess) / finite
+    )
 
 
-def mce(correct: jax.Array, wrong: jax.Array, beta: Number = 1.0) -> jax.Array:
+def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Array:
     """sigmoid(beta (E_correct - E_wrong)), minimum classification error: a smooth count of errors.
 
     Margin: positive. Does not collapse, but where the violation is large its gradient vanishes: it gives badly wrong
     examples up. As beta grows it is 1 on errors and 0 elsewhere. Source: Juang, Chou & Lee (1997).
     """
-    return jax.nn.sigmoid(beta * (correct - wrong))
+    absent, wrong = _absent(wrong)
+    return jnp.where(absent, 0, jax.nn.sigmoid(beta * (correct - wrong)))
 
 
 def square_square(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
@@ -102,20 +113,22 @@ def square_square(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) ->
 
     Margin: m, where energies are at least 0. Does not collapse: one level for all cannot be 0 and m. Lecture slides
     print the second term as min(0, m - E_wrong)^2, and elsewhere the loss as E_correct^2 - max(0, m - E_wrong^2):
-    both push wrong answers the other way in places. Source: Chopra, Hadsell & LeCun (2005).
+    both push wrong answers the other way in places. Sources: LeCun & Huang (2005); Hadsell, Chopra & LeCun
+    (2006). Chopra, Hadsell & LeCun (2005), whom lecture notes name, have an exponential as second term.
     """
     return jnp.maximum(0, correct) ** 2 + jnp.maximum(0, margin - wrong) ** 2
 
 
 def square_exponential(
-    correct: jax.Array, wrong: jax.Array, scale: Number = 1.0, beta: Number = 1.0
+    correct: jax.Array, wrong: jax.Array, *, scale: Number = 1.0, beta: Number = 1.0
 ) -> jax.Array:
     """E_correct^2 + scale exp(-beta E_wrong).
 
     Margin: positive, where energies are at least 0. Does not collapse. For energies bounded below: at
     E_wrong = -100 the exponential overflows float32. Source: Osadchy, Miller & LeCun (2004).
     """
-    return correct**2 + scale * jnp.exp(-beta * wrong)
+    absent, wrong = _absent(wrong)
+    return correct**2 + jnp.where(absent, 0, scale * jnp.exp(-beta * wrong))
 
 
 def simple_pair(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
@@ -128,14 +141,20 @@ def simple_pair(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> j
     return jnp.maximum(0, correct) + jnp.maximum(0, margin - wrong)
 
 
+def _absent(wrong):
+    """Where there is no wrong answer, and energies with a finite number there: infinity times 0 has no derivative."""
+    absent = wrong == jnp.inf
+    return absent, jnp.where(absent, 0, wrong)
+
+
 # Losses of the energies of all answers.
 
 
 def perceptron(correct: jax.Array, everything: jax.Array, *, weights: Weights = None) -> jax.Array:
     """E_correct - min_y E(x, y), the generalised perceptron loss; the minimum is over all answers.
 
-    Margin: 0. Collapses: it is at its lowest, 0, where all energies are equal. With E = -y w.x it is
-    the perceptron's. Sources: LeCun et al. (1998); Collins (2002).
+    Margin: 0. Collapses: it is at its lowest, 0, where all energies are equal. With E = -y w.x, y in {-1, +1}, it is
+    2 max(0, -y w.x), twice the perceptron's. Sources: LeCun et al. (1998); Collins (2002).
 
     Args:
       correct: (...).
@@ -228,14 +247,15 @@ def contrastive(
 ) -> jax.Array:
     """H(E+_1, ..., E+_P, E-_1, ..., E-_N, M) = combine over p, n of pair(E+_p, E-_n, m_pn).
 
-    One positive and one negative give the pair loss itself; `pair=violation` with `combine=log_summed` gives
+    One positive and one negative give the pair loss itself; `pair=violation, combine=log_summed, margin=0` gives
     InfoNCE for one positive, `log_loss` for one pair. The margin and the collapse are those of the pair loss.
 
     Args:
       correct: energies of P positives, (..., P).
       wrong: energies of N negatives, (..., N).
       margin: m, one number or one for each pair, (..., P, N).
-      pair: (correct, wrong, margin) -> loss, such as `hinge`, `square_square`, `simple_pair`, `log_loss`.
+      pair: (correct, wrong, margin) -> loss: `hinge`, `square_square`, `simple_pair`, `log_loss`, or of a loss that
+        takes no margin `lambda c, w, m: mce(c, w)`.
       combine: `summed` or `log_summed`, or (values (..., P, N), where) -> (...).
       where: which pairs count, (..., P, N) or a shape that broadcasts to it.
 
@@ -293,8 +313,9 @@ def info_nce(
 
     Source: van den Oord, Li & Vinyals (2018).
     """
-    values = (correct[..., None] - wrong) / temperature
-    return log_summed(values[..., None, :], None if where is None else where[..., None, :])
+    absent, wrong = _absent(wrong if where is None else jnp.where(where, wrong, jnp.inf))
+    values = jnp.where(absent, -jnp.inf, (correct[..., None] - wrong) / temperature)
+    return log_summed(values[..., None, :])
 
 
 # A loss of embeddings, without negatives.
@@ -312,7 +333,8 @@ def vicreg(
 
     v(z) = 1/D sum_j max(0, 1 - sqrt(var(z_j) + 1e-4)) keeps each coordinate spread out over the batch, c(z) = 1/D times
     the sum of the squared covariances of different coordinates keeps them from repeating each other.
-    With `variance = covariance = 0` it is the energy loss of a matcher, and collapses.
+    With `variance = covariance = 0` it is the energy loss of a matcher, and collapses. The weights are the paper's;
+    implementations differ in whether they sum or average over coordinates and over a and b.
 
     Args:
       a: embeddings of a batch, (B, D), B at least 2.

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.batching import by_rows
-from spen_jax.domains import Reals
+from spen_jax.domains import Domain
 from spen_jax.gibbs import Energy
 from spen_jax.inference import Solution, minimize_best
+from spen_jax.solvers import GradientDescent, Solver
 
 
 class Offender(NamedTuple):
@@ -33,10 +34,9 @@ class Offender(NamedTuple):
 
 def all_but(truth: jax.Array, candidates: int) -> jax.Array:
     """Which of K candidates are not the truth, indices (...) -> (..., K)."""
-    return (
-        lax.broadcasted_iota(truth.dtype, (*truth.shape, candidates), truth.ndim)
-        != truth[..., None]
-    )
+    truth = jnp.asarray(truth, jnp.int32)
+    index = lax.broadcasted_iota(jnp.int32, (*truth.shape, candidates), truth.ndim)
+    return index != truth[..., None]
 
 
 def different(labels: jax.Array, others: jax.Array | None = None) -> jax.Array:
@@ -50,6 +50,7 @@ def outside_ball(candidates: jax.Array, truth: jax.Array, radius: jax.Array | fl
     Of a continuous answer all those nearer count as correct: the forbidden sphere of LeCun's lecture. The
     radius may follow a schedule.
     """
+    candidates = candidates.reshape((1,) * (truth.ndim - 1) + candidates.shape)
     squared = jnp.sum((truth[..., None, :] - candidates) ** 2, axis=-1)
     return squared >= jnp.asarray(radius) ** 2
 
@@ -70,6 +71,7 @@ def most_offending(
     if truth is not None and allowed is None:
         return _offender(energies, by_rows(_lowest_but, fixed, truth))
     if allowed is not None and truth is None:
+        allowed = jnp.broadcast_to(allowed, energies.shape)
         return _offender(energies, by_rows(_lowest_allowed, fixed, allowed))
     raise ValueError("most_offending needs either truth or allowed, exactly one of them")
 
@@ -83,7 +85,7 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
     """The lowest negative above the correct energy; where there is none, the highest negative.
 
     The hardest ones can collapse an embedding early in training; these give a gradient that does not. Source: Schroff,
-    Kalenichenko & Philbin (2015), section 3.2.
+    Kalenichenko & Philbin (2015); what to take where there is none is common practice, not theirs.
 
     Args:
       energies: (..., K).
@@ -91,6 +93,7 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
       allowed: which candidates are negatives, (..., K).
     """
     fixed, correct = lax.stop_gradient((energies, correct))
+    allowed = allowed & (fixed != jnp.inf)
     above = allowed & (fixed > correct[..., None])
     lowest = _lowest_allowed(fixed, above)
     highest = _lowest_allowed(-fixed, allowed)
@@ -99,15 +102,16 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
 
 def random(key: jax.Array, energies: jax.Array, allowed: jax.Array) -> Offender:
     """A negative drawn uniformly from those allowed."""
-    drawn = jax.random.uniform(key, allowed.shape)
+    drawn = jax.random.uniform(key, energies.shape)
     return _offender(energies, _lowest_allowed(drawn, allowed))
 
 
 @dataclass(frozen=True)
-class OutsideBall(Reals):
+class OutsideBall(Domain):
     """{d : ||d||_2 >= radius} along the last axis: displacements from a truth that count as wrong.
 
-    Not convex: minimise from several starts. 0, which has no nearest point, goes to the first axis.
+    Not convex: minimise from several starts, without momentum, which circles the ball. Points inside go to one
+    part in a million beyond the radius, which survives rounding; 0, which has no nearest point, to the first axis.
     """
 
     radius: float = 0.2
@@ -118,10 +122,11 @@ class OutsideBall(Reals):
 
     def project(self, y):
         """y moved out to the sphere where it is inside."""
-        norm = jnp.linalg.norm(y, axis=-1, keepdims=True)
-        first = jnp.zeros_like(y).at[..., 0].set(self.radius)
-        outward = self.radius * y / jnp.where(norm == 0, 1, norm)
-        return jnp.where(norm >= self.radius, y, jnp.where(norm == 0, first, outward))
+        beyond = (1 + 1e-6) * self.radius
+        first = jnp.zeros_like(y).at[..., 0].set(beyond)
+        moved = jnp.where(jnp.all(y == 0, axis=-1, keepdims=True), first, y)
+        norm = jnp.linalg.norm(moved, axis=-1, keepdims=True)
+        return jnp.where(norm >= self.radius, moved, beyond * moved / norm)
 
     def initial(self, shape):
         """The point of the sphere on the first axis."""
@@ -129,11 +134,7 @@ class OutsideBall(Reals):
 
     def random(self, key, shape):
         """A normal point, moved out to the sphere where it is inside."""
-        return self.project(super().random(key, shape))
-
-    def reflect(self, y):
-        """Refused: the outside of a ball does not reflect here."""
-        raise ValueError(f"{self} cannot reflect; project")
+        return self.project(jax.random.normal(key, shape))
 
 
 def search(
@@ -144,7 +145,8 @@ def search(
     starts: jax.Array,
     *,
     radius: float,
-    **options: Any,
+    solver: Solver = GradientDescent(momentum=0.0),
+    steps: int = 100,
 ) -> Solution:
     """y_bar of a continuous answer by the solvers: argmin of E(x, y) over ||y - truth||_2 >= radius.
 
@@ -155,16 +157,28 @@ def search(
       truth: (B, D).
       starts: S points to start from, (B, S, D), such as `truth` with noise of several directions.
       radius: of the ball around the truth; another one compiles again.
-      options: those of `minimize`, but for the domain: solver, steps, ...
+      solver: the algorithm; momentum makes it circle the ball.
+      steps: its steps, all of which are taken.
 
     Returns:
-      The best of the S solutions, constants to differentiation; its `y` is y_bar. The energy to train on is
-      `energy` evaluated there.
+      The best of the S solutions, constants to differentiation; its `y` is y_bar, its `residual` the largest
+      coordinate of the descent direction, on the sphere of that part of it which does not lead inside. The energy to
+      train on is `energy` evaluated there.
     """
     around = starts - truth[:, None]
-    domain = OutsideBall(radius)
-    found = minimize_best(_shifted(energy), params, (x, truth), around, domain=domain, **options)
-    return jax.tree.map(lax.stop_gradient, replace(found, y=truth + found.y))
+    domain, shifted = OutsideBall(radius), _shifted(energy)
+    found = minimize_best(
+        shifted, params, (x, truth), around, domain=domain, solver=solver, steps=steps
+    )
+
+    def residual(context, d):
+        downhill = -jax.grad(shifted, argnums=2)(params, context, d)
+        norm = jnp.linalg.norm(d)
+        inward = jnp.minimum(downhill @ d / norm, 0) * (norm < (1 + 1e-5) * radius)
+        return jnp.max(jnp.abs(downhill - inward * d / norm))
+
+    residuals = jax.vmap(residual)((x, truth), found.y)
+    return jax.tree.map(lax.stop_gradient, replace(found, y=truth + found.y, residual=residuals))
 
 
 @lru_cache(maxsize=256)
