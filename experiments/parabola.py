@@ -229,7 +229,7 @@ def draw_surfaces(runs: dict[str, Run], pattern: str, title: str, stages: Any, p
         column[-1].set_xlabel("x")
     figure.suptitle(title)
     figure.tight_layout()
-    shared.save_figure(figure, path)
+    shared.save_figure(figure, path, colours=128)
 
 
 def draw_surface(axis: Any, run: Run, index: int, pattern: str) -> None:

@@ -99,7 +99,7 @@ def same_answers(path: Path) -> dict[str, Any]:
     axes[-1].set(title="partition function at x = 0", xlabel="y from -w to w: w", ylabel="Z")
     axes[-1].legend(fontsize=7)
     figure.tight_layout()
-    shared.save_figure(figure, path)
+    shared.save_figure(figure, path, colours=128)
     agree = all(np.array_equal(answers[0], other) for other in answers)
     return {"answers_agree": agree, "widths": widths, "partition": partition}
 
@@ -144,7 +144,7 @@ def ravine(config: Config, path: Path) -> dict[str, Any]:
     right.set(title="median energy above the lowest", xlabel="training steps")
     left.legend()
     figure.tight_layout()
-    shared.save_figure(figure, path)
+    shared.save_figure(figure, path, colours=128)
     return result
 
 

@@ -1,5 +1,6 @@
 """What the experiments share: a run's folder and its files, progress bars, and one way to train."""
 
+import io
 import json
 import math
 import platform
@@ -67,13 +68,19 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a Matplotlib figure as PNG and close it."""
+def save_figure(figure: Any, path: Path, colours: int | None = None) -> None:
+    """Write a Matplotlib figure as PNG, of so many colours where a small file is wanted, and close it."""
     import matplotlib.pyplot as plt
+    from PIL import Image
 
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130, bbox_inches="tight")
     plt.close(figure)
+    with replacing(path) as file:
+        if colours is None:
+            file.write(drawn.getbuffer())
+        else:
+            Image.open(drawn).convert("RGB").quantize(colours).save(file, "PNG", optimize=True)
 
 
 def environment() -> dict[str, str]:

@@ -28,7 +28,8 @@ def linear(params: Any, x: jax.Array) -> jax.Array:
 def gaussian_bumps(x: jax.Array, centers: jax.Array, width: float) -> jax.Array:
     """exp(-||x - c_n||^2 / (2 width^2)) for each of N centers, (D,) and (N, D) -> (N,); radial basis functions.
 
-    With the training points as centers, `linear` on top and the hinge loss, this is a support vector machine.
+    With the training points as centers, a regularised `linear` on top and the hinge loss, this is a support vector
+    machine, whose kernel is the inner product of the bumps.
     """
     squared = jnp.sum((x[None] - centers) ** 2, axis=-1)
     return jnp.exp(-squared / (2 * width**2))
@@ -101,7 +102,8 @@ class ImplicitRegressor:
 class Binary:
     """E = -y G(x), y in {-1, +1}, G a scalar; with `linear` the perceptron or, by its loss, the linear SVM.
 
-    Its Gibbs distribution at beta = 1/2 is logistic regression, P(y) = sigmoid(y G(x)).
+    The two energies are 2 G(x) apart: the SVM's max(0, 1 - y G) is `hinge` at margin 2, over 2. The Gibbs
+    distribution at beta = 1/2 is logistic regression, P(y) = sigmoid(y G(x)).
     """
 
     g: Network

@@ -81,6 +81,7 @@ def check(
     possible = (correct >= lowest) & (correct + gap >= lowest)
     correct, gap = correct[possible], gap[possible]
     on_line = np.unique(correct[correct + margin - ASIDE >= lowest])
+    loss = jax.jit(loss)
     with jax.enable_x64(True):
         values = np.asarray(loss(jnp.asarray(correct), jnp.asarray(correct + gap)))
         by_correct, by_wrong = jax.vmap(jax.grad(loss, (0, 1)))(

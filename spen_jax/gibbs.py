@@ -171,7 +171,8 @@ def _above(energies, weights):
     """The lowest energy, (...), and how far each is above it, infinite at weight 0."""
     energies = _masked(energies, weights)
     lowest = lax.stop_gradient(jnp.min(energies, axis=-1))
-    return lowest, energies - jnp.where(lowest == jnp.inf, 0, lowest)[..., None]
+    low = jnp.where(lowest == jnp.inf, 0, lowest)[..., None]
+    return lowest, jnp.where(energies == -jnp.inf, 0, energies - low)
 
 
 def _like(energies, weights):
@@ -181,7 +182,7 @@ def _like(energies, weights):
 def _exponents(above, beta):
     """-beta (E - min E), also where one of the two is infinite."""
     finite = above != jnp.inf
-    cold = jnp.where(above == 0, 0.0, -jnp.inf).astype(above.dtype)
+    cold = jnp.where(above > 0, -jnp.inf, above)
     warm = -jnp.where(beta == jnp.inf, 1, beta) * jnp.where(finite, above, 0)
     return jnp.where(beta == jnp.inf, cold, jnp.where(finite, warm, -jnp.inf))
 
