@@ -7,6 +7,7 @@ About 1 minute; README.md prints one run.
 """
 
 import time
+from typing import Any
 
 import harness
 
@@ -49,6 +50,10 @@ def measure() -> list[dict]:
         "gradient of log_softmax": plain_gradient,
         "spen_jax: gradient of the NLL": nll_gradient,
     }
+
+    def temporary(compiled: Any) -> float:
+        return compiled.memory_analysis().temp_size_in_bytes / 1e6
+
     compiled = {name: jax.jit(way).lower(energies, truth).compile() for name, way in ways.items()}
     runs = {name: lambda c=c: c(energies, truth) for name, c in compiled.items()}
     medians = harness.interleaved(runs, 15.0, time.process_time)
@@ -57,7 +62,7 @@ def measure() -> list[dict]:
             "way": name,
             "milliseconds": 1e3 * medians[name],
             "of_log_softmax": medians[name] / medians["log_softmax"],
-            "temporary_megabytes": compiled[name].memory_analysis().temp_size_in_bytes / 1e6,
+            "temporary_megabytes": temporary(compiled[name]),
         }
         for name in ways
     ]

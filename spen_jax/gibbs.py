@@ -62,7 +62,8 @@ def softmin(
     if average:
         return free
     size = jnp.log(_total(energies, weights))
-    return free - jnp.where((size == 0) | (free == jnp.inf), 0, size / beta)
+    none = (size == 0) | (free == jnp.inf)
+    return free - jnp.where(none, 0, size / jnp.where(none, 1, beta))
 
 
 def softargmin(

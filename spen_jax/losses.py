@@ -91,11 +91,11 @@ def log_loss(
     Margin: any; its slope never ends, so that it wants the gap to be infinite. Does not collapse. The lecture's
     form is the default; as beta grows it tends to `hinge`, which it is at beta = infinity.
     """
+    absent, wrong = _absent(wrong)
     excess = violation(correct, wrong, margin)
     finite = jnp.where(beta == jnp.inf, 1, beta)
-    return jnp.where(
-        beta == jnp.inf, jnp.maximum(0, excess), jax.nn.softplus(finite * excess) / finite
-    )
+    smooth = jax.nn.softplus(finite * excess) / finite
+    return jnp.where(absent, 0, jnp.where(beta == jnp.inf, jnp.maximum(0, excess), smooth))
 
 
 def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Array:
@@ -252,7 +252,7 @@ def contrastive(
 
     Args:
       correct: energies of P positives, (..., P).
-      wrong: energies of N negatives, (..., N).
+      wrong: energies of N negatives, (..., N); pairs with an infinite one do not count.
       margin: m, one number or one for each pair, (..., P, N).
       pair: (correct, wrong, margin) -> loss: `hinge`, `square_square`, `simple_pair`, `log_loss`, or of a loss that
         takes no margin `lambda c, w, m: mce(c, w)`.
@@ -268,10 +268,9 @@ def contrastive(
     )
     positives = jnp.broadcast_to(correct[..., :, None], shape)
     negatives = jnp.broadcast_to(wrong[..., None, :], shape)
-    if where is not None:
-        where = jnp.broadcast_to(where, shape)
-        positives, negatives = (jnp.where(where, e, 0) for e in (positives, negatives))
-    return combine(pair(positives, negatives, jnp.broadcast_to(margin, shape)), where)
+    counts = (negatives != jnp.inf) & jnp.broadcast_to(True if where is None else where, shape)
+    positives, negatives = (jnp.where(counts, e, 0) for e in (positives, negatives))
+    return combine(pair(positives, negatives, jnp.broadcast_to(margin, shape)), counts)
 
 
 def additive_margin(
