@@ -5,7 +5,7 @@ about x given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `w
 stands for: None is 1 for each (a finite set), a mask leaves out what only fills up a padded set,
 the volume of a cell makes a sum over a grid the integral, and 1 / (n q(y)) makes n samples from a
 density q an estimate of the integral. They are constants to differentiation. Sources: LeCun et al. (2006),
-section 1; the "actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
+the "actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
 """
 
 import math
@@ -80,6 +80,32 @@ def softargmin(
     """
     energies, beta, weights = _prepared(energies, beta, axis, weights)
     return jnp.moveaxis(_softargmin(energies, beta, weights), -1, axis)
+
+
+def softmax(
+    values: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+    average: bool = False,
+) -> jax.Array:
+    """1/beta log sum_k w_k exp(beta v_k) along `axis`, the lecture's actual soft-max: -softmin(-v), a value.
+
+    What libraries call softmax is `softargmax`, a distribution.
+    """
+    return -softmin(-values, beta, axis=axis, weights=weights, average=average)
+
+
+def softargmax(
+    values: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+) -> jax.Array:
+    """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax."""
+    return softargmin(-values, beta, axis=axis, weights=weights)
 
 
 def log_probabilities(
