@@ -4,8 +4,8 @@ With E(x, y) for every pair in one matrix (`pairwise`), rows answer the question
 about x given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `weights` say what each answer
 stands for: None is 1 for each (a finite set), a mask leaves out what only fills up a padded set,
 the volume of a cell makes a sum over a grid the integral, and 1 / (n q(y)) makes n samples from a
-density q an estimate of the integral. They are constants to differentiation. Sources: LeCun et al. (2006),
-the "actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
+density q an estimate of the integral. They are constants to differentiation. Sources: LeCun et al. (2006); the
+"actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
 """
 
 import math
