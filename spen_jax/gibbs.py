@@ -164,13 +164,18 @@ def local_minima(energies: jax.Array) -> jax.Array:
     return jnp.moveaxis((energies < left) & rising, 0, -1)
 
 
+def check_beta(beta: Any) -> None:
+    """ValueError for a Python number below 0; of an array the value is not looked at."""
+    if isinstance(beta, float | int) and not beta >= 0:
+        raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
+
+
 def _prepared(energies, beta, axis, weights):
     """Energies and weights as floats with the set's axis last, beta as a scalar array."""
     energies = jnp.asarray(energies)
     if not jnp.issubdtype(energies.dtype, jnp.floating):
         energies = energies.astype(float)
-    if isinstance(beta, float | int) and not beta >= 0:
-        raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
+    check_beta(beta)
     beta = jnp.asarray(beta, energies.dtype)
     if beta.ndim:
         raise ValueError(f"beta must be one number, got shape {beta.shape}; use vmap for several")

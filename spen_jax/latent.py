@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax import batching
+from spen_jax import batching, gibbs
 from spen_jax.gibbs import softargmin, softmin
 from spen_jax.inference import Solution, minimize, minimize_best
 
@@ -135,7 +135,8 @@ def free_energy(
     no array of examples x nodes x what the energy computes is ever made.
 
     Args:
-      energy: `(params, x, y, z) -> scalar` for one example.
+      energy: `(params, x, y, z) -> scalar` for one example. Compiled once for each function: pass the same object
+        again, not a new lambda.
       params: its parameters.
       x: what it sees, leading axis B; None where it sees nothing.
       y: answers, leading axis B.
@@ -144,6 +145,12 @@ def free_energy(
       average: whether the integral is divided by |Z|, the sum of the weights.
       block: nodes worked on at once.
     """
+    gibbs.check_beta(beta)
+    return _free_energy(energy, params, x, y, nodes, beta, average, block)
+
+
+@partial(jax.jit, static_argnames=("energy", "average", "block"))
+def _free_energy(energy, params, x, y, nodes, beta, average, block):
     blocked, mass = _in_blocks(nodes, block)
 
     @jax.checkpoint
@@ -339,6 +346,7 @@ def _of_z(energy):
     return of_z
 
 
+@partial(jax.jit, static_argnames="energy")
 def _energies(energy, params, x, y, z):
     """E of each example at each node, (B, K)."""
     of_one = jax.vmap(energy, (None, None, None, 0))

@@ -1,0 +1,133 @@
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("tyro")
+pytest.importorskip("sklearn")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import mixture  # noqa: E402
+from sklearn.datasets import load_digits  # noqa: E402
+from sklearn.decomposition import sparse_encode  # noqa: E402
+
+from spen_jax import latent  # noqa: E402
+
+FEW = {"patches": 30, "sparse_steps": 3000}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two data sets, two numbers of proximal steps, a quick dictionary."""
+    load, names = mixture.load, ("iris", "drawn")
+    monkeypatch.setattr(mixture, "load", lambda seed: {n: load(seed)[n] for n in names})
+    monkeypatch.setattr(mixture, "STEPS_TO_COMPARE", (10, 100))
+
+
+def test_one_code_is_k_means_and_a_gaussian_mixture_by_changing_beta(small, tmp_path):
+    out = tmp_path / "run"
+    with contextlib.redirect_stdout(io.StringIO()):
+        mixture.main(mixture.Config(steps=100, out=out, **FEW))
+    result = json.loads((out / "result.json").read_text())
+    assert result["beyond"] == []
+    assert result["kmeans"]["iris"]["inertia"] == pytest.approx(
+        78.85, abs=0.01
+    )  # the known optimum
+    for name in ("iris", "drawn"):
+        assert result["kmeans"][name]["difference"]["assignments"] == 0
+        assert result["kmeans"][name]["difference"]["centres"] < 1e-12
+        assert max(result["gaussian_mixture"][name]["difference"].values()) < 1e-7
+    betas = result["annealing"]["betas"]
+    assert betas["inf"]["distinct_means"] == 3 and betas["0.2"]["distinct_means"] == 1
+    assert betas["0.2"]["from_the_mean"] < 1e-6
+    assert 0.2 < result["annealing"]["one_mean_below_beta"] < 0.32
+    assert betas["0.32"]["distinct_means"] > 1
+    excess = result["sparse_coding"]["excess_after_steps"]
+    assert result["sparse_coding"]["difference"]["codes"] < 1e-4
+    assert 0 <= excess["fista"][1] < excess["ista"][1] / 10 < excess["ista"][0] / 100
+    for name in ("annealing.png", "training.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(out.glob("*.part"))
+
+
+def test_what_differs_from_scikit_learn_ends_the_script_with_one_line(
+    small, tmp_path, monkeypatch, capsys
+):
+    minimise = mixture.minimise
+
+    def wrong(params, y, q, free):
+        found = minimise(params, y, q, free)
+        return found | {"log_scales": found["log_scales"] - 1e-6} if free else found
+
+    monkeypatch.setattr(mixture, "minimise", wrong)
+    mixture.fit.clear_cache()
+    with pytest.raises(SystemExit) as stop:
+        mixture.main(mixture.Config(steps=30, out=tmp_path / "run", **FEW))
+    mixture.fit.clear_cache()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "gaussian_mixture iris variances" in error
+    assert "kmeans" not in error
+    beyond = json.loads((tmp_path / "run" / "result.json").read_text())["beyond"]
+    assert any("drawn variances" in words for words in beyond)
+
+
+def test_a_component_without_rows_stays_and_the_step_minimises_the_mean_energy(x64):
+    rng = np.random.default_rng(0)
+    y, q = jnp.asarray(rng.normal(size=(50, 2))), jnp.asarray(rng.dirichlet(np.ones(3), 50))
+    params = {
+        "means": jnp.asarray(rng.normal(size=(3, 2))),
+        "log_scales": jnp.zeros(3),
+        "logits": jnp.zeros(3),
+    }
+
+    def mean_energy(params):
+        of_y = jax.vmap(latent.mixture, (None, None, None, 0))
+        return jnp.sum(q * jax.vmap(of_y, (None, None, 0, None))(params, None, y, jnp.arange(3)))
+
+    best = mixture.minimise(params, y, q, free=True)
+    slope = jax.tree.leaves(jax.grad(mean_energy)(best))
+    assert max(float(jnp.max(jnp.abs(a))) for a in slope) < 1e-10
+    assert float(mean_energy(best)) < float(mean_energy(params))
+    alone = mixture.minimise(params, y, q.at[:, 2].set(0), free=False)
+    assert np.array_equal(alone["means"][2], params["means"][2])
+    assert np.isfinite(np.asarray(alone["means"])).all()
+
+
+def test_fista_finds_the_codes_of_scikit_learn_on_images_of_digits(x64):
+    images = np.asarray(load_digits(return_X_y=True)[0]) / 16
+    images = images - images.mean(axis=0)[None]
+    rows = np.random.default_rng(0).permutation(len(images))
+    atoms, y = images[rows[:64]], images[rows[64:164]]
+    atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    found = latent.fista(
+        latent.reconstruction,
+        jnp.asarray(atoms),
+        None,
+        jnp.asarray(y),
+        jnp.zeros((100, 64)),
+        l1=0.2,
+        step_size=1 / np.linalg.norm(atoms, 2) ** 2,
+        steps=6000,
+    )
+    assert float(jnp.max(found.residual)) < 1e-7
+    for algorithm in ("lasso_cd", "lasso_lars"):
+        theirs = sparse_encode(y, atoms, algorithm=algorithm, alpha=0.2, max_iter=20_000)
+        assert 0.02 < np.mean(theirs != 0) < 0.5
+        np.testing.assert_allclose(found.z, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"patches": 0}, {"seed": -1}])
+def test_bad_settings_end_the_mixture_with_one_line(settings, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        mixture.main(mixture.Config(out=tmp_path / "run", **settings))
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    assert len(capsys.readouterr().err.splitlines()) == 1
