@@ -94,7 +94,7 @@ def softmax(
 
     What libraries call softmax is `softargmax`, a distribution.
     """
-    return -softmin(-values, beta, axis=axis, weights=weights, average=average)
+    return -softmin(-_floats(values), beta, axis=axis, weights=weights, average=average)
 
 
 def softargmax(
@@ -105,7 +105,7 @@ def softargmax(
     weights: Weights = None,
 ) -> jax.Array:
     """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax."""
-    return softargmin(-values, beta, axis=axis, weights=weights)
+    return softargmin(-_floats(values), beta, axis=axis, weights=weights)
 
 
 def log_probabilities(
@@ -164,6 +164,11 @@ def local_minima(energies: jax.Array) -> jax.Array:
     return jnp.moveaxis((energies < left) & rising, 0, -1)
 
 
+def _floats(values):
+    values = jnp.asarray(values)
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+
+
 def check_beta(beta: Any) -> None:
     """ValueError for a Python number below 0; of an array the value is not looked at."""
     if isinstance(beta, float | int) and not beta >= 0:
@@ -172,9 +177,7 @@ def check_beta(beta: Any) -> None:
 
 def _prepared(energies, beta, axis, weights):
     """Energies and weights as floats with the set's axis last, beta as a scalar array."""
-    energies = jnp.asarray(energies)
-    if not jnp.issubdtype(energies.dtype, jnp.floating):
-        energies = energies.astype(float)
+    energies = _floats(energies)
     check_beta(beta)
     beta = jnp.asarray(beta, energies.dtype)
     if beta.ndim:

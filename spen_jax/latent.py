@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax import batching, gibbs
+from spen_jax import batching, gibbs, loop
+from spen_jax.domains import Domain, Reals
 from spen_jax.gibbs import softargmin, softmin
 from spen_jax.inference import Solution, minimize, minimize_best
 
@@ -49,7 +51,8 @@ class Decoder:
 
 
 def scaled_circle(radii: jax.Array, z: jax.Array) -> jax.Array:
-    """(r_1 cos z, r_2 sin z), the lecture's decoder: an ellipse with these half-axes."""
+    """(r_1 cos z, r_2 sin z), the lecture's decoder of an angle z: an ellipse with these half-axes."""
+    chex.assert_rank(z, 0)
     return radii * jnp.stack([jnp.cos(z), jnp.sin(z)])
 
 
@@ -85,7 +88,10 @@ class Penalised:
 
 
 class Nodes(NamedTuple):
-    """Values of z with a leading axis K, and their weights (K,), which sum to |Z|; None for weights of 1."""
+    """Values of z with a leading axis K, and their weights (K,), which sum to |Z|; None for weights of 1.
+
+    The weights are constants to differentiation.
+    """
 
     z: Any
     weights: jax.Array | None = None
@@ -93,6 +99,8 @@ class Nodes(NamedTuple):
 
 def gauss_legendre(count: int, lower: float, upper: float) -> Nodes:
     """The rule on [lower, upper] that is exact for polynomials up to degree 2 count - 1."""
+    if not -np.inf < lower < upper < np.inf:
+        raise ValueError(f"gauss_legendre needs finite lower < upper, got {lower} and {upper}")
     z, weights = np.polynomial.legendre.leggauss(count)
     half = (upper - lower) / 2
     return Nodes(jnp.asarray(lower + half * (z + 1)), jnp.asarray(half * weights))
@@ -105,7 +113,9 @@ def periodic(count: int, period: float = 2 * np.pi, start: float = 0.0) -> Nodes
 
 
 def gauss_hermite(count: int) -> Nodes:
-    """The rule of a standard normal prior; weights sum to 1."""
+    """The rule of a standard normal prior; weights sum to 1. At most 250 nodes, beyond which they overflow."""
+    if not 1 <= count <= 250:
+        raise ValueError(f"gauss_hermite needs 1 to 250 nodes, got {count}")
     z, weights = np.polynomial.hermite_e.hermegauss(count)
     return Nodes(jnp.asarray(z), jnp.asarray(weights / weights.sum()))
 
@@ -156,13 +166,16 @@ def _free_energy(energy, params, x, y, nodes, beta, average, block):
     @jax.checkpoint
     def of_nodes(params, x, y, nodes):
         energies = _energies(energy, params, x, y, nodes.z)
-        return softmin(energies, beta, weights=nodes.weights, average=True)
+        cold = softmin(energies, jnp.inf, weights=nodes.weights)
+        tied = jnp.sum(nodes.weights[None] * ~(energies > cold[:, None]), axis=-1)
+        return softmin(energies, beta, weights=nodes.weights, average=True), tied
 
     def of_examples(example):
         x, y = example
-        each = lax.map(lambda nodes: of_nodes(params, x, y, nodes), blocked)
-        # The average of averages, each with its block's weight, is the average of all.
-        return softmin(each, beta, axis=0, weights=mass, average=average)
+        each, tied = lax.map(lambda nodes: of_nodes(params, x, y, nodes), blocked)
+        # The average of averages, each with its block's weight, is the average of all; of minima, with what is tied.
+        weights = jnp.where(beta == jnp.inf, tied, mass[:, None])
+        return softmin(each, beta, axis=0, weights=weights, average=average)
 
     return batching.in_blocks(of_examples, (x, y), 160)
 
@@ -176,6 +189,7 @@ def free_energy_of(
     """
 
     def free(params, x, y):
+        _check(energy, params, x, y, _one(nodes.z))
         energies = jax.vmap(energy, (None, None, None, 0))(params, x, y, nodes.z)
         return softmin(energies, beta, weights=nodes.weights, average=average)
 
@@ -212,30 +226,38 @@ def monte_carlo(
     """F_beta under the prior that n samples of z were drawn from, with the error by the delta method.
 
     Biased upwards by about beta error^2 / 2: trust it where beta times the error is well below 1. At beta = infinity,
-    the lowest sample, no error is known: it is infinite.
+    the lowest sample, and from one sample no error is known: it is infinite.
     """
     energies = _energies(energy, params, x, y, samples)
     value = softmin(energies, beta, average=True)
     above = energies - value[:, None]
     safe = jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
     ratio = jnp.where(beta == 0, -above, jnp.expm1(-safe * above) / safe)
-    error = jnp.std(ratio, axis=-1) / np.sqrt(energies.shape[-1])
-    return Estimate(value, jnp.where(beta == jnp.inf, jnp.inf, error))
+    count = energies.shape[-1]
+    error = jnp.std(ratio, axis=-1) / np.sqrt(count)
+    return Estimate(value, jnp.where((beta == jnp.inf) | (count == 1), jnp.inf, error))
 
 
 def infer(
-    energy: LatentEnergy, params: Any, x: Any, y: Any, starts: Any, **options: Any
+    energy: LatentEnergy,
+    params: Any,
+    x: Any,
+    y: Any,
+    starts: Any,
+    *,
+    domain: Domain = Reals(),
+    **options: Any,
 ) -> Solution:
     """argmin over z of E(x, y, z) for each example, the best of S starts (B, S, ...), by the solvers.
 
     `energy` of the solution is the cold free energy; its gradient in the parameters is that at the best z. Options are
-    those of `minimize`: domain (a norm ball limits z), solver, steps, ...
+    those of `minimize`: solver, steps, ...; the domain is where z lives (a norm ball limits it).
     """
-    return minimize_best(_of_z(energy), params, (x, y), starts, **options)
+    return minimize_best(_of_z(energy), params, (x, y), starts, domain=domain, **options)
 
 
 class Minima(NamedTuple):
-    """Minima of each example, from the lowest: y (B, S, ...), energy (B, S), and which differ from all before."""
+    """Minima of each example, from the lowest: y (B, S, D), energy (B, S), and which are distinct (B, S)."""
 
     y: jax.Array
     energy: jax.Array
@@ -249,12 +271,21 @@ def minima(
     starts: jax.Array,
     *,
     apart: float = 0.1,
+    domain: Domain = Reals(),
     **options: Any,
 ) -> Minima:
-    """Several minima kept: what `minimize` finds from each of S starts, (B, S, D), and which are at least `apart`."""
+    """Several minima kept: the points that `minimize` ends at from each of S starts, (B, S, D), the lowest first.
+
+    `distinct` are those `apart` from all distinct ones before them that did not fail; whether a point is a minimum is
+    for `steps` and the solver to see to.
+    """
+    if starts.ndim != 3:
+        raise ValueError(f"minima needs starts of shape (B, S, D), got {starts.shape}")
     batch, many = starts.shape[:2]
+    loop.check_context(context, batch)
     repeated = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), many, axis=0), context)
-    found = minimize(energy, params, repeated, starts.reshape(batch * many, -1), **options)
+    flat = starts.reshape(batch * many, -1)
+    found = minimize(energy, params, repeated, flat, domain=domain, **options)
     energies = jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
     order = jnp.argsort(energies, axis=1)
     y = jnp.take_along_axis(found.y.reshape(starts.shape), order[..., None], axis=1)
@@ -301,10 +332,10 @@ def fista(
         slope = jax.grad(lambda z: energy(params, x, y, z))
 
         def step(carry, _):
-            z, before, t = carry
-            after = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
-            ahead = z + (t - 1) / after * (z - before) if accelerated else z
-            return (soft(ahead - step_size * slope(ahead), step_size * l1), z, after), None
+            z, ahead, t = carry
+            new = soft(ahead - step_size * slope(ahead), step_size * l1)
+            after = (1 + jnp.sqrt(1 + 4 * t**2)) / 2 if accelerated else t
+            return (new, new + (t - 1) / after * (new - z), after), None
 
         (z, _, _), _ = lax.scan(step, (z, z, jnp.ones((), z.dtype)), length=steps)
         total = energy(params, x, y, z) + l1 * jnp.sum(jnp.abs(z))
@@ -323,7 +354,7 @@ def variational(
     noise: jax.Array,
     beta: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """E_q[E(x, y, z)] + KL(q || p) / beta, q = N(mean, diag exp(2 log_std)), p = N(0, I): at least F_beta, (B,).
+    """E_q[E(x, y, z)] + KL(q || p) / beta, q = N(mean, diag exp(2 log_std)), p = N(0, I): on average at least F_beta.
 
     Noise added to z, with what it costs to tell more about z than the prior does. Equal to F_beta, averaged over the
     prior, where q is the posterior. `mean` and `log_std` (B, D); `noise` standard normal, (n, D), for all examples.
@@ -349,13 +380,28 @@ def _of_z(energy):
 @partial(jax.jit, static_argnames="energy")
 def _energies(energy, params, x, y, z):
     """E of each example at each node, (B, K)."""
+    _check(energy, params, *map(_one, (x, y, z)))
     of_one = jax.vmap(energy, (None, None, None, 0))
     return jax.vmap(of_one, (None, 0, 0, None))(params, x, y, z)
+
+
+def _one(batch):
+    """The shapes and types of one of a batch."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), batch)
+
+
+def _check(energy, params, x, y, z):
+    """ValueError where the energy of one example is not a scalar."""
+    shape = jnp.shape(jax.eval_shape(energy, params, x, y, z))
+    if shape:
+        raise ValueError(f"the energy must return a scalar for one example and one z, got {shape}")
 
 
 def _in_blocks(nodes, block):
     """Nodes with a leading axis of blocks, the last one filled with copies of weight 0; each block's weight."""
     count = len(jax.tree.leaves(nodes.z)[0])
+    if block < 1 or not count:
+        raise ValueError(f"blocks need at least one node, got {count} nodes, blocks of {block}")
     blocks = -(-count // block)
     block = -(-count // blocks)
     missing = blocks * block - count
@@ -364,7 +410,7 @@ def _in_blocks(nodes, block):
         a = jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1), mode=mode)
         return a.reshape(blocks, block, *a.shape[1:])
 
-    weights = jnp.ones(count) if nodes.weights is None else nodes.weights
+    weights = jnp.broadcast_to(1.0 if nodes.weights is None else nodes.weights, count)
     z = jax.tree.map(lambda a: split(jnp.asarray(a), "edge"), nodes.z)
     weights = split(weights, "constant")
     return Nodes(z, weights), jnp.sum(weights, axis=-1)
