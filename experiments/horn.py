@@ -24,7 +24,7 @@ energy off the horn less that on held-out data, each over the variance of y at i
 twice the ellipse, and random points of a box of twice the ellipse. The squared distance to the true ellipse has
 `gap_of_the_horn`. Of noisy z the free energy is the marginal one under the prior, by quadrature or 4096 samples; else
 it is the best of 8 searches for z, an upper bound.
-Minutes: about 6 on two free cores.
+Minutes: about 4 on two cores.
 """
 
 import time
@@ -104,8 +104,8 @@ LIMITS = {
 class Config:
     """Learn the half-axes of the horn, then its whole decoder with a free or limited z."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Data, initial weights, order of the examples."""
+    seeds: tuple[int, ...] = (5, 6, 7, 8, 9)
+    """Data, initial weights, order of the examples; 0 to 4 served to choose the settings."""
 
     steps: int = 4000
     """Training steps of part 1."""
@@ -293,7 +293,7 @@ def prior(dimension: int, many: int = 4096) -> latent.Nodes:
     """Nodes of the standard normal prior: quadrature in one and two dimensions, samples in more."""
     if dimension > 2:
         return latent.Nodes(jax.random.normal(jax.random.key(0), (many, dimension)))
-    return latent.product(*[latent.gauss_hermite(256 if dimension == 1 else 64)] * dimension)
+    return latent.product(*[latent.gauss_hermite(250 if dimension == 1 else 64)] * dimension)
 
 
 def free_energy(

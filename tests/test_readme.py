@@ -56,6 +56,27 @@ def test_the_page_on_energies_runs_as_printed(capsys):
     assert printed[-2:] == ["1.0", "True"]
 
 
+def test_the_section_on_latent_variables_runs_as_printed(capsys):
+    run(section("Latent variables"))
+    lines = capsys.readouterr().out.splitlines()
+    cold, warm, hot = (float(line.strip("]").split()[-1]) for line in lines)
+    assert cold == pytest.approx(2.25) and cold < warm < hot == pytest.approx(3.125)
+
+
+def test_the_page_on_latent_variables_runs_as_printed(capsys):
+    names = run((ROOT / "docs" / "latent.md").read_text())
+    printed = capsys.readouterr().out.splitlines()
+    np.testing.assert_allclose(names["found"].energy, [0, 2.25], atol=1e-4)
+    np.testing.assert_allclose(names["joint"].energy, [0, 0], atol=1e-2)
+    np.testing.assert_allclose(jnp.sum(names["p"]), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        names["several"].y[names["several"].distinct], [[-1], [1]], atol=1e-3
+    )
+    for line in printed[-2:]:  # the half-axes, cold and contrastive
+        axes = [float(a) for a in line.split("]")[0].strip("[ ").split()]
+        np.testing.assert_allclose(axes, [2, 1.5], atol=0.08)
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_what_a_page_links_to_is_there(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
