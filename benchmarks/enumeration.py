@@ -1,7 +1,7 @@
 """What it costs to enumerate 10,000 classes for 1,024 examples.
 
 The negative log-likelihood, the most offending incorrect answer and the rank of the truth from one matrix of energies,
-compiled together; and the gradient of the likelihood. Claims: the three together take less than twice
+compiled together; and the gradient of the likelihood. Claims: the three together take less than
 the time of `jax.nn.log_softmax` over the matrix, and make no array of its size. One thread.
 About 1 minute; README.md prints one run.
 """

@@ -19,7 +19,7 @@ points reported.
 
 Found: both find the truth, and two half-axes cannot overfit. The network overfits in every training: its F of the
 held-out points is well above that of its own and above the ellipse's. Marginalised training has the lower held-out F,
-more so warmer than the noise, but at no smaller distance from that of training: it helps, it does not prevent.
+more so warmer than the noise, but as far from that of training judged warm: it helps, it does not prevent.
 Minutes: about 1 on two idle cores, 3 on busy ones.
 """
 

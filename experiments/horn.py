@@ -13,7 +13,7 @@ Two questions:
 Expected: the practicum says half-axes close to rho, and that a free z of many dimensions memorises all points, so that
 the energy is zero everywhere, while a limit on z brings the difference back. A warm free energy should make
 the small ellipses too small, since a z that is averaged over pulls inwards. Found: beta = 1 does, by a
-tenth. Of the limits on 2 and 8 dimensions the penalty brings back little; ball and noise keep z from reaching
+tenth. Of the limits on 2 and 8 dimensions the penalty brings back next to nothing; ball and noise keep z from reaching
 outwards and leave the centre of the horn about as low as the data; the circle, for 2 dimensions, shows the hole too.
 
 Protocol: 51 x, 24 t for each at equal steps from a random offset; held-out x in the middle between two. Part 1: Adam,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -36,7 +37,8 @@ def gaussian_bumps(x: jax.Array, centers: jax.Array, width: float) -> jax.Array:
 
 
 def euclidean(a: jax.Array, b: jax.Array) -> jax.Array:
-    """1/2 ||a - b||^2, along the last axis."""
+    """1/2 ||a - b||^2, along the last axis; AssertionError where that differs in length."""
+    chex.assert_equal_shape_suffix([a, b], 1)
     return jnp.sum((a - b) ** 2, axis=-1) / 2
 
 

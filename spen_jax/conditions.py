@@ -39,7 +39,10 @@ class Report(NamedTuple):
 
 
 def as_pair(loss: Callable[..., jax.Array]) -> PairLoss:
-    """(correct, wrong) -> loss(correct, [correct, wrong]): a loss of all energies where there are two answers."""
+    """(correct, wrong) -> loss(correct, [correct, wrong]), of a loss of all energies where there are two answers.
+
+    For `perceptron`, `nll` and `minimum_empirical_error`; InfoNCE takes wrong ones only, `info_nce(c, w[..., None])`.
+    """
 
     def pair(correct, wrong, **options):
         return loss(correct, jnp.stack([correct, wrong], axis=-1), **options)
@@ -64,7 +67,8 @@ def check(
       points: of the fine grid, on each axis.
 
     Raises:
-      ValueError: for numbers out of range, or a loss that is not a number somewhere on the grid.
+      ValueError: for numbers out of range, a loss that does not make one number of two, or one that is not a number
+        somewhere on the grid.
     """
     if not (margin > 0 and reach > 0 and points > 1):
         raise ValueError(
@@ -81,10 +85,21 @@ def check(
     possible = (correct >= lowest) & (correct + gap >= lowest)
     correct, gap = correct[possible], gap[possible]
     on_line = np.unique(correct[correct + margin - ASIDE >= lowest])
-    loss = jax.jit(loss)
+    one = jax.ShapeDtypeStruct((), jnp.float32)
+    needs = (
+        "check needs a loss of two energies, (correct, wrong) -> scalar; `as_pair` makes one of a "
+        "loss of all energies"
+    )
+    try:
+        shape = jnp.shape(jax.eval_shape(loss, one, one))
+    except (IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{needs}, {error}") from error
+    if shape:
+        raise ValueError(f"{needs}, got shape {shape}")
+    loss = jax.jit(jax.vmap(loss))
     with jax.enable_x64(True):
         values = np.asarray(loss(jnp.asarray(correct), jnp.asarray(correct + gap)))
-        by_correct, by_wrong = jax.vmap(jax.grad(loss, (0, 1)))(
+        by_correct, by_wrong = jax.grad(lambda c, w: jnp.sum(loss(c, w)), (0, 1))(
             jnp.asarray(on_line), jnp.asarray(on_line + margin - ASIDE)
         )
     if np.any(np.isnan(values)):

@@ -33,7 +33,7 @@ class Decoder:
     """E = ||y - g(f(x), z)||^2, with params {"f": those of f, "g": those of g}.
 
     Attributes:
-      g: the decoder, `(params, h, z) -> y`, h = f(x), None without f.
+      g: the decoder, `(params, h, z) -> y`: h = f(x), None without f; params["g"], None where there is none.
       f: the predictor, `(params, x) -> h`; None for an unconditional energy.
     """
 
@@ -41,8 +41,10 @@ class Decoder:
     f: Callable[[Any, Any], Any] | None = None
 
     def __call__(self, params: Any, x: Any, y: jax.Array, z: Any) -> jax.Array:
-        """The energy of one example."""
-        return jnp.sum((y - self.decode(params, x, z)) ** 2)
+        """The energy of one example; AssertionError where y and what is decoded differ in shape."""
+        decoded = self.decode(params, x, z)
+        chex.assert_equal_shape([y, decoded])
+        return jnp.sum((y - decoded) ** 2)
 
     def decode(self, params: Any, x: Any, z: Any) -> jax.Array:
         """g(f(x), z), the y of energy 0."""
@@ -156,6 +158,8 @@ def free_energy(
       block: nodes worked on at once.
     """
     gibbs.check_beta(beta)
+    if not isinstance(nodes, Nodes):
+        raise ValueError(f"nodes must be Nodes(z) or a rule of quadrature, got {type(nodes)}")
     return _free_energy(energy, params, x, y, nodes, beta, average, block)
 
 

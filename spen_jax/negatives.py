@@ -2,7 +2,7 @@
 
 Energies are (..., K), one for each candidate; `allowed`, (..., K) booleans, says which candidates are wrong
 answers. For a batch of pairs `gibbs.pairwise` gives all energies as one matrix (B, B) with
-the correct ones on its diagonal, and `others` or `different` its `allowed`. What is chosen is
+the correct ones on its diagonal, and `all_but(jnp.arange(B), B)` or `different` its `allowed`. What is chosen is
 an `Offender`; its energy carries the gradient, its index is a constant.
 """
 
@@ -68,6 +68,14 @@ def most_offending(
     Source: LeCun et al. (2006), section 2.
     """
     fixed = lax.stop_gradient(energies)
+    if truth is not None and (
+        jnp.shape(truth) != energies.shape[:-1]
+        or not jnp.issubdtype(jnp.result_type(truth), jnp.integer)
+    ):
+        raise ValueError(
+            f"truth must be indices of shape {energies.shape[:-1]}, got {jnp.result_type(truth)} "
+            f"{jnp.shape(truth)}; a mask is given as allowed="
+        )
     if truth is not None and allowed is None:
         return _offender(energies, by_rows(_lowest_but, fixed, truth))
     if allowed is not None and truth is None:

@@ -157,3 +157,9 @@ def test_one_step_down_a_loss_widens_the_gap_as_condition_3_says(loss, x64):
     widened, condition = both(X)
     assert np.abs(condition).max() > 1
     np.testing.assert_allclose(widened, condition, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [losses.nll, losses.energy_loss])
+def test_a_check_refuses_what_is_no_loss_of_two_energies(loss):
+    with pytest.raises(ValueError, match="loss of two energies"):
+        check(loss, 0.1)

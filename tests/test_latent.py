@@ -950,3 +950,11 @@ class Unhashable:
 
     def __call__(self, params, x, y, z):
         return jnp.sum((y - z) ** 2)
+
+
+def test_a_point_of_another_shape_than_the_decoder_makes_is_refused():
+    decoder = latent.Decoder(lambda radii, h, z: latent.scaled_circle(radii, z))
+    with pytest.raises(AssertionError, match="shape"):
+        latent.free_energy(decoder, {"g": jnp.ones(2)}, None, jnp.ones(2), latent.periodic(8))
+    with pytest.raises(ValueError, match="nodes must be Nodes"):
+        latent.free_energy(decoder, {"g": jnp.ones(2)}, None, jnp.ones((1, 2)), jnp.arange(8.0))

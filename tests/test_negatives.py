@@ -232,3 +232,9 @@ def test_a_wrong_answer_that_was_searched_for_is_a_constant_to_differentiation()
 
     slopes = jax.jit(jax.grad(total, (0, 1)))(PARAMS, BEST)
     assert not any(np.any(s) for s in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("truth", [np.zeros(3), np.zeros(2, int), np.ones((3, 4), bool)])
+def test_the_truth_is_an_index_for_each_example(truth):
+    with pytest.raises(ValueError, match=r"indices of shape \(3,\).*allowed="):
+        most_offending(jnp.ones((3, 4)), truth)
