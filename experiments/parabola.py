@@ -11,7 +11,7 @@ most offending wrong answer is searched on a grid of y outside the forbidden sph
 the second half of training 0.1. A run has *collapsed* where the mean energy elsewhere (farther than 0.1 from every
 correct y) is not above that on the data by more than 5 % of the range of the untrained surface, or where the y of
 lowest energy is no nearer to a correct one than the mean of all y.
-Minutes: about 4 on two cores.
+Minutes: about 2 on two cores.
 """
 
 import time
