@@ -76,7 +76,7 @@ LOSSES: dict[str, Callable[[Seen], jax.Array]] = {
     "nll": lambda e: losses.nll(e.correct, e.everything, BETA, weights=e.cell),
     "info_nce": lambda e: losses.info_nce(e.correct, e.everything[:, ::4], 1 / BETA),
 }
-ENERGIES = {"A": Regressor, "B": ImplicitRegressor}
+ARCHITECTURES = "A", "B"
 
 
 @dataclass(frozen=True)
@@ -285,9 +285,11 @@ def main(config: Config) -> dict:
     folder = shared.new_folder(config.out, "parabola")
     shared.write_json(folder / "config.json", vars(config))
     seeds = jnp.asarray(config.seeds)
-    runs: dict[str, dict[str, dict[str, Run]]] = {p: {a: {} for a in ENERGIES} for p in PATTERNS}
+    runs: dict[str, dict[str, dict[str, Run]]] = {
+        p: {a: {} for a in ARCHITECTURES} for p in PATTERNS
+    }
     with shared.progress_bars() as progress:
-        bar = progress.add_task("", total=len(PATTERNS) * len(ENERGIES) * len(LOSSES), note="")
+        bar = progress.add_task("", total=len(PATTERNS) * len(ARCHITECTURES) * len(LOSSES), note="")
         for pattern, architectures in runs.items():
             for architecture, of_loss in architectures.items():
                 for loss in LOSSES:
@@ -346,7 +348,7 @@ def report(result: dict, folder: Path) -> None:
             table.add_column(name, justify="right")
         for loss in LOSSES:
             cells = []
-            for a in ENERGIES:
+            for a in ARCHITECTURES:
                 of = {m: np.mean(result[pattern][m][loss][a]) for m in result[pattern]}
                 cells.append(f"{of['gap_over_untrained_range']:.3f}")
                 cells += [f"{of['answers_with_a_minimum']:.0%}", f"{of['collapsed']:.0%}"]

@@ -120,7 +120,8 @@ def ravine(config: Config, path: Path) -> dict[str, Any]:
     steps = parabola.when(np.arange(parabola.SNAPSHOTS)) * config.steps
     result: dict[str, Any] = {}
     for loss in ("nll", "hinge", "square_square"):
-        run = parabola.train(jnp.asarray(config.seeds), "B", loss, "parabola", config.steps, 1e-2)
+        rate = parabola.Config.learning_rate
+        run = parabola.train(jnp.asarray(config.seeds), "B", loss, "parabola", config.steps, rate)
         cuts = np.asarray(run.surfaces)[:, :, column]  # (seeds, snapshots, Y)
         units = parabola.BETA if loss == "nll" else 1.0  # nats; units of the margin
         cuts = units * (cuts - cuts.min(-1, keepdims=True))

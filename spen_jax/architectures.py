@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spen_jax.gibbs import Energy
+from spen_jax.loop import Energy
 
 Network = Callable[[Any, Any], jax.Array]
 Distance = Callable[[jax.Array, jax.Array], jax.Array]

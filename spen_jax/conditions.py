@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spen_jax.gibbs import Energy
+from spen_jax.loop import Energy
+from spen_jax.losses import PairLoss
 
-PairLoss = Callable[..., jax.Array]
 ASIDE = 1e-6
 """The margin line is looked at from its wrong side, at this distance: at the line a hinge has no slope."""
 
@@ -44,8 +44,8 @@ def as_pair(loss: Callable[..., jax.Array]) -> PairLoss:
     For `perceptron`, `nll` and `minimum_empirical_error`; InfoNCE takes wrong ones only, `info_nce(c, w[..., None])`.
     """
 
-    def pair(correct, wrong, **options):
-        return loss(correct, jnp.stack([correct, wrong], axis=-1), **options)
+    def pair(correct, wrong):
+        return loss(correct, jnp.stack([correct, wrong], axis=-1))
 
     return pair
 

@@ -9,7 +9,6 @@ density q an estimate of the integral. They are constants to differentiation. So
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.batching import by_rows
+from spen_jax.loop import Energy
 
-Energy = Callable[[Any, Any, Any], jax.Array]
 Weights = jax.Array | None
 
 

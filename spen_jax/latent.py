@@ -193,7 +193,7 @@ def free_energy_of(
     """
 
     def free(params, x, y):
-        _check(energy, params, x, y, _one(nodes.z))
+        loop.check_energy(_of_z(energy), params, (x, y), _one(nodes.z))
         energies = jax.vmap(energy, (None, None, None, 0))(params, x, y, nodes.z)
         return softmin(energies, beta, weights=nodes.weights, average=average)
 
@@ -384,7 +384,7 @@ def _of_z(energy):
 @partial(jax.jit, static_argnames="energy")
 def _energies(energy, params, x, y, z):
     """E of each example at each node, (B, K)."""
-    _check(energy, params, *map(_one, (x, y, z)))
+    loop.check_energy(_of_z(energy), params, (_one(x), _one(y)), _one(z))
     of_one = jax.vmap(energy, (None, None, None, 0))
     return jax.vmap(of_one, (None, 0, 0, None))(params, x, y, z)
 
@@ -392,13 +392,6 @@ def _energies(energy, params, x, y, z):
 def _one(batch):
     """The shapes and types of one of a batch."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], jnp.result_type(a)), batch)
-
-
-def _check(energy, params, x, y, z):
-    """ValueError where the energy of one example is not a scalar."""
-    shape = jnp.shape(jax.eval_shape(energy, params, x, y, z))
-    if shape:
-        raise ValueError(f"the energy must return a scalar for one example and one z, got {shape}")
 
 
 def _in_blocks(nodes, block):

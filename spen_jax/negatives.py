@@ -16,8 +16,8 @@ from jax import lax
 
 from spen_jax.batching import by_rows
 from spen_jax.domains import Domain
-from spen_jax.gibbs import Energy
 from spen_jax.inference import Solution, minimize_best
+from spen_jax.loop import Energy
 from spen_jax.solvers import GradientDescent, Solver
 
 
