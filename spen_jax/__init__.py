@@ -10,7 +10,9 @@ from spen_jax import (
     energies,
     gibbs,
     inference,
+    inference_networks,
     latent,
+    likelihood,
     losses,
     metrics,
     negatives,
@@ -18,7 +20,9 @@ from spen_jax import (
     sampling,
     solvers,
     synthetic,
+    terms,
     training,
+    value_networks,
 )
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.energies import SPEN, FeatureNetwork, functions_of, logits_of
@@ -79,8 +83,10 @@ __all__ = [
     "gibbs",
     "implied_logits",
     "inference",
+    "inference_networks",
     "interactions",
     "latent",
+    "likelihood",
     "loss_augmented",
     "logits_of",
     "losses",
@@ -94,5 +100,7 @@ __all__ = [
     "sampling",
     "solvers",
     "synthetic",
+    "terms",
     "training",
+    "value_networks",
 ]

@@ -34,7 +34,8 @@ class FeatureNetwork(nn.Module):
     """logits(x): a multi-layer perceptron with one output per label, the SPEN's feature network and its control.
 
     `hidden` gives the last hidden layer F(x), (..., H); the call gives W F(x) + b, (..., L).
-    Dropout is active where `train` is true, and then needs an rng named "dropout".
+    Dropout is active where `train` is true, and then needs an rng named "dropout". With `normalise` each
+    layer's sums pass a LayerNorm, over the units of one example, before the activation.
     """
 
     n_labels: int
@@ -42,10 +43,13 @@ class FeatureNetwork(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     input_dropout: float = 0.0
     dropout: float = 0.0
+    normalise: bool = False
 
     def setup(self):
-        """Names the layers hidden_0, hidden_1 and so on, and output."""
-        self.hidden_layers = [nn.Dense(w, name=f"hidden_{i}") for i, w in enumerate(self.widths)]
+        """Names the layers hidden_0, hidden_1 and so on (their norms norm_0, norm_1, ...), and output."""
+        depth = range(len(self.widths))
+        self.hidden_layers = [nn.Dense(self.widths[i], name=f"hidden_{i}") for i in depth]
+        self.norms = [nn.LayerNorm(name=f"norm_{i}") if self.normalise else None for i in depth]
         self.output = nn.Dense(self.n_labels)
         self.drop_input = nn.Dropout(self.input_dropout)
         self.drop = nn.Dropout(self.dropout)
@@ -53,8 +57,9 @@ class FeatureNetwork(nn.Module):
     def hidden(self, x: jax.Array, train: bool = False) -> jax.Array:
         """F(x), (..., D) -> (..., H)."""
         h = self.drop_input(x, deterministic=not train)
-        for layer in self.hidden_layers:
-            h = self.drop(self.activation(layer(h)), deterministic=not train)
+        for layer, norm in zip(self.hidden_layers, self.norms, strict=True):
+            sums = norm(layer(h)) if norm else layer(h)
+            h = self.drop(self.activation(sums), deterministic=not train)
         return h
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -63,7 +68,7 @@ class FeatureNetwork(nn.Module):
 
 
 class SPEN(nn.Module):
-    """E(x, y) = -s(x).y + c2.g(C1 y + b [+ Cx F(x)]) [- entropy H(y)].
+    """E(x, y) = -s(x).y + c2.g(C1 y + b [+ Cx F(x)]) [- entropy H(y)] [+ further terms].
 
     The energy of Belanger & McCallum (2016), section 3: F is the last hidden layer of the feature network, s its
     logits, so that the unary potentials are -s and start where pre-training left them (last layer and
@@ -78,6 +83,7 @@ class SPEN(nn.Module):
       entropy: weight of the binary entropy. With weight 1 and no global term the minimiser is sigmoid(s).
       global_scale: standard deviation at which C1 and c2 start, each over the root of its fan-in.
       global_dropout: the share of global units left out in a training step, the same units for all y of an example.
+      terms: further terms, modules as in `spen_jax.terms`; their parameters stand under "terms_0", "terms_1", ...
     """
 
     network: FeatureNetwork
@@ -87,6 +93,7 @@ class SPEN(nn.Module):
     entropy: float = 0.0
     global_scale: float = 1.0
     global_dropout: float = 0.0
+    terms: tuple[nn.Module, ...] = ()
 
     def setup(self):
         """Declares C1 (M, L), b (M,) and c2 (M,), and Cx (H, M) where the global term sees the features."""
@@ -99,25 +106,33 @@ class SPEN(nn.Module):
             self.Cx = nn.Dense(units, use_bias=False)
         self.drop = nn.Dropout(self.global_dropout)
 
-    def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """The context, (B, D) -> "logits" (B, L) and, where they play a part, "shift" and "keep" (B, M)."""
+    def features(self, x: jax.Array, train: bool = False) -> dict[str, Any]:
+        """The context, (B, D) -> "logits" (B, L) and, where they play a part, "shift" and "keep" (B, M) and "terms"."""
         h = self.network.hidden(x, train)
         context = {"logits": self.network.output(h)}
         if self.sees_features and self.n_global:
             context["shift"] = self.Cx(h)
         if train and self.global_dropout:
             context["keep"] = self.drop(jnp.ones((len(x), self.n_global)), deterministic=False)
+        if self.terms:
+            context["terms"] = [term.features(h, train) for term in self.terms]
         return context
 
-    def energy(self, context: dict[str, jax.Array], y: jax.Array) -> jax.Array:
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """E(x, y) of one example, y of shape (L,)."""
         units = self.activation(self.C1 @ y + (self.b + context.get("shift", 0)))
         energy = self.c2 @ (units * context.get("keep", 1)) - context["logits"] @ y
+        for term, known in zip(self.terms, context.get("terms", ()), strict=True):
+            energy += term.energy(known, y)
         return energy - self.entropy * binary_entropy(y) if self.entropy else energy
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The energies of a batch, (B, D) and (B, L) -> (B,); makes `init` see all parameters."""
-        return jax.vmap(self.energy)(self.features(x), y)
+        # Flax's own vmap: a term may declare its parameters when it first sees y.
+        energies = nn.vmap(
+            SPEN.energy, variable_axes={"params": None}, split_rngs={"params": False}, in_axes=0
+        )
+        return energies(self, self.features(x), y)
 
 
 def functions_of(module: Any) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:

@@ -64,6 +64,18 @@ def soft_f1_error(y: jax.Array, truth: jax.Array) -> jax.Array:
     return jnp.where(positive, 1 - f1, 0)
 
 
+def soft_iou_error(y: jax.Array, truth: jax.Array) -> jax.Array:
+    """D = 1 - sum_i min(y_i, t_i) / sum_i max(y_i, t_i), in [0, 1]; on binary y one minus intersection over union.
+
+    Empty against empty is 0. As a relaxation of Jaccard's distance of sets: Gygli, Norouzi & Angelova (2017).
+    """
+    y, truth = _floats(y, truth)
+    union = jnp.sum(jnp.maximum(y, truth), axis=-1)
+    positive = union > 0
+    iou = jnp.sum(jnp.minimum(y, truth), axis=-1) / jnp.where(positive, union, 1)
+    return jnp.where(positive, 1 - iou, 0)
+
+
 # Losses of the correct energy and of one wrong one.
 
 

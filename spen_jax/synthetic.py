@@ -10,13 +10,16 @@ import numpy as np
 from spen_jax.data import Dataset, Split
 
 
-def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000) -> Dataset:
+def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000, noise: float = 0.0) -> Dataset:
     """x ~ N(0, 1)^64, z = x A with A (64, 16) ~ N(0, 1); y_j = 1 where z_j is the largest of its block.
 
     The 16 labels stand in 4 blocks of 4, of each of which exactly one is on: a linear classifier of each label
     alone cannot say so, the energy can. `seed` draws A, then x; the test rows of a seed do not depend on
-    n_train. Source: Belanger & McCallum (2016).
+    n_train. Each training label is flipped with probability `noise`, independently, which leaves the structure in the
+    mean of y only; test labels never. ValueError for a noise outside [0, 1/2). Source: Belanger & McCallum (2016).
     """
+    if not 0 <= noise < 0.5:
+        raise ValueError(f"noise must be a probability from 0 to below 1/2, got {noise}")
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal((64, 16))
 
@@ -27,6 +30,9 @@ def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000) -> Dataset:
         return Split(x, y.astype(np.float32))
 
     test, train = draw(n_test), draw(n_train)
+    if noise:
+        flipped = rng.random(train.y.shape) < noise
+        train = Split(train.x, np.where(flipped, 1 - train.y, train.y))
     features = tuple(f"x_{i}" for i in range(64))
     labels = tuple(f"block_{j // 4}_label_{j % 4}" for j in range(16))
     return _dataset("exclusive blocks", train, test, features, labels)

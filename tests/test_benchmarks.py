@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -9,10 +10,10 @@ SCRIPT = ROOT / "benchmarks" / "inference.py"
 SLOW = "torch_eager,torch_eager_hoisted,torch_compile,jaxopt"
 
 
-def run(*arguments):
+def run(*arguments, script=SCRIPT):
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
+        [sys.executable, str(script), *arguments],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -44,3 +45,18 @@ def test_the_inference_benchmark_refuses_a_peer_it_does_not_know():
     done = run("--without", "spen_jax,torchh")
     assert done.returncode == 2
     assert "no such peer: spen_jax, torchh" in done.stderr
+
+
+def test_the_training_benchmark_times_a_step_of_each_objective(tmp_path):
+    """Where PyTorch is installed, the script itself stops unless both compute the same loss and gradient."""
+    file = tmp_path / "rows.json"
+    small = "--threads 1 --seconds 0.02 --without-compilation".split()
+    done = run(*small, "--json", str(file), script=ROOT / "benchmarks" / "training.py")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())
+    names = ["spen_jax", "torch_eager"] if find_spec("torch") else ["spen_jax"]
+    kinds = "max-margin", "end-to-end"
+    assert [(r["kind"], r["name"]) for r in rows["steps"]] == [(k, n) for k in kinds for n in names]
+    assert all(r["seconds"] > 0 and r["threads"] == 1 for r in rows["steps"])
+    assert rows["compilation"] == []
+    assert "Milliseconds of a training step, batch 100, 1 thread\n" in done.stdout

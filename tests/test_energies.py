@@ -8,6 +8,7 @@ from problems import random_like, small_spen
 
 from spen_jax import SPEN, FeatureNetwork, MirrorDescent, functions_of, logits_of, minimize
 from spen_jax.energies import binary_entropy, softplus
+from spen_jax.terms import Deep, Pairwise
 
 X = np.random.default_rng(0).normal(size=(6, 3))
 Y = np.random.default_rng(1).random((6, 4))
@@ -89,6 +90,18 @@ def test_feature_networks_of_any_depth_are_stacks_of_layers(x64):
         np.testing.assert_allclose(hidden, h)
         want = h @ params["output"]["kernel"] + params["output"]["bias"]
         np.testing.assert_allclose(network.apply({"params": params}, X), want)
+
+
+def test_a_normalised_network_gives_each_example_sums_of_mean_0_and_variance_1(x64):
+    network = FeatureNetwork(3, (4, 2), activation=jnp.tanh, normalise=True)
+    params = random_like(shapes(network, X))
+    h = X
+    for i in range(2):
+        sums = h @ params[f"hidden_{i}"]["kernel"] + params[f"hidden_{i}"]["bias"]
+        sums = (sums - sums.mean(1, keepdims=True)) / np.sqrt(sums.var(1, keepdims=True) + 1e-6)
+        h = np.tanh(params[f"norm_{i}"]["scale"] * sums + params[f"norm_{i}"]["bias"])
+    hidden = network.apply({"params": params}, X, method="hidden")
+    np.testing.assert_allclose(hidden, h)
 
 
 def test_a_pretrained_network_without_global_term_is_answered_with_its_own_sigmoid():
@@ -174,6 +187,19 @@ def test_equal_modules_give_the_same_functions():
 
     assert make(3)[0] is make(3)[0] and make(3)[1] is make(3)[1]
     assert make(3)[1] is not make(2)[1]
+
+
+def test_equal_terms_give_the_same_functions_and_leave_the_rest_as_it_was():
+    def make(*terms):
+        return SPEN(FeatureNetwork(4, (5,)), n_global=3, terms=terms)
+
+    with_terms = functions_of(make(Deep((3,)), Pairwise()))
+    assert with_terms == functions_of(make(Deep((3,)), Pairwise()))
+    assert with_terms[1] is not functions_of(make(Deep((4,)), Pairwise()))[1]
+    start, plain = (m.init(jax.random.key(0), X, Y)["params"] for m in (make(Pairwise()), make()))
+    assert set(start) == {*plain, "terms_0"}
+    jax.tree.map(np.testing.assert_array_equal, {k: start[k] for k in plain}, plain)
+    assert "terms" not in functions_of(make())[0](plain, X)
 
 
 def test_logits_of_a_network_are_its_output_with_dropout_if_there_is_a_key():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.metrics import jaccard_score
 
 from spen_jax import losses, metrics
 
@@ -28,6 +29,7 @@ LOOPS = {
         -np.log(a if b == 1 else 1 - a) for a, b in zip(y, t, strict=True)
     ),
     losses.soft_f1_error: f1_error,
+    losses.soft_iou_error: lambda y, t: 1 - sum(map(min, y, t)) / sum(map(max, y, t)),
 }
 
 
@@ -52,6 +54,16 @@ def test_costs_of_binary_answers_are_counts_and_f1_errors():
     assert losses.soft_f1_error(sets[0], sets[0]) == 0
 
 
+def test_soft_iou_error_of_binary_answers_is_the_jaccard_distance_of_sets():
+    for y, truth in itertools.product(itertools.product([0.0, 1.0], repeat=3), repeat=2):
+        got = losses.soft_iou_error(jnp.array(y), jnp.array(truth))
+        if not any(y + truth):
+            assert got == 0
+            continue
+        want = 1 - jaccard_score(truth, y)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_cross_entropy_of_a_sigmoid_is_that_of_optax():
     logits = np.float32(RNG.normal(0, 3, (4, 5)))
     truth = np.float32(RNG.random((4, 5)) < 0.5)
@@ -73,9 +85,10 @@ def test_cross_entropy_takes_a_probability_as_at_least_1e_7():
     assert np.isfinite(jax.grad(losses.cross_entropy)(y, truth)).all()
 
 
-def test_soft_f1_error_of_empty_against_empty_has_a_finite_gradient():
+@pytest.mark.parametrize("error", [losses.soft_f1_error, losses.soft_iou_error])
+def test_soft_errors_of_empty_against_empty_have_a_finite_gradient(error):
     zeros = jnp.zeros(3)
-    assert np.isfinite(jax.grad(losses.soft_f1_error)(zeros, zeros)).all()
+    assert np.isfinite(jax.grad(error)(zeros, zeros)).all()
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32])

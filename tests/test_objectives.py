@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +20,19 @@ from problems import (
 from spen_jax import (
     FeatureNetwork,
     GradientDescent,
+    Implicit,
     MirrorDescent,
+    Unrolled,
     end_to_end,
     feed_forward,
     loss_augmented,
     losses,
     max_margin,
     minimize,
+    minimize_best,
 )
+from spen_jax.domains import binary_entropy
+from spen_jax.objectives import increasing, margin_loss, offending
 
 KEY = jax.random.key(0)
 CONVERGED = {"solver": MirrorDescent(0.4), "steps": 300}
@@ -216,6 +224,223 @@ def test_the_default_cost_is_the_squared_error(x64):
     assert by_default == named != other
 
 
+# Its variants
+
+VARIANTS = ["margin", "slack", "perceptron", "contrastive"]
+GRID = np.stack(np.meshgrid(*[np.linspace(0, 1, 101)] * 2), -1).reshape(-1, 2)
+
+
+def by_formula(variant, correct, wrong, costs):
+    return {
+        "margin": np.maximum(0, costs - wrong + correct),
+        "slack": costs * np.maximum(0, 1 - wrong + correct),
+        "perceptron": np.maximum(0, correct - wrong),
+        "contrastive": np.maximum(0, 1 - wrong + correct),
+    }[variant]
+
+
+def two_labels(n=12, scale=1.5):
+    """A SPEN of two labels; of each example all energies and costs on a grid of y, and the context."""
+    features, energy, params = small_spen(n_labels=2, sees_features=True, scale=scale, seed=3)
+    batch = random_batch(n, n_labels=2, seed=5)
+    context = features(params, batch.x)
+    over_grid = jax.vmap(energy, (None, None, 0))
+    on_grid = jax.jit(jax.vmap(over_grid, (None, 0, None)))(params, context, jnp.asarray(GRID))
+    correct = jax.vmap(energy, (None, 0, 0))(params, context, batch.y)
+    costs = np.abs(GRID[None] - batch.y[:, None]).sum(-1)
+    return (features, energy, params), batch, context, *map(np.asarray, (correct, on_grid, costs))
+
+
+def test_each_variant_has_its_own_value():
+    correct, wrong, costs = np.array([[1.0, 1.5, 3.0], [2.0, 1.5, 4.0], [0.0, 5.0, 2.0]]).T
+    table = {
+        "margin": [2.5, 4.5, 0.0],
+        "slack": [1.5, 6.0, 0.0],
+        "perceptron": [0.0, 0.5, 0.0],
+        "contrastive": [0.5, 1.5, 0.0],
+    }
+    for variant, want in table.items():
+        np.testing.assert_allclose(margin_loss(variant, correct, wrong, costs), want)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_most_offending_answer_is_that_of_a_search_over_all_answers(variant, x64):
+    (_, energy, params), batch, context, correct, on_grid, costs = two_labels()
+    violations = by_formula(variant, correct[:, None], on_grid, costs)
+    if variant in ("perceptron", "contrastive"):
+        assert np.any(violations.max(1) > 0)
+    searched = offending(variant, energy, losses.hamming)
+    starts = np.random.default_rng(0).random((12, 8, 2))
+    found = minimize_best(
+        searched, params, (context, batch.y), starts, solver=GradientDescent(0.005, 0.8), steps=800
+    )
+    wrong = jax.vmap(energy, (None, 0, 0))(params, context, found.y)
+    cost = losses.hamming(found.y, batch.y)
+    value = by_formula(variant, correct, np.asarray(wrong), np.asarray(cost))
+    # No worse than the best of the grid, and no better than the grid's own coarseness explains.
+    np.testing.assert_array_less(violations.max(1) - 1e-5, value)
+    np.testing.assert_allclose(value, violations.max(1), atol=2e-3)
+    reported = {
+        "margin": value - correct,
+        "slack": value,
+        "perceptron": value - correct,
+        "contrastive": value - 1 - correct,
+    }[variant]
+    violated = value > 1e-6
+    assert violated.sum() >= 3
+    np.testing.assert_allclose(-found.energy[violated], reported[violated], atol=1e-9)
+
+
+def test_slack_inference_leaves_points_where_the_margin_holds(x64):
+    """There D [m]_+ is flat, and D m would lead it to the truth, where the loss is 0 whatever the energy."""
+
+    def energy(params, context, y):  # the truth is (1, 1); (0, 1) offends, and the middle does not
+        return 20 * y[0] * (1 - y[0]) + 0.3 * (1 - y[0]) + 5 * (1 - y[1])
+
+    truth, start = jnp.ones((1, 2)), jnp.array([[0.3, 0.5]])
+    assert energy(None, None, start[0]) > 1 + energy(None, None, truth[0])
+    searched = offending("slack", energy, losses.squared_error)
+    found = minimize(
+        searched, None, (None, truth), start, solver=GradientDescent(0.01, 0.0), steps=300
+    )
+    np.testing.assert_allclose(found.energy, -(1 - 0.3))
+    np.testing.assert_allclose(found.y, [[0, 1]])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_at_the_most_offending_answer_loss_and_gradient_are_those_of_the_formula(variant, x64):
+    (features, energy, params), batch, context, correct, on_grid, costs = two_labels()
+    worst = np.argmax(by_formula(variant, correct[:, None], on_grid, costs), axis=1)
+    y_hat = jnp.asarray(GRID[worst])
+
+    def formula(params):
+        energies = jax.vmap(energy, (None, 0, 0))
+        context = features(params, batch.x)
+        right, wrong = energies(params, context, batch.y), energies(params, context, y_hat)
+        cost = jnp.sum(jnp.abs(y_hat - batch.y), axis=1)
+        margin = {"margin": cost, "perceptron": 0}.get(variant, 1)
+        each = jnp.maximum(0, margin - wrong + right) * (cost if variant == "slack" else 1)
+        return jnp.mean(each)
+
+    there = {"start": lambda context, key: y_hat, "steps": 0}
+    objective = max_margin(energy, features, cost=losses.hamming, variant=variant, **there)
+    gradient, metrics = gradient_of(objective, params, batch)
+    value, want = jax.jit(jax.value_and_grad(formula))(params)
+    assert value > 0.1
+    np.testing.assert_allclose(metrics["loss"], value)
+    assert_trees_close(gradient, want, rtol=1e-9, atol=1e-12)
+
+    at_worst = np.arange(12), worst
+    wrong, cost = on_grid[at_worst], costs[at_worst]
+    np.testing.assert_allclose(metrics["gap"], np.mean(wrong - correct))
+    np.testing.assert_allclose(metrics["cost"], np.mean(cost))
+    each = by_formula(variant, correct, wrong, cost)
+    np.testing.assert_allclose(metrics["violated"], np.mean(each > 0), rtol=1e-6)
+    if variant in ("margin", "slack"):
+        of_the_prediction = costs[np.arange(12), np.argmin(on_grid, axis=1)]
+        assert np.all(each >= of_the_prediction - 1e-12)
+        assert np.any(each > of_the_prediction + 0.1) and np.any(of_the_prediction > 0.5)
+
+
+@pytest.mark.parametrize(
+    "variant, augmented",
+    [("slack", True), ("slack", False), ("perceptron", False), ("contrastive", True)],
+)
+def test_each_variant_is_its_formula_at_the_answer_of_its_own_inference(variant, augmented, x64):
+    (features, energy, params), batch, context, correct, *_ = two_labels()
+    truth = jnp.asarray(batch.y)
+    searched, given = energy, context
+    if augmented:
+        searched, given = offending(variant, energy, losses.hamming), (context, truth)
+    y_hat = minimize(searched, params, given, jnp.full((12, 2), 0.5), **FEW).y
+    wrong = np.asarray(jax.vmap(energy, (None, 0, 0))(params, context, y_hat))
+    cost = np.asarray(losses.hamming(y_hat, truth))
+    options = {"cost": losses.hamming, "variant": variant, "augmented": augmented, **FEW}
+    loss, metrics = evaluate(max_margin(energy, features, **options), params, batch)
+    np.testing.assert_allclose(loss, by_formula(variant, correct, wrong, cost).mean())
+    np.testing.assert_allclose(metrics["gap"], np.mean(wrong - correct))
+
+
+def test_the_perceptron_is_margin_rescaling_without_a_cost(x64):
+    features, energy, params = small_spen()
+    batch = random_batch(6)
+
+    def no_cost(y, truth):
+        return jnp.zeros(())
+
+    want = gradient_of(max_margin(energy, features, cost=no_cost, **FEW), params, batch)
+    assert want[1]["loss"] > 0
+    for augmented in (True, False):
+        got = gradient_of(
+            max_margin(energy, features, variant="perceptron", augmented=augmented, **FEW),
+            params,
+            batch,
+        )
+        assert got[1].pop("cost") > 0
+        assert_trees_close(got[0], want[0], rtol=1e-12)
+        for name, value in got[1].items():
+            np.testing.assert_allclose(value, want[1][name], rtol=1e-12)
+
+
+def test_the_contrastive_variant_is_slack_rescaling_with_a_cost_of_one(x64):
+    features, energy, params = small_spen()
+    batch = random_batch(6)
+    slack = max_margin(energy, features, variant="slack", cost=constant_cost, **FEW)
+    want = gradient_of(slack, params, batch)
+    assert want[1]["loss"] > 0
+    for augmented in (True, False):
+        options = {"variant": "contrastive", "cost": constant_cost, "augmented": augmented}
+        got = gradient_of(max_margin(energy, features, **options, **FEW), params, batch)
+        assert_trees_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_stopped_slack_gradient_at_the_optimum_is_the_total_one(x64):
+    features, energy, params = entropic_spen(sees_features=True)
+    batch = random_batch(3)
+    objective = max_margin(
+        energy, features, variant="slack", solver=MirrorDescent(0.05), steps=3000
+    )
+    gradient, metrics = gradient_of(objective, params, batch)
+    assert metrics["residual"] < 1e-9 and metrics["violated"] == 1
+    want = differences_of(objective, params, batch)
+    assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
+
+
+def test_unrolled_slack_gradient_is_the_total_one_anywhere(x64):
+    features, energy, params = small_spen(n_labels=3, sees_features=True)
+    objective = max_margin(
+        energy,
+        features,
+        variant="slack",
+        start=0.4,
+        solver=MirrorDescent(0.3),
+        steps=4,
+        differentiate="unrolled",
+    )
+    batch = random_batch(5, n_labels=3, seed=8)
+    gradient, metrics = gradient_of(objective, params, batch)
+    assert metrics["violated"] > 0 and metrics["residual"] > 0.01
+    want = differences_of(objective, params, batch)
+    assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
+
+
+def test_equal_arguments_give_the_same_offending_energy_so_that_nothing_compiles_twice():
+    for variant in VARIANTS:
+        first, second = (offending(variant, parabola, losses.hamming) for _ in range(2))
+        assert first is second
+    assert offending("margin", parabola, losses.hamming) is loss_augmented(parabola, losses.hamming)
+
+
+def test_an_unknown_variant_is_refused_before_anything_is_traced():
+    message = "variant must be one of 'margin', 'slack', 'perceptron', 'contrastive', got 'hinge'"
+    with pytest.raises(ValueError, match=message):
+        max_margin(parabola, variant="hinge", augmented=False)
+    with pytest.raises(ValueError, match=message):
+        offending("hinge", parabola, losses.hamming)
+    with pytest.raises(ValueError, match=message):
+        margin_loss("hinge", 0.0, 0.0, 0.0)
+
+
 # Learning through the steps
 
 
@@ -244,7 +469,7 @@ def test_end_to_end_loss_and_gradient_are_those_of_the_weighted_points(weights, 
                 p = path[n, t, i] if batch.y[n, i] else 1 - path[n, t, i]
                 by_hand -= w * np.log(p) / 4
     np.testing.assert_allclose(metrics["loss"], by_hand)
-    assert set(metrics) == {"loss", "last", "residual"}
+    assert set(metrics) == {"loss", "last", "residual", "converged"}
     want = differences_of(objective, params, batch)
     assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
 
@@ -293,6 +518,89 @@ def test_by_default_only_the_last_point_counts(x64):
 def test_end_to_end_refuses_weights_for_another_number_of_points(n):
     with pytest.raises(ValueError, match=rf"steps \+ 1 = 5 numbers.* got {n}"):
         end_to_end(parabola, weights=[1.0] * n, steps=4)
+
+
+@pytest.mark.parametrize("steps, want", [(1, [0, 1]), (3, [0, 2 / 11, 3 / 11, 6 / 11])])
+def test_increasing_weights_are_one_over_the_steps_left_and_sum_to_one(steps, want):
+    np.testing.assert_allclose(increasing(steps), want)
+
+
+def test_increasing_weights_need_a_step():
+    with pytest.raises(ValueError, match="steps of 1 or more, got 0"):
+        increasing(0)
+
+
+@pytest.mark.parametrize("weights", [None, increasing(3)], ids=["last", "increasing"])
+def test_slow_convergence_costs_the_squared_length_of_the_last_step(weights, x64):
+    features, energy, params = small_spen(entropy=0.5)
+    batch = random_batch(4)
+    settings = {"solver": MirrorDescent(0.7), "steps": 3}
+    penalised, plain = (
+        end_to_end(energy, features, weights=weights, convergence=c, **settings) for c in (2.5, 0.0)
+    )
+    gradient, metrics = gradient_of(penalised, params, batch)
+    start, context = jnp.full(batch.y.shape, 0.5), features(params, batch.x)
+    path = minimize(energy, params, context, start, trace="y", **settings).trace["y"]
+    length = np.mean([np.linalg.norm(p[3] - p[2]) ** 2 for p in path])
+    without, _ = evaluate(plain, params, batch)
+    assert length > 0.001
+    np.testing.assert_allclose(metrics["loss"], without + 2.5 * length)
+    want = differences_of(penalised, params, batch)
+    assert_trees_close(gradient, want, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"convergence": 1.0, "differentiate": "implicit"}, "unrolled steps, got 'implicit'"),
+        ({"convergence": -1.0}, "convergence must be 0 or more"),
+        ({"convergence": 1.0, "steps": 0}, "needs a step"),
+        ({"differentiate": "stopped"}, "has no gradient"),
+        ({"stop_early": True}, 'needs differentiate="implicit"'),
+        ({"stop_early": True, "differentiate": Unrolled(last=2)}, 'differentiate="implicit"'),
+    ],
+)
+def test_end_to_end_refuses_options_that_do_not_go_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        end_to_end(parabola_of_x, **options)
+
+
+# Learning through the minimiser
+
+
+def parabola_with_entropy(params, x, y):
+    return parabola_of_x(params, x, y) - binary_entropy(y)
+
+
+@pytest.mark.parametrize("interior", [True, False], ids=["interior", "active bounds"])
+def test_the_implicit_gradient_is_that_of_converged_unrolled_steps(interior, x64):
+    energy = parabola_with_entropy if interior else parabola_of_x
+    solver = MirrorDescent(0.2) if interior else GradientDescent(0.15, 0.3)
+    params, batch = parabola_problem()
+    options = {"loss": losses.squared_error, "solver": solver, "steps": 300, "tolerance": 1e-9}
+    unrolled = gradient_of(end_to_end(energy, **options), params, batch)
+    mode = Implicit(tolerance=1e-11)
+    implicit = end_to_end(energy, differentiate=mode, stop_early=not interior, **options)
+    gradient, metrics = gradient_of(implicit, params, batch)
+    assert metrics["converged"] == 1
+    assert largest_difference(gradient, jax.tree.map(jnp.zeros_like, gradient)) > 0.01
+    assert_trees_close(gradient, unrolled[0], rtol=1e-6, atol=1e-8)
+    y = minimize(energy, params, batch.x, jnp.full(batch.y.shape, 0.5), solver=solver, steps=300).y
+    on_bounds = np.mean((y == 0) | (y == 1))
+    assert on_bounds == 0 if interior else 0 < on_bounds < 1
+
+
+def test_the_metrics_show_what_share_of_the_examples_converged(x64):
+    params, batch = parabola_problem(20)
+    options = {"solver": GradientDescent(0.3, 0.0), "steps": 4, "tolerance": 0.05}
+    found = minimize(parabola_of_x, params, batch.x, jnp.full(batch.y.shape, 0.5), **options)
+    share = np.mean(np.asarray(found.residual) <= 0.05)
+    assert 0 < share < 1
+    for mode in ("unrolled", "implicit"):
+        objective = end_to_end(
+            parabola_of_x, loss=losses.squared_error, differentiate=mode, **options
+        )
+        assert abs(evaluate(objective, params, batch)[1]["converged"] - share) < 1e-6
 
 
 # A network alone
@@ -418,3 +726,38 @@ def test_without_features_the_energy_sees_x_itself(x64):
         alone = evaluate(make(parabola_of_x, **FEW), params, batch)
         with_features = evaluate(make(parabola, linear, **FEW), params, batch)
         assert_trees_close(alone, with_features, rtol=1e-9)
+
+
+# The pages of the documentation
+
+
+def page(name):
+    """What the page defines, its blocks run in order."""
+    text = (Path(__file__).parents[1] / "docs" / "objectives" / f"{name}.md").read_text()
+    names = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    return names
+
+
+def test_the_page_on_max_margin_runs_as_printed():
+    names = page("max_margin")
+    assert 0 < names["metrics"]["violated"] <= 1
+    got = evaluate(names["slack"], names["learned"], names["data"].train)[0]
+    assert got < evaluate(names["slack"], names["params"], names["data"].train)[0] - 1
+    assert np.mean(names["each"]) > 0.1
+
+
+def test_the_page_on_end_to_end_learning_runs_as_printed():
+    names = page("end_to_end")
+    objective, both = names["objective"], names["both"]
+    before = {"model": names["params"], "log_step": np.log(np.full(5, 0.5, np.float32))}
+    after = evaluate(objective, both, names["data"].train)[0]
+    assert after < 0.7 * evaluate(objective, before, names["data"].train)[0]
+    assert np.all(np.abs(both["log_step"] - before["log_step"]) > 0.01)
+
+
+def test_the_page_on_implicit_differentiation_runs_as_printed():
+    names = page("implicit")
+    assert names["metrics"]["converged"] == 1
+    before = evaluate(names["objective"], names["params"], names["data"].train)[0]
+    assert names["metrics"]["loss"] < 0.7 * before

@@ -1,18 +1,23 @@
+import itertools
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import counting, coupled, parabola, positive_definite
-from scipy.stats import truncnorm
+from scipy.stats import chisquare, truncnorm
 
 from spen_jax.batching import block_sizes, suits_last
 from spen_jax.diagnostics import effective_sample_size, split_r_hat
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.sampling import (
+    GibbsWithGradients,
     HamiltonianMonteCarlo,
     Langevin,
+    Point,
+    Target,
     sample,
 )
 
@@ -321,6 +326,138 @@ def test_projection_keeps_to_a_domain_that_cannot_reflect():
     assert np.std(got.y) > 0.1
 
 
+# Binary labels
+
+
+def triplet(params, context, y):
+    """An energy of three labels that no first-order estimate gets right, each corner with its own."""
+    return context @ y + params * jnp.sin(np.array([1.0, 2.0, 4.0], y.dtype) @ y)
+
+
+CORNERS = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
+SLOPES = np.array([0.7, -0.4, 0.2])
+
+
+def gibbs_law(beta):
+    energies = np.array([float(triplet(0.8, SLOPES, y)) for y in CORNERS])
+    return np.exp(-beta * energies) / np.exp(-beta * energies).sum()
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.5])
+def test_flips_are_proposed_by_their_estimate_and_balanced_by_the_energy(beta, x64):
+    sampler, law = GibbsWithGradients(), gibbs_law(beta)
+    target = Target(partial(triplet, 0.8, SLOPES), Box(), jnp.asarray(beta))
+    size, moves = len(CORNERS), 4  # the three flips, then none
+
+    def forced(y, move):
+        """The point that this move proposes, and its acceptance probability."""
+        noise = jnp.where(jnp.arange(3) == move, 1e6, 0.0)
+        random = noise, jnp.where(move == 3, 1e7, 0.0), jnp.zeros(())
+        state, info = sampler.step(target, sampler.init(target, y), random)
+        return state.y, info.acceptance
+
+    ends, accepted = jax.jit(jax.vmap(jax.vmap(forced, (None, 0)), (0, None)))(
+        CORNERS, jnp.arange(moves)
+    )
+    slopes = jax.vmap(jax.grad(target.energy))(CORNERS)
+    weights = np.c_[np.exp(beta * (2 * CORNERS - 1) * slopes / 2), np.ones(size)]
+    proposed = weights / weights.sum(1, keepdims=True)
+    transition = np.zeros((size, size))
+    for a, b in itertools.product(range(size), repeat=2):
+        for m in np.flatnonzero((np.asarray(ends[a]) == CORNERS[b]).all(-1)):
+            transition[a, b] += proposed[a, m] * accepted[a, m]
+    transition += np.diag(1 - transition.sum(1))
+    flow = law[:, None] * transition
+    np.testing.assert_allclose(flow, flow.T, atol=1e-12)
+    np.testing.assert_allclose(law @ transition, law, atol=1e-12)
+    assert np.all(np.linalg.matrix_power(transition, 6) > 0)
+    assert np.all(accepted[:, 3] == 1) and accepted.min() < 0.5
+
+
+def test_flips_follow_the_probabilities_of_the_proposal():
+    """One step of a linear energy, whose estimates are exact: the law of where it ends is known."""
+    start, key = jnp.zeros((1, 40000, 3)), jax.random.key(4)
+    got = sample(linear_in_y, None, SLOPES[None], start, key, sampler=GibbsWithGradients(), steps=1)
+    forth = np.exp(-SLOPES / 2)
+    total = 1 + forth.sum()
+    back = total - forth + 1 / forth
+    accepted = np.minimum(1, np.exp(-SLOPES) * (1 / forth / back) / (forth / total))
+    share = np.asarray(got.state[0]).mean(0)
+    want = forth / total * accepted
+    assert np.all(np.abs(share - want) < 4.5 * np.sqrt(want / 40000))
+
+
+def linear_in_y(params, context, y):
+    return context @ y
+
+
+def test_binary_chains_have_the_enumerated_law_at_their_ends():
+    """Also after an even number of steps, and with the chains last as with the chains first."""
+    for energy in (triplet, lambda p, c, y: triplet(p, c, y) + 0 * jnp.cumsum(y)[-1]):
+        context = jnp.broadcast_to(SLOPES, (2, 3))
+        got = sample(
+            energy,
+            0.8,
+            context,
+            jnp.zeros((2, 4000, 3)),
+            jax.random.key(5),
+            sampler=GibbsWithGradients(),
+            steps=40,
+            thin=40,
+            beta=1.5,
+        )
+        assert not got.info.divergent.any() and 0.2 < got.info.acceptance.mean() < 1
+        for ends in np.asarray(got.state):
+            counts = (ends[:, None] == CORNERS).all(-1).sum(0)
+            assert counts.sum() == 4000
+            assert chisquare(counts, 4000 * gibbs_law(1.5)).pvalue > 1e-4
+
+
+def test_a_flat_energy_does_not_make_the_number_of_labels_even():
+    def flat(params, context, y):
+        return 0 * jnp.sum(y)
+
+    start, key = jnp.zeros((1, 4000, 3)), jax.random.key(6)
+    got = sample(flat, None, None, start, key, sampler=GibbsWithGradients(), steps=20)
+    counts = (np.asarray(got.state[0])[:, None] == CORNERS).all(-1).sum(0)
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_binary_chains_run_with_the_chains_last():
+    sampler, beta = GibbsWithGradients(), jnp.ones(())
+
+    def step(shared, example):
+        context, state, random = example
+        return sampler.step(Target(partial(triplet, 0.8, context), Box(), beta), state, random)
+
+    random = np.zeros(3, np.float32), np.float32(0), np.float32(0)
+    state = Point(np.zeros(3, np.float32), np.float32(0), np.zeros(3, np.float32))
+    assert suits_last(step, None, (SLOPES.astype(np.float32), state, random))
+
+
+def test_binary_chains_round_their_start_and_flag_what_is_not_a_number():
+    start = jnp.array([[[0.2, 0.8, 0.5], [jnp.nan, 0.0, 0.0]]])
+    cold = GibbsWithGradients()
+    got = sample(
+        linear_in_y, None, np.zeros((1, 3)), start, jax.random.key(0), sampler=cold, steps=50
+    )
+    assert got.info.divergent.tolist() == [[False, True]]
+    assert set(np.unique(got.y[0, 0])) == {0.0, 1.0}
+    steep = np.array([[60.0, -60.0, -60.0]])  # no flip from the rounded start is ever accepted
+    held = sample(linear_in_y, None, steep, start[:, :1], jax.random.key(0), sampler=cold, steps=50)
+    assert np.all(np.asarray(held.y) == [0.0, 1.0, 1.0])
+
+
+def test_infinite_energy_is_never_flipped_into():
+    def walled_corner(params, context, y):
+        return jnp.where(y[0] > 0.5, jnp.inf, jnp.sum(y))
+
+    start, key = jnp.zeros((1, 50, 3)), jax.random.key(1)
+    got = sample(walled_corner, None, None, start, key, sampler=GibbsWithGradients(), steps=60)
+    assert not got.info.divergent.any()
+    assert got.y[..., 0].max() == 0 and got.y[..., 1:].max() == 1
+
+
 # Diagnostics
 
 
@@ -406,6 +543,7 @@ def test_hamiltonian_monte_carlo_refuses_settings_that_mean_nothing():
         ({"domain": L2Ball(), "sampler": Langevin(adjusted=True)}, "adjusted=True samples from"),
         ({"domain": Product({"a": Box()})}, "needs y to be the tree"),
         ({"sampler": HamiltonianMonteCarlo(0.1)}, "samples from Reals, got Box"),
+        ({"domain": REALS, "sampler": GibbsWithGradients()}, r"corners of Box\(0, 1\), got Reals"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(changes, message):

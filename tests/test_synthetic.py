@@ -1,6 +1,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from spen_jax import synthetic
 
@@ -70,3 +71,16 @@ def test_each_exclusive_block_has_its_largest_score_on_and_nothing_else():
 def test_the_test_rows_do_not_depend_on_the_training_size():
     small, large = (synthetic.exclusive_blocks(1, n, 30) for n in (10, 20))
     np.testing.assert_array_equal(small.test.x, large.test.x)
+
+
+def test_label_noise_flips_its_share_of_the_training_labels_and_no_test_label():
+    clean = synthetic.exclusive_blocks(seed=3, n_train=2000, n_test=100)
+    noisy = synthetic.exclusive_blocks(seed=3, n_train=2000, n_test=100, noise=0.1)
+    np.testing.assert_array_equal(noisy.train.x, clean.train.x)
+    np.testing.assert_array_equal(noisy.test.y, clean.test.y)
+    flipped = noisy.train.y != clean.train.y
+    assert abs(flipped.mean() - 0.1) < 0.01
+    assert abs(flipped[clean.train.y == 1].mean() - 0.1) < 0.02
+    for wrong in (-0.1, 0.5):
+        with pytest.raises(ValueError, match="from 0 to below 1/2"):
+            synthetic.exclusive_blocks(seed=3, n_train=10, noise=wrong)
