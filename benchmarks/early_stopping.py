@@ -20,16 +20,17 @@ STEPS = 100
 def measure(run: str) -> list[dict]:
     """A row for the fixed run and one for each tolerance."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-    import bibtex
     import jax
+    import recipes
     import shared
+    from multilabel import Inputs
 
     import spen_jax as sx
 
     tree, meta = sx.checkpoints.load(Path(run) / "spen-seed0.npz")
-    config = bibtex.Config(**meta["config"])
-    features, energy = sx.functions_of(bibtex.spen_of(config, len(meta["labels"])))
-    x = bibtex.Inputs(tree["inputs"]["idf"])(sx.data.load("bibtex").test.x)
+    settings = recipes.Settings(**meta["settings"])
+    features, energy = sx.functions_of(recipes.spen_of(settings, len(meta["labels"])))
+    x = Inputs(**tree["inputs"])(sx.data.load("bibtex").test.x)
     params = jax.device_put(tree["model"])
     context = jax.jit(features)(params, x)
     start = shared.start(context)

@@ -1,12 +1,13 @@
-"""The figures of the BibTeX experiment."""
+"""The figures of one multi-label training."""
 
 from pathlib import Path
-from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import shared
 from matplotlib.ticker import MaxNLocator
+from multilabel import Model, Outcome, Rows
 
 import spen_jax as sx
 from spen_jax import metrics
@@ -16,10 +17,9 @@ def draw(
     folder: Path,
     mark: str,
     dataset: sx.data.Dataset,
-    run: dict[str, Any],
-    energy: np.ndarray,
-    iterates: np.ndarray,
-    pairs: np.ndarray,
+    models: dict[str, Model],
+    outcome: Outcome,
+    rows: Rows,
     steps: int,
 ) -> None:
     """Write inference.png, training.png, tags.png and examples.png.
@@ -28,18 +28,24 @@ def draw(
       folder: where to.
       mark: what every title begins with.
       dataset: for the names of words and tags.
-      run: what `run_seed` returned.
-      energy: mean energy of the test rows after 0, 1, ... steps.
-      iterates: y after as many steps, (B, steps + 1, L).
-      pairs: mean interactions of the tags, (L, L).
+      models: by name; "spen" is drawn.
+      outcome: of one seed.
+      rows: of that seed.
       steps: how many steps training and prediction take.
     """
-    _, decisions, test = run["spen"]
+    model, params = models["spen"], outcome.params["spen"]
+    threshold, test = outcome.decisions["spen"].threshold, rows.test
+    few = jax.tree.map(lambda a: a[:2515], test)
+    iterates, energies = map(np.asarray, model.trace(params, few.x, max(20, steps)))
+    y = iterates[:200, steps]
+    pairs = np.asarray(model.interactions(params, few.x[:200], y))
     tags = [name.removeprefix("TAG_") for name in dataset.label_names]
-    _inference(folder / "inference.png", mark, energy, iterates, test.y, decisions.threshold, steps)
-    _training(folder / "training.png", mark, run["scores"])
+    energy = np.mean(energies, axis=0)
+    _inference(folder / "inference.png", mark, energy, iterates, few.y, threshold, steps)
+    scores = {f"{models[n].title}: {phase}": t.scores for (n, phase), t in outcome.chosen.items()}
+    _training(folder / "training.png", mark, scores)
     _interactions(folder / "tags.png", mark, pairs, tags)
-    _examples(folder / "examples.png", mark, dataset, iterates, decisions.threshold, steps, tags)
+    _examples(folder / "examples.png", mark, dataset, iterates, threshold, steps, tags)
 
 
 def _inference(path, mark, energy, iterates, truth, threshold, steps):
@@ -92,9 +98,9 @@ def _interactions(path, mark, pairs, tags):
         (axes[0], order[:15], "attract most", "C0", (-widest, 0)),
         (axes[1], order[::-1][:15], "repel most", "C3", (0, widest)),
     ):
-        axis.barh(np.arange(15), pairs[i[which], j[which]], color=color)
+        axis.barh(np.arange(len(which)), pairs[i[which], j[which]], color=color)
         names = [f"{tags[a]} + {tags[b]}" for a, b in zip(i[which], j[which], strict=True)]
-        axis.set_yticks(np.arange(15), names)
+        axis.set_yticks(np.arange(len(which)), names)
         axis.invert_yaxis()
         axis.set(title=f"{mark}tags that {title}", xlim=limits)
         axis.set_xlabel(

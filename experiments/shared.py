@@ -23,7 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 import spen_jax as sx
-from spen_jax import metrics, training
+from spen_jax import inference_networks, metrics, training
 from spen_jax.checkpoints import replacing
 
 matplotlib.use("Agg")
@@ -144,6 +144,12 @@ class Recipe(NamedTuple):
     weight_decay: float
     batch_size: int = 128
     clip: float = 5.0
+    average: float | None = None
+    """Decay of the moving average of the parameters that is evaluated and kept, or None."""
+    alternate: bool = False
+    """Whether parameters "energy" and "predictor" take turns."""
+    to_the_end: bool = False
+    """Whether the last epoch is kept, and not the best."""
 
 
 class Trained(NamedTuple):
@@ -153,6 +159,8 @@ class Trained(NamedTuple):
     epoch: int
     scores: list[float]
     seconds: float
+    clock: tuple[float, ...] = ()
+    """Seconds of training, without validation, after each epoch."""
 
 
 @lru_cache(maxsize=64)
@@ -169,16 +177,22 @@ def optimizer_of(recipe: Recipe, steps: int, rates: Rates) -> optax.GradientTran
 
         return jax.tree.map_with_path(factor, params)
 
+    if recipe.alternate:
+        steps = -(-steps // 2)  # of each player
+
     def adamw(factor):
         peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
         rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
         return optax.adamw(rate, weight_decay=decay)
 
-    return optax.chain(
+    optimizer = optax.chain(
         optax.masked(optax.set_to_zero(), lambda p: jax.tree.map(lambda f: f == 0, factors(p))),
         optax.clip_by_global_norm(recipe.clip),
         optax.partition({f: adamw(f) for f in {1.0, *(f for _, f in rates)}}, factors),
     )
+    if recipe.alternate:
+        optimizer = inference_networks.alternating(optimizer, optimizer)
+    return optimizer if recipe.average is None else training.averaged(optimizer, recipe.average)
 
 
 def train(
@@ -205,7 +219,7 @@ def train(
       data: the training rows.
       recipe: the rates; the schedule always spans all of its epochs.
       key: decides the order of the examples and all that is random.
-      score: validation score of parameters, higher is better; None keeps the last epoch.
+      score: validation score of parameters, higher is better; without it the last epoch is kept.
       patience: stop when this many epochs brought nothing better.
       stop_after: stop after this epoch, the one that an earlier training found best.
       rates: factors of the learning rate, see `optimizer_of`.
@@ -218,25 +232,35 @@ def train(
     epochs = recipe.epochs if stop_after is None else stop_after
     name = f"synthetic | {name}" if synthetic else name
     bar = progress.add_task(name, total=epochs, note="") if progress else TaskID(0)
-    best, scores = training.Best(params), []
+    best, scores, clock, spent = training.Best(params), [], [], 0.0
     first = training.init(params, optimizer, key)
+    began = start
     for state, means in training.fit(
         objective, optimizer, first, data, epochs=epochs, batch_size=recipe.batch_size
     ):
+        spent += time.perf_counter() - began
+        clock.append(spent)
         note = f"loss {means['loss']:.3g}"
-        if score is None:
-            best = best._replace(params=state.params, epoch=best.epoch + 1)
+        current = state.params
+        if recipe.average is not None:
+            current = training.average_of(state.opt_state)
+        if score is not None:
+            scores.append(score(current))
+        if score is None or recipe.to_the_end:
+            best = best._replace(params=current, epoch=best.epoch + 1)
         else:
-            scores.append(score(state.params))
-            best = best.update(state.params, float(np.mean(scores[-3:])))
+            best = best.update(current, float(np.mean(scores[-3:])))
+        if scores:
             note = f"F1 {100 * scores[-1]:.1f}"
+        began = time.perf_counter()
         if progress:
             progress.update(bar, advance=1, note=note)
         if best.stale >= patience:
             break
     if progress:
         progress.remove_task(bar)
-    return Trained(best.params, best.epoch, scores, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Trained(best.params, best.epoch, scores, seconds, tuple(clock))
 
 
 def fail(message: str) -> NoReturn:

@@ -56,10 +56,10 @@ def test_the_main_job_offline_runs_on_the_stand_in_and_says_so_in_every_line(
     assert set(saved["data"]["checksums"]) == {"train", "test"}
     assert (saved["method"], saved["seeds"]) == ("end-to-end", [3])
     assert saved["seconds"] > 0
-    for model in ("feature_network", "spen"):
+    for model in ("control", "spen"):
         for rule in RULES:
             assert len(saved[model][rule]) == 1 and 0 <= saved[model][rule][0] <= 100
-    gain = saved["spen"]["test_f1_tuned"][0] - saved["feature_network"]["test_f1_tuned"][0]
+    gain = saved["spen"]["test_f1_tuned"][0] - saved["control"]["test_f1_tuned"][0]
     assert saved["gain_of_the_energy"]["tuned"] == [pytest.approx(gain)]
     assert result["spen"]["test_f1_tuned"] == saved["spen"]["test_f1_tuned"]
 
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_run_and_its_features_start_another(offline
     features = tmp_path / "first" / "features-seed0.npz"
     reused, same = run("reused", features=features)
     np.testing.assert_array_equal(params["model"]["C1"], same["model"]["C1"])
-    assert reused["feature_network"]["test_f1_tuned"] == first["feature_network"]["test_f1_tuned"]
+    assert reused["control"]["test_f1_tuned"] == first["control"]["test_f1_tuned"]
 
     with pytest.raises(SystemExit):
         run("other-seed", features=features, seeds=(1,))
@@ -130,14 +130,21 @@ def test_an_output_folder_with_files_is_refused(tmp_path):
 def test_a_small_run_of_the_exclusive_blocks_writes_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(exclusive, "WEIGHT_DECAYS", (0.03,))
     config = exclusive.Config(
-        sizes=(200,), draws=(0,), n_test=300, updates=30, out=tmp_path / "run"
+        sizes=(200,),
+        noises=(0.1,),
+        noisy_size=200,
+        draws=(0,),
+        n_test=300,
+        updates=30,
+        out=tmp_path / "run",
     )
     with contextlib.redirect_stdout(io.StringIO()):
         exclusive.main(config)
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
-    for model in ("linear", "mlp", "spen"):
-        assert set(saved[model]) == {"200"}
-        assert all(len(draws) == 1 and 0 < draws[0] <= 100 for draws in saved[model].values())
+    assert [(task["size"], task["noise"]) for task in saved["tasks"]] == [(200, 0), (200, 0.1)]
+    for task in saved["tasks"]:
+        for model in ("linear", "mlp", "spen"):
+            assert len(task[model]) == 1 and 0 < task[model][0] <= 100
     assert (tmp_path / "run" / "exclusive.png").exists()
 
 
