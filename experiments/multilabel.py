@@ -25,7 +25,8 @@ class Inputs(NamedTuple):
 
     (x - shift) scale, and for words brought to length 8; idf_j = log(N / (1 + number of training rows with word j)).
     With the labels of the training rows each row also sees, behind its own numbers, what OTHER training rows say of
-    every label, (N, 2 L): the votes of its nearest rows, and ridge regression. Never its own labels.
+    every label, (N, 2 L): the votes of its nearest rows, and ridge regression. Its own labels play no part, but for
+    their share 1 / N in the mean that all labels are centred by.
     """
 
     shift: np.ndarray
@@ -274,12 +275,13 @@ def fit_models(
         score = None if few is None else partial(shared.validation_f1, model.predict, few)
         for index, phase in enumerate(model.phases):
             key = jax.random.fold_in(jax.random.key(seed), index + 1)
+            chains_key = jax.random.fold_in(key, 0)
             if (name, phase.name) not in trained:
                 what = "choosing epochs" if valid else "on all rows"
                 trained[name, phase.name] = shared.train(
                     phase.objective,
                     current,
-                    phase.prepare(data, key) if phase.prepare else data,
+                    phase.prepare(data, chains_key) if phase.prepare else data,
                     phase.recipe,
                     key,
                     score=score,

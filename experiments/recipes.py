@@ -214,7 +214,7 @@ def _implicit(parts):
             parts.features,
             loss=task_loss(parts.settings),
             start=shared.start,
-            differentiate=sx.Implicit(steps=20, tolerance=1e-2),
+            differentiate=sx.Implicit(steps=100, tolerance=1e-2),
             **parts.inference,
         ),
     )
@@ -237,18 +237,29 @@ def _divergence(persistent):
             steps=parts.settings.samples,
             persistent=persistent,
         )
-        return on_features(parts, objective, likelihood.replay if persistent else None)
+        return on_features(parts, objective, _at_truth if persistent else None)
 
     return phases
 
 
-def _noise(factory):
+def _at_truth(data, key):
+    """Chains that stand at the truth: from random corners, half of all labels on, ten flips an epoch never arrive."""
+    return likelihood.Replay(*data, data.y[:, None])
+
+
+def _log_partition(params, context):
+    """Of the energy without its global term, which is the noise's: so that NCE starts normalised."""
+    return jnp.sum(jax.nn.softplus(context["logits"]), axis=-1)
+
+
+def _noise(factory, **more):
     def phases(parts):
         objective = factory(
             parts.energy,
             parts.features,
             noise=likelihood.IndependentBernoulli(),
             samples=parts.settings.samples,
+            **more,
         )
         return on_features(parts, objective)
 
@@ -317,7 +328,7 @@ def _energy_as_loss(learn):
 
 METHODS = {
     "max-margin": Method("max-margin", _margin("margin")),
-    "slack": Method("slack rescaling", _margin("slack")),
+    "slack": Method("slack rescaling", _margin("slack"), {"margin": 1.0}),
     "perceptron": Method("perceptron", _margin("perceptron")),
     "contrastive": Method("contrastive hinge", _margin("contrastive")),
     "end-to-end": Method(
@@ -342,12 +353,23 @@ METHODS = {
     "pseudo-likelihood": Method("pseudo-likelihood", _pseudo_likelihood),
     "contrastive-divergence": Method("contrastive divergence", _divergence(False)),
     "persistent": Method("persistent CD", _divergence(True)),
-    "nce": Method("noise-contrastive", _noise(likelihood.noise_contrastive)),
+    "nce": Method(
+        "noise-contrastive", _noise(likelihood.noise_contrastive, log_partition=_log_partition)
+    ),
     "ranking": Method("ranking NCE", _noise(likelihood.ranking)),
     "deep-value": Method("deep value", _deep_value),
-    "inference-network": Method("inference network", _inference_network, predictor=True),
-    "seal-static": Method("energy as loss, static", _energy_as_loss(None), predictor=True),
-    "seal-dynamic": Method("energy as loss, dynamic", _energy_as_loss("ranking"), predictor=True),
+    "inference-network": Method(
+        "inference network",
+        _inference_network,
+        {"steps": 0, "global_rate": 10.0},
+        predictor=True,
+    ),
+    "seal-static": Method(
+        "energy as loss, static", _energy_as_loss(None), {"steps": 0}, predictor=True
+    ),
+    "seal-dynamic": Method(
+        "energy as loss, dynamic", _energy_as_loss("ranking"), {"steps": 0}, predictor=True
+    ),
 }
 
 

@@ -137,7 +137,10 @@ Rates = tuple[tuple[str, float], ...]
 
 
 class Recipe(NamedTuple):
-    """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine."""
+    """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine.
+
+    Steps whose gradient is not finite are skipped, up to 50 in a row.
+    """
 
     epochs: int
     learning_rate: float
@@ -192,7 +195,7 @@ def optimizer_of(recipe: Recipe, steps: int, rates: Rates) -> optax.GradientTran
     )
     if recipe.alternate:
         optimizer = inference_networks.alternating(optimizer, optimizer)
-    return optimizer if recipe.average is None else training.averaged(optimizer, recipe.average)
+    return training.stable(optimizer, clip=None, skip=50, average=recipe.average)
 
 
 def train(

@@ -53,13 +53,13 @@ def maximum_likelihood(
     """
     if not beta > 0:
         raise ValueError(f"likelihood needs beta > 0, got {beta}; 1 / beta is a temperature")
-    answers = jnp.asarray(answers)
+    answers = _floats(jnp.asarray(answers))
     if not answers.ndim or not len(answers):
         raise ValueError(f"answers must hold at least one y, (K, ...), got shape {answers.shape}")
     features = _with_key(features)
 
     def objective(params, batch, key):
-        context, truth = features(params, batch.x, key), jnp.asarray(batch.y)
+        context, truth = features(params, batch.x, key), _floats(batch.y)
         if answers.shape[1:] != truth.shape[1:]:
             raise ValueError(
                 f"answers must have the shape (K, {_numbers(truth.shape[1:])}), since y has {truth.shape}; got "
@@ -67,7 +67,7 @@ def maximum_likelihood(
             )
         correct = _of_each(energy, params, context, truth)
         of_all = jax.vmap(jax.vmap(energy, (None, None, 0)), (None, 0, None))
-        energies = of_all(params, context, answers.astype(truth.dtype))  # (B, K)
+        energies = of_all(params, context, answers)  # (B, K)
         value = jnp.mean(losses.nll(correct, energies, beta))
         likely = gibbs.softargmin(energies, beta)
         # An infinite energy has probability 0, and no part in the mean.
@@ -356,7 +356,8 @@ def denoising_score_matching(
 
     Arguments: see the module; `sigma` > 0, in the units of y.
 
-    Metrics: loss; explained, 1 - loss / (1/2 ||e||^2): 0 for a score of 0 everywhere, below 1 for any.
+    Metrics: loss; explained, 1 - loss / (1/2 ||e||^2): 0 for a score of 0 everywhere, 1 at
+    most, and only where y is a function of x.
 
     Source: Vincent (2011).
     """

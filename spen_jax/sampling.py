@@ -270,7 +270,8 @@ class GibbsWithGradients:
     the Metropolis-Hastings probability of the true energies: the estimate, exact for an energy linear in each label,
     decides on speed alone. A step costs one gradient. The source always flips, and then under a flat
     energy is at an even number of labels after even steps only; proposing no change mends that, and where d is exact
-    slows no flip by more than half. Starting points are rounded.
+    slows no flip by more than half. An energy with entropy, all but infinitely steep at a corner, hardly ever lets it
+    propose that; the law is exact all the same. Starting points are rounded.
 
     Source: Grathwohl, Swersky, Hashemi, Duvenaud & Maddison (2021), "Oops I took a gradient"; the square root of the
     ratio: Zanella (2020).

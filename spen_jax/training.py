@@ -84,6 +84,7 @@ def fit(
     A metric with the name of a field of `data` (a NamedTuple with, say, x, y and chains) is not averaged but
     written into that field, in the rows of the batch, before the next step: the replay buffer of persistent
     chains. It needs the field's shape with B in front, and its dtype. A row that is not finite is not written.
+    Other metrics must be scalars.
     The arrays that the caller passed are never changed; what was written ends with the generator.
 
     With an optimizer that is guarded (`stable`), the metrics are means over the steps that were taken, and
@@ -91,7 +92,7 @@ def fit(
     end of an epoch, it raises FloatingPointError; the state yielded last is sound.
 
     Raises ValueError, at the first epoch, for data without a shared leading axis or with values that are not
-    finite, for a batch size below 1, and for a metric that does not fit the field of its name.
+    finite, for a batch size below 1, and for a metric that is neither a scalar nor fits the field of its name.
     """
     data = jax.tree.map(jnp.asarray, data)
     sizes = sorted({a.shape[:1] for a in jax.tree.leaves(data)})
@@ -127,6 +128,11 @@ def fit(
                     field = jax.tree.map(lambda a: jnp.array(a, copy=True), field)
                     buffers.add(name)
                 data = data._replace(**{name: _written(field, rows, new)})
+            if wrong := [name for name, value in metrics.items() if jnp.ndim(value)]:
+                raise ValueError(
+                    f"the metrics {', '.join(wrong)} must be scalars, or have the name of a field of data, a "
+                    f"NamedTuple whose rows they replace; data is a {type(data).__name__}"
+                )
             history.append(metrics)
             taken.append([guard.last_finite for guard in _found(_GUARD, state.opt_state)])
         history, taken = jax.device_get((history, taken))
@@ -221,11 +227,13 @@ def stable(
 
     A step with a gradient that is not finite changes neither the parameters nor the optimizer's state. After more than
     `skip` such steps in a row `optax.apply_if_finite`, which this is, lets the next one through; `fit` then
-    raises FloatingPointError at the end of that epoch.
+    raises FloatingPointError at the end of that epoch. It goes around the whole optimizer (of two players around
+    `inference_networks.alternating`), so that `fit` counts each step once.
 
     Args:
       optimizer: any; a `spectral` limit belongs inside it, at the end of its chain.
-      clip: the largest Euclidean norm of all gradients together; None for no limit.
+      clip: the largest Euclidean norm of all gradients together; None for no limit: a gradient that is finite but
+        overflows when Adam squares it then freezes its parameter, unseen.
       skip: how many steps in a row may be skipped, 0 or more.
       average: decay of an average of the parameters, see `averaged`; None for none.
     """

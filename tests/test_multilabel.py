@@ -19,6 +19,7 @@ import methods  # noqa: E402
 import multilabel  # noqa: E402
 import recipes  # noqa: E402
 import scarce  # noqa: E402
+import tune  # noqa: E402
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_trained_network_takes_the_place_of_every_network_and_of_nothing_else(
 
 
 def test_the_comparison_trains_each_method_beside_its_control(blocks, tmp_path):
-    names = ("persistent", "seal-static")
+    names = ("persistent",)
     config = methods.Config(
         dataset="scene", methods=names, seeds=(0,), quick=True, baselines=False, out=tmp_path / "m"
     )
@@ -158,6 +159,26 @@ def test_fewer_rows_are_drawn_by_the_seed(blocks):
     assert not np.array_equal(part.train.x, scarce.part_of(blocks, 0.2, 1).train.x)
 
 
+def test_trials_begin_with_the_defaults_and_do_not_repeat():
+    for method in recipes.METHODS:
+        if method == "end-to-end-others":
+            continue
+        grid = tune.grid_of(method)
+        trials = tune.draw(grid, recipes.DEFAULTS["bibtex"], 20)
+        assert trials[0] == {} and len(trials) == 20
+        assert len({tuple(sorted(t.items(), key=str)) for t in trials}) == 20
+        assert tune.draw(grid, recipes.DEFAULTS["bibtex"], 5) == trials[:5]
+
+
+def test_tuning_scores_a_half_of_the_rows_by_rules_tuned_on_the_other(blocks):
+    stripped = tune.without_test(blocks)
+    assert len(stripped.test.x) == 0
+    rows = multilabel.rows_of(blocks, 0)
+    truth = np.asarray(rows.valid.y)
+    right = multilabel.Model("", None, (), lambda _, x: (truth, 20 * truth - 10, np.zeros(len(x))))
+    assert tune.held_out_f1(right, None, rows, 0) == {"tuned": 100, "expected": 100}
+
+
 @pytest.mark.slow
 def test_the_curve_has_a_point_for_each_share(blocks, tmp_path):
     config = scarce.Config(
@@ -172,7 +193,9 @@ def test_the_curve_has_a_point_for_each_share(blocks, tmp_path):
 def test_the_baselines_choose_their_regularisation_and_beat_chance(blocks, monkeypatch):
     monkeypatch.setattr(baselines, "STRENGTHS", (1e-9, 0.1))
     monkeypatch.setattr(baselines, "CHAINS", 2)
-    rows = multilabel.rows_of(blocks, 0)
+    y = blocks.train.y.copy()
+    y[:, 3] = 0  # a label that is never on
+    rows = multilabel.rows_of(blocks._replace(train=sx.data.Split(blocks.train.x, y)), 0)
     for name in baselines.BASELINES:
         found = baselines.run(rows, name, 0)
         assert found["C"] == 0.1  # at the other the weights are 0

@@ -77,7 +77,7 @@ def test_the_page_on_latent_variables_runs_as_printed(capsys):
         np.testing.assert_allclose(axes, [2, 1.5], atol=0.08)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_what_a_page_links_to_is_there(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
     assert all((page.parent / link).exists() for link in links)
