@@ -83,8 +83,8 @@ class Config:
     """Settings in place of the method's own: `--override width 500 epochs 20`; recipes.Settings lists them."""
 
 
-def settings_of(config: Config) -> recipes.Settings:
-    """The method's settings on this data set, with what --quick and --override put in their place."""
+def settings_of(config: Config, control: bool = False) -> recipes.Settings:
+    """The settings on this data set of the method or its control, with what --quick and --override say."""
     known = {f.name: f.default for f in dataclasses.fields(recipes.Settings)}
     if unknown := [name for name in config.override if name not in known]:
         shared.fail(f"--override knows {', '.join(known)}, got {', '.join(unknown)}")
@@ -92,7 +92,7 @@ def settings_of(config: Config) -> recipes.Settings:
         name: type(known[name])(value) if known[name] is not None else value
         for name, value in config.override.items()
     }
-    settings = recipes.settings_of(config.dataset, config.method, override)
+    settings = recipes.settings_of(config.dataset, config.method, override, control)
     if config.quick:
         few = {name: min(n, getattr(settings, name)) for name, n in QUICK.items()}
         settings = dataclasses.replace(settings, **few)
@@ -175,7 +175,8 @@ def train(config: Config) -> dict[str, Any]:
     folder = shared.new_folder(config.out, dataset.name)
     saved = {"settings": dataclasses.asdict(settings), "synthetic": dataset.synthetic}
     shared.write_json(folder / "config.json", jsonable(config) | saved)
-    models = recipes.build(settings, config.method, len(dataset.label_names))
+    of_control = settings_of(config, control=True)
+    models = recipes.build(settings, config.method, len(dataset.label_names), of_control)
     with shared.progress_bars() as progress:
         seeds = [run_seed(config, dataset, models, s, progress, folder) for s in config.seeds]
     runs = [outcome for outcome, _ in seeds]

@@ -12,6 +12,7 @@ Minutes: about 12 a seed for BibTeX on two cores, 2 for Scene and Yeast.
 """
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,9 @@ class Config:
     quick: bool = False
     """A run on few rows, to see that everything works; its figures mean nothing."""
 
+    report: Path | None = None
+    """Folder of a run, finished or cut off, whose table and figures are made again; nothing is trained."""
+
     baselines: bool = True
     """Whether to fit scikit-learn's one-versus-rest logistic regression and classifier chains too."""
 
@@ -68,7 +72,8 @@ def build(config: Config, n_labels: int) -> dict[str, Model]:
     models = {"network": recipes.network_model(shared_settings, n_labels)}
     for name in config.methods:
         settings = recipes.settings_of(config.dataset, name, quick)
-        three = recipes.build(settings, name, n_labels)
+        of_control = recipes.settings_of(config.dataset, name, quick, control=True)
+        three = recipes.build(settings, name, n_labels, of_control)
         models[f"{name}, control"] = three["control"]
         models[name] = three["spen"]._replace(control=f"{name}, control")
     return models
@@ -96,6 +101,8 @@ def main(config: Config) -> dict[str, Any]:
     began = time.perf_counter()
     check(config)
     shared.synthetic = False
+    if config.report is not None:
+        return again(config.report)
     dataset = multilabel.load(config.dataset, config.data_dir, quick=config.quick)
     folder = shared.new_folder(config.out, f"methods-{dataset.name}")
     shared.write_json(folder / "config.json", vars(config))
@@ -121,6 +128,20 @@ def main(config: Config) -> dict[str, Any]:
             result = collect(config, dataset, models, runs, more, fitted)
             result["seconds"] = time.perf_counter() - began
             shared.write_json(folder / "result.json", result)
+    draw(folder, result)
+    report(result, folder)
+    return result
+
+
+def again(folder: Path) -> dict[str, Any]:
+    """The table and the figures of a run's result.json, which has the seeds that were done."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        shared.fail(
+            f"--report needs the folder of a run with a seed done, {folder} is none: {error}"
+        )
+    shared.synthetic = result["synthetic"]
     draw(folder, result)
     report(result, folder)
     return result

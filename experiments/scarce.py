@@ -6,10 +6,13 @@ rows grow fewer.
 Expected: that the gain grows as rows grow fewer, since what the labels have to do with each other is shared by all
 inputs. On exclusive blocks it does (exclusive.py).
 
-Protocol: that of bibtex.py, each seed with its own random rows; the settings are those chosen on all rows.
+Protocol: that of bibtex.py, each seed with its own random rows. The settings are those chosen on all rows; fewer rows
+get more epochs, so that the number of updates stays.
 Minutes: about 8 for BibTeX and three seeds on two cores, 20 for Delicious.
 """
 
+import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ from multilabel import RULES
 from rich.table import Table
 
 import spen_jax as sx
+
+EPOCHS = "epochs", "energy_epochs", "joint_epochs"
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,12 @@ def main(config: Config) -> dict[str, Any]:
     folder = shared.new_folder(config.out, f"scarce-{dataset.name}")
     shared.write_json(folder / "config.json", vars(config))
     quick = {"width": 32, "epochs": 2, "energy_epochs": 1, "joint_epochs": 1}
-    settings = recipes.settings_of(config.dataset, config.method, quick if config.quick else {})
-    models = recipes.build(settings, config.method, len(dataset.label_names))
-    if recipes.METHODS[config.method].from_scratch:
-        del models["network"]
+    settings, control = (
+        recipes.settings_of(
+            config.dataset, config.method, quick if config.quick else {}, of_control
+        )
+        for of_control in (False, True)
+    )
     result: dict[str, Any] = {
         "data": {"name": dataset.name, "checksums": dataset.checksums},
         "synthetic": dataset.synthetic,
@@ -87,11 +94,22 @@ def main(config: Config) -> dict[str, Any]:
     }
     with shared.progress_bars() as progress:
         for share in config.shares:
+            longer = [
+                dataclasses.replace(
+                    s,
+                    **{n: math.ceil(getattr(s, n) / share) for n in EPOCHS},
+                )
+                for s in (settings, control)
+            ]
+            models = recipes.build(longer[0], config.method, len(dataset.label_names), longer[1])
+            if recipes.METHODS[config.method].from_scratch:
+                del models["network"]
             runs = []
             for seed in config.seeds:
                 part = part_of(dataset, share, seed)
                 rows = multilabel.rows_of(part, seed, others=settings.others)
-                runs.append(multilabel.run_seed(models, rows, seed, progress))
+                patience = math.ceil(10 / share)
+                runs.append(multilabel.run_seed(models, rows, seed, progress, patience=patience))
             row: dict[str, Any] = {"rows": len(rows.data.x)}
             for name in models:
                 each = [run.measures[name] for run in runs]

@@ -169,8 +169,10 @@ def report(result: dict[str, Any]) -> None:
         "seed(s), by tuned threshold and expected F1"
     )
     title += " (quick run: these figures mean nothing)" * result["quick"]
-    columns = ("changed", "SPEN", "control", "score", "control's", "gain")
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(
+        "SPEN", "control", "score", "control's", "gain", title=title, title_justify="left"
+    )
+    table.add_column("changed", ratio=1)
     trials = sorted(result["trials"], key=lambda trial: -np.mean(trial["spen"]["score"]))
     for trial in trials:
         changed = ", ".join(f"{k} {v}" for k, v in trial["changed"].items())
@@ -179,9 +181,8 @@ def report(result: dict[str, Any]) -> None:
             for name in ("spen", "control")
         )
         scores = (f"{np.mean(trial[name]['score']):.2f}" for name in ("spen", "control"))
-        table.add_row(
-            changed or "(defaults)", *pairs, *scores, shared.mean_and_spread(trial["gain"])
-        )
+        gain = shared.mean_and_spread(trial["gain"])
+        table.add_row(*pairs, *scores, gain, changed or "(defaults)")
     shared.say(table)
     for name, title in (("spen", "SPEN"), ("control", "control")):
         best = result["best"][name]
