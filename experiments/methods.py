@@ -211,15 +211,16 @@ def draw(folder: Path, result: dict[str, Any]) -> None:
             seconds += np.mean(everything["network"]["training_seconds"])
         f1 = m["test_f1_tuned"]
         spread = np.std(f1, ddof=1) if len(f1) > 1 else 0
-        axis.errorbar(seconds, np.mean(f1), spread, fmt="o", color=color, ms=4, lw=1)
-        axis.annotate(f" {m['title']}", (seconds, np.mean(f1)), fontsize=7, va="bottom")
+        axis.errorbar(
+            seconds, np.mean(f1), spread, fmt="o", color=color, ms=5, lw=1, label=m["title"]
+        )
     axis.set(
         xlabel="training seconds, the network it starts from included",
         ylabel="test F1 at the tuned threshold, %",
         title=f"{mark}{result['data']['name']}: F1 against training time",
     )
     axis.grid(alpha=0.3)
-    axis.margins(x=0.2)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     shared.save_figure(figure, folder / "seconds.png")
 
     figure, axis = plt.subplots(figsize=(9, 5))
@@ -231,7 +232,7 @@ def draw(folder: Path, result: dict[str, Any]) -> None:
         title=f"{mark}{result['data']['name']}: F1 against inference steps",
     )
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     shared.save_figure(figure, folder / "steps.png")
 
     figure, axis = plt.subplots(figsize=(9, 0.3 * len(models) + 1.2))
@@ -245,7 +246,7 @@ def draw(folder: Path, result: dict[str, Any]) -> None:
     axis.set_xscale("symlog")
     axis.set(
         xlabel="E(x, truth) − E(x, prediction), nats: median and quartiles of the test rows",
-        title=f"{mark}{result['data']['name']}: how far the truth lies above the prediction",
+        title=f"{mark}{result['data']['name']}: the energy of the truth above that of the prediction",
     )
     axis.grid(alpha=0.3)
     shared.save_figure(figure, folder / "gap.png")

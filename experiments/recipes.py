@@ -386,7 +386,7 @@ METHODS = {
         "noise-contrastive", _noise(likelihood.noise_contrastive, log_partition=_log_partition)
     ),
     "ranking": Method("ranking NCE", _noise(likelihood.ranking)),
-    "deep-value": Method("deep value", _deep_value),
+    "deep-value": Method("deep value", _deep_value, {"joint_rate": 3e-5, "global_rate": 30.0}),
     "inference-network": Method(
         "inference network",
         _inference_network,

@@ -165,7 +165,7 @@ def test_the_fifteen_lines_of_the_readme_run_and_learn():
 
 @pytest.mark.skipif("SPEN_JAX_DATA" not in os.environ, reason="needs the files of Scene")
 def test_the_readme_trains_a_spen_on_scene():
-    assert float(run_example(5)) > 0.65
+    assert float(run_example(6)) > 0.65
 
 
 def test_end_to_end_learns_the_exclusive_blocks_with_its_defaults():

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from problems import random_like
 
 import spen_jax as sx
 
@@ -89,6 +90,19 @@ def test_validation_rows_see_no_label_of_a_validation_row(blocks):
     np.testing.assert_array_equal(rows.valid.x, other.valid.x)
     np.testing.assert_array_equal(rows.part.x, other.part.x)
     assert not np.array_equal(rows.test.x, other.test.x)  # test rows see all training rows
+
+
+def test_what_other_rows_say_enters_the_hidden_layer_and_by_two_scalars_the_logits():
+    network = recipes.NetworkWithOthers(3, 5, input_dropout=0.9, dropout=0.9)
+    x = np.random.default_rng(0).normal(size=(4, 2 + 2 * 3)).astype(np.float32)
+    p = random_like(network.init(jax.random.key(0), x)["params"])
+    h = np.maximum(x @ p["hidden_0"]["kernel"] + p["hidden_0"]["bias"], 0)
+    want = h @ p["output"]["kernel"] + p["output"]["bias"]
+    want = want + p["others"][0] * x[:, 2:5] + p["others"][1] * x[:, 5:8]
+    np.testing.assert_allclose(network.apply({"params": p}, x), want, rtol=1e-4)
+    masks = {"dropout": jax.random.key(1)}
+    hidden = network.apply({"params": p}, x, True, rngs=masks, method="hidden")
+    np.testing.assert_allclose(hidden[:, 5:], x[:, 2:])  # never dropped out
 
 
 def test_the_rows_of_a_seed_part_the_training_rows_and_leave_the_test_rows_alone(blocks):

@@ -77,6 +77,14 @@ def test_the_page_on_latent_variables_runs_as_printed(capsys):
         np.testing.assert_allclose(axes, [2, 1.5], atol=0.08)
 
 
+def test_the_section_on_training_runs_as_printed(capsys):
+    run(section("Every way to train"))
+    lines = [line.split(" {")[0].rsplit(" ", 1) for line in capsys.readouterr().out.splitlines()]
+    f1 = {name: float(value) for name, value in lines}
+    assert set(f1) == {"max-margin", "end to end", "ranking", "deep value"}
+    assert all(value > 0.5 for value in f1.values())  # all labels on: 0.4
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_what_a_page_links_to_is_there(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
