@@ -6,6 +6,7 @@ global term. Its minimiser is the feature network's answer, so that the differen
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import shared
 from flax import linen as nn
 from multilabel import Model, Phase
@@ -154,6 +156,7 @@ class Parts(NamedTuple):
     """What a method trains with."""
 
     settings: Settings
+    n_labels: int
     features: Any
     energy: Any
     inference: dict[str, Any]
@@ -247,6 +250,16 @@ def _implicit(parts):
             **parts.inference,
         ),
     )
+
+
+def _enumerated(parts):
+    if parts.n_labels > 10:
+        shared.fail(
+            f"likelihood goes through all label sets, of 10 labels at most, here {parts.n_labels}: take ranking"
+        )
+    answers = np.array(list(itertools.product((0.0, 1.0), repeat=parts.n_labels)), np.float32)
+    objective = likelihood.maximum_likelihood(parts.energy, parts.features, answers=answers)
+    return on_features(parts, objective)
 
 
 def _pseudo_likelihood(parts):
@@ -379,6 +392,7 @@ METHODS = {
     "implicit": Method(
         "implicit", _implicit, {"steps": 30, "global_rate": 10.0}, from_scratch=True
     ),
+    "likelihood": Method("likelihood by enumeration", _enumerated),
     "pseudo-likelihood": Method("pseudo-likelihood", _pseudo_likelihood),
     "contrastive-divergence": Method("contrastive divergence", _divergence(False)),
     "persistent": Method("persistent CD", _divergence(True)),
@@ -532,7 +546,7 @@ def model(settings: Settings, name: str, n_labels: int, local: bool = False) -> 
     return Model(
         method.title + (", no global term" if local else ""),
         init,
-        method.phases(Parts(settings, features, energy, inference, answer)),
+        method.phases(Parts(settings, n_labels, features, energy, inference, answer)),
         predict,
         None if method.from_scratch else "network",
         trace,

@@ -57,6 +57,7 @@ OWN: dict[str, dict[str, tuple[Any, ...]]] = {
     "contrastive": COST,
     "end-to-end": TASK_LOSS,
     "implicit": TASK_LOSS,
+    "likelihood": {},
     "pseudo-likelihood": {},
     "contrastive-divergence": SAMPLES,
     "persistent": SAMPLES,

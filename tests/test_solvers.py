@@ -65,6 +65,14 @@ class Case(NamedTuple):
     solvers: list[str]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def as_users_compile():
+    """With XLA's optimisations: without them rounding makes one implicit solve NaN (product-heavy_ball)."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def quadratic_case(domain, shape, solve, shift, solvers, size):
     def answer(params, b):
         y = solve(params["A"], b)
