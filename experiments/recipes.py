@@ -224,32 +224,21 @@ def _margin(variant):
     return phases
 
 
-def _end_to_end(parts):
-    return at_once(
-        parts,
-        sx.end_to_end(
-            parts.energy,
-            parts.features,
-            loss=task_loss(parts.settings),
-            weights=(0.1, *[0] * (parts.settings.steps - 1), 1),
-            start=shared.start,
-            **parts.inference,
-        ),
+def _end_to_end(parts, **more):
+    more = more or {"weights": (0.1, *[0] * (parts.settings.steps - 1), 1)}
+    objective = sx.end_to_end(
+        parts.energy,
+        parts.features,
+        loss=task_loss(parts.settings),
+        start=shared.start,
+        **more,
+        **parts.inference,
     )
+    return at_once(parts, objective)
 
 
 def _implicit(parts):
-    return at_once(
-        parts,
-        sx.end_to_end(
-            parts.energy,
-            parts.features,
-            loss=task_loss(parts.settings),
-            start=shared.start,
-            differentiate=sx.Implicit(steps=100, tolerance=1e-2),
-            **parts.inference,
-        ),
-    )
+    return _end_to_end(parts, differentiate=sx.Implicit(steps=100, tolerance=1e-2))
 
 
 def _enumerated(parts):
