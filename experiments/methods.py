@@ -208,7 +208,7 @@ def draw(folder: Path, result: dict[str, Any]) -> None:
     mark = "synthetic data: " if result["synthetic"] else ""
     colors = plt.get_cmap("tab20")(np.arange(len(models)) % 20)
 
-    figure, axis = plt.subplots(figsize=(9, 5))
+    figure, (left, axis) = plt.subplots(1, 2, figsize=(14, 5))
     everything = {"network": result["models"]["network"], **models}
     for (name, m), color in zip(everything.items(), ["k", *colors], strict=True):
         seconds = np.mean(m["training_seconds"])
@@ -216,14 +216,22 @@ def draw(folder: Path, result: dict[str, Any]) -> None:
             seconds += np.mean(everything["network"]["training_seconds"])
         f1 = m["test_f1_tuned"]
         spread = np.std(f1, ddof=1) if len(f1) > 1 else 0
+        left.plot(*np.transpose(m["curve"][0]), lw=1, color=color)
         axis.errorbar(
             seconds, np.mean(f1), spread, fmt="o", color=color, ms=5, lw=1, label=m["title"]
         )
     axis.set(
         xlabel="training seconds, the network it starts from included",
         ylabel="test F1 at the tuned threshold, %",
-        title=f"{mark}{result['data']['name']}: F1 against training time",
+        title="both trainings, mean and spread of seeds",
     )
+    left.set(
+        xlabel="training seconds, the network it starts from included",
+        ylabel="validation F1 at its best threshold, %",
+        title=f"{mark}{result['data']['name']}: while epochs are chosen, first seed",
+    )
+    left.set_ylim(bottom=left.get_ylim()[1] - 12)
+    left.grid(alpha=0.3)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     shared.save_figure(figure, folder / "seconds.png")
@@ -236,6 +244,7 @@ def draw(folder: Path, result: dict[str, Any]) -> None:
         ylabel="test F1 at the tuned threshold, %",
         title=f"{mark}{result['data']['name']}: F1 against inference steps",
     )
+    axis.set_xticks(range(0, STEPS + 1, 5))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     shared.save_figure(figure, folder / "steps.png")
