@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
 
-from spen_jax import losses
+from spen_jax import likelihood, losses
 from spen_jax.inference import Energy
 from spen_jax.objectives import (
     Cost,
@@ -148,7 +148,7 @@ def energy_as_loss(
                 "margin", energy, cost, theta, context, truth, stop_gradient(y_hat)
             )
         else:
-            learned = _ranking(energies, theta, context, truth, stop_gradient(logits), samples, key)
+            learned = _ranking(energy, theta, context, truth, stop_gradient(logits), samples, key)
         return value + learned, metrics | {"learned": learned}
 
     return objective
@@ -219,13 +219,10 @@ def _energy_player(
     }
 
 
-def _ranking(energies, theta, context, truth, logits, samples, key):
-    logits = logits[None]
-    drawn = jax.random.bernoulli(key, jax.nn.sigmoid(logits), (samples, *truth.shape))
-    y = jnp.concatenate([truth[None], drawn.astype(logits.dtype)])
-    log_q = -jnp.sum(optax.sigmoid_binary_cross_entropy(logits, y), axis=-1)  # (K + 1, B)
-    scores = -jax.vmap(energies, (None, None, 0))(theta, context, y) - log_q
-    return jnp.mean(jax.nn.logsumexp(scores, axis=0) - scores[0])
+def _ranking(energy, theta, context, truth, logits, samples, key):
+    noise = likelihood.IndependentBernoulli(lambda _: logits)
+    levels = likelihood.levels(noise, energy, theta, context, truth, key, samples)
+    return jnp.mean(losses.info_nce(levels[:, 0], levels[:, 1:]))
 
 
 def _check_weight(name, weight):

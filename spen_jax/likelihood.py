@@ -312,11 +312,25 @@ def ranking(
         feature_key, noise_key = jax.random.split(key)
         context, truth = features(params, batch.x, feature_key), _floats(batch.y)
         points = _with_noise(noise, energy, params, context, truth, noise_key, samples)
-        levels = points.energy + points.log_q
-        value = jnp.mean(losses.info_nce(levels[:, 0], levels[:, 1:]))
+        above_noise = points.energy + points.log_q
+        value = jnp.mean(losses.info_nce(above_noise[:, 0], above_noise[:, 1:]))
         return value, {"loss": value, **_metrics(points.energy)}
 
     return objective
+
+
+def levels(
+    noise: Noise,
+    energy: Energy,
+    params: Any,
+    context: Any,
+    truth: jax.Array,
+    key: Any,
+    samples: int,
+) -> jax.Array:
+    """E + log q of the truth and of so many draws after it, (B, 1 + samples): what `ranking` compares."""
+    points = _with_noise(noise, energy, params, context, truth, key, samples)
+    return points.energy + points.log_q
 
 
 class _Points(NamedTuple):
