@@ -1,34 +1,32 @@
-"""What the experiments share: a run's folder and its files, progress bars, and one way to train."""
+"""What the experiments share: a run's folder and its files, checks of settings, and progress bars."""
 
 import io
 import json
 import math
 import platform
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import matplotlib
 import numpy as np
-import optax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
 import spen_jax as sx
-from spen_jax import inference_networks, metrics, training
-from spen_jax.checkpoints import replacing
+from spen_jax.training import Trained
+from spen_jax.training.checkpoints import replacing
 
 matplotlib.use("Agg")
 console = Console(highlight=False)
 synthetic = False  # whether every line that `say` prints must carry that word
+T = TypeVar("T")
 
 
 def say(what: Any) -> None:
@@ -39,6 +37,25 @@ def say(what: Any) -> None:
     for line in capture.get().splitlines():
         line = f"synthetic | {line}" if synthetic else line
         console.print(Text.from_ansi(line), soft_wrap=True)
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line on standard error and exit status 2."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Fail unless there are seeds, all different and none negative."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        fail(f"--seeds needs different numbers, 0 or more, got {list(seeds)}")
+
+
+def check_least(config: Any, **least: int) -> None:
+    """Fail where a setting is below the least it may be: `check_least(config, epochs=1)`."""
+    for name, lowest in least.items():
+        if (got := getattr(config, name)) < lowest:
+            fail(f"--{name.replace('_', '-')} must be at least {lowest}, got {got}")
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -94,7 +111,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: Sequence[float]) -> str:
     """The mean and, for several values, their sample standard deviation: "47.2 ± 0.3"."""
     mean = f"{np.mean(values):.1f}"
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
@@ -114,159 +131,30 @@ def progress_bars() -> Iterator[Progress]:
         yield progress
 
 
-def start(context: Any, key: Any = None) -> jax.Array:
-    """Inference starts at the feature network's own answer."""
-    return jax.nn.sigmoid(context["logits"])
+def followed(training: Iterator[T], progress: Progress | None, name: str, epochs: int) -> T:
+    """The last of what a training yields, under a bar called `name` while it runs.
 
-
-def initial_params(module: Any, data: sx.data.Split, key: jax.Array) -> Any:
-    """The parameters of a network or a SPEN before training."""
-    example = (data.x[:1], data.y[:1]) if isinstance(module, sx.SPEN) else (data.x[:1],)
-    return module.init(key, *example)["params"]
-
-
-def validation_f1(
-    predict: Callable[..., tuple[jax.Array, Any]], valid: sx.data.Split, params: Any
-) -> float:
-    """Example-averaged F1 of `predict(params, x) -> (y, ...)` at the threshold that is best on the same rows."""
-    y = predict(params, valid.x)[0]
-    return metrics.example_f1(valid.y, metrics.decide(y, metrics.tune_threshold(valid.y, y)))
-
-
-Rates = tuple[tuple[str, float], ...]
-
-
-class Recipe(NamedTuple):
-    """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine.
-
-    Steps whose gradient is not finite are skipped, up to 50 in a row.
+    It yields after each of its epochs, at most so many: `train`, `fit_phases` or `choose_then_refit`. The bar shows
+    the newest score in percent, or the loss.
     """
-
-    epochs: int
-    learning_rate: float
-    weight_decay: float
-    batch_size: int = 128
-    clip: float = 5.0
-    average: float | None = None
-    """Decay of the moving average of the parameters that is evaluated and kept, or None."""
-    alternate: bool = False
-    """Whether parameters "energy" and "predictor" take turns."""
-    to_the_end: bool = False
-    """Whether the last epoch is kept, and not the best."""
-
-
-class Trained(NamedTuple):
-    """Parameters, the epoch they are from, and the validation score of every epoch (or none)."""
-
-    params: Any
-    epoch: int
-    scores: list[float]
-    seconds: float
-    clock: tuple[float, ...] = ()
-    """Seconds of training, without validation, after each epoch."""
-
-
-@lru_cache(maxsize=64)
-def optimizer_of(recipe: Recipe, steps: int, rates: Rates) -> optax.GradientTransformation:
-    """The optimizer of a training; the same object for the same settings, so that nothing compiles twice.
-
-    `rates` are pairs of a text and a factor: the first pair whose text is in a parameter's path sets the
-    factor of its learning rate (not of its decay), 0 freezes it; where none is, the factor is 1.
-    """
-
-    def factors(params):
-        def factor(path, _):
-            return next((f for text, f in rates if text in jax.tree_util.keystr(path)), 1.0)
-
-        return jax.tree.map_with_path(factor, params)
-
-    if recipe.alternate:
-        steps = -(-steps // 2)  # of each player
-
-    def adamw(factor):
-        peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
-        rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
-        return optax.adamw(rate, weight_decay=decay)
-
-    optimizer = optax.chain(
-        optax.masked(optax.set_to_zero(), lambda p: jax.tree.map(lambda f: f == 0, factors(p))),
-        optax.clip_by_global_norm(recipe.clip),
-        optax.partition({f: adamw(f) for f in {1.0, *(f for _, f in rates)}}, factors),
-    )
-    if recipe.alternate:
-        optimizer = inference_networks.alternating(optimizer, optimizer)
-    return training.stable(optimizer, clip=None, skip=50, average=recipe.average)
-
-
-def train(
-    objective: sx.objectives.Objective,
-    params: Any,
-    data: sx.data.Split,
-    recipe: Recipe,
-    key: jax.Array,
-    *,
-    score: Callable[[Any], float] | None = None,
-    patience: int = 1_000,
-    stop_after: int | None = None,
-    rates: Rates = (),
-    progress: Progress | None = None,
-    name: str = "",
-) -> Trained:
-    """Train by `recipe`, and keep the epoch with the best validation score.
-
-    That is the mean of its own score and those of the two epochs before it: a single one is noisy.
-
-    Args:
-      objective: what to minimise.
-      params: where to start.
-      data: the training rows.
-      recipe: the rates; the schedule always spans all of its epochs.
-      key: decides the order of the examples and all that is random.
-      score: validation score of parameters, higher is better; without it the last epoch is kept.
-      patience: stop when this many epochs brought nothing better.
-      stop_after: stop after this epoch, the one that an earlier training found best.
-      rates: factors of the learning rate, see `optimizer_of`.
-      progress: bars to add one to.
-      name: of the bar.
-    """
-    start = time.perf_counter()
-    steps = training.steps_per_epoch(len(data.x), recipe.batch_size) * recipe.epochs
-    optimizer = optimizer_of(recipe, steps, rates)
-    epochs = recipe.epochs if stop_after is None else stop_after
-    name = f"synthetic | {name}" if synthetic else name
-    bar = progress.add_task(name, total=epochs, note="") if progress else TaskID(0)
-    best, scores, clock, spent = training.Best(params), [], [], 0.0
-    first = training.init(params, optimizer, key)
-    began = start
-    for state, means in training.fit(
-        objective, optimizer, first, data, epochs=epochs, batch_size=recipe.batch_size
-    ):
-        spent += time.perf_counter() - began
-        clock.append(spent)
-        note = f"loss {means['loss']:.3g}"
-        current = state.params
-        if recipe.average is not None:
-            current = training.average_of(state.opt_state)
-        if score is not None:
-            scores.append(score(current))
-        if score is None or recipe.to_the_end:
-            best = best._replace(params=current, epoch=best.epoch + 1)
-        else:
-            best = best.update(current, float(np.mean(scores[-3:])))
-        if scores:
-            note = f"F1 {100 * scores[-1]:.1f}"
-        began = time.perf_counter()
-        if progress:
-            progress.update(bar, advance=1, note=note)
-        if best.stale >= patience:
-            break
+    last, bar = None, None
     if progress:
+        name = f"synthetic | {name}" if synthetic else name
+        bar = progress.add_task(name, total=epochs, note="")
+    for last in training:
+        if progress and bar is not None:
+            progress.update(bar, advance=1, note=_note(last))
+    if progress and bar is not None:
         progress.remove_task(bar)
-    seconds = time.perf_counter() - start
-    return Trained(best.params, best.epoch, scores, seconds, tuple(clock))
+    if last is None:
+        raise ValueError(f"the training {name!r} yielded nothing")
+    return last
 
 
-def fail(message: str) -> NoReturn:
-    """End the program with one line on standard error and exit status 2."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    raise SystemExit(2)
+def _note(value: Any) -> str:
+    """Of the training that is at work, the last of the tuples that are not empty."""
+    while not isinstance(value, Trained):
+        value = [part for part in value if part][-1]
+    if value.scores:
+        return f"score {100 * value.scores[-1]:.1f}"
+    return f"loss {value.metrics['loss']:.3g}" if "loss" in value.metrics else ""

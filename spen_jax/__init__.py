@@ -1,57 +1,41 @@
 """Energy-based structured prediction in JAX: define an energy, minimise it over outputs, train it."""
 
 from spen_jax import (
-    architectures,
-    checkpoints,
-    conditions,
     data,
-    diagnostics,
     domains,
     energies,
-    gibbs,
+    exact,
     inference,
-    inference_networks,
-    latent,
-    likelihood,
     losses,
     metrics,
-    negatives,
+    networks,
     objectives,
     sampling,
-    solvers,
-    synthetic,
-    terms,
     training,
-    value_networks,
 )
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
-from spen_jax.energies import SPEN, FeatureNetwork, functions_of, logits_of
+from spen_jax.energies import SPEN, implied_logits, interactions
 from spen_jax.inference import (
-    Implicit,
-    Solution,
-    Unrolled,
-    implied_logits,
-    interactions,
-    loss_augmented,
-    minimize,
-    minimize_best,
-)
-from spen_jax.objectives import end_to_end, feed_forward, max_margin
-from spen_jax.sampling import HamiltonianMonteCarlo, Langevin, sample
-from spen_jax.solvers import (
     FrankWolfe,
     GradientDescent,
+    Implicit,
     LineSearch,
     MirrorDescent,
     OnLogits,
     Optax,
+    Solution,
+    Unrolled,
+    minimize,
+    minimize_best,
 )
+from spen_jax.networks import FeatureNetwork, functions_of, logits_of
+from spen_jax.objectives import end_to_end, feed_forward, loss_augmented, max_margin
+from spen_jax.sampling import HamiltonianMonteCarlo, Langevin, sample
 from spen_jax.training import fit
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "SPEN",
     "Box",
     "FeatureNetwork",
     "FrankWolfe",
@@ -66,41 +50,31 @@ __all__ = [
     "Optax",
     "Product",
     "Reals",
+    "SPEN",
     "Simplex",
     "Solution",
     "Unrolled",
-    "architectures",
-    "checkpoints",
-    "conditions",
     "data",
-    "diagnostics",
     "domains",
     "end_to_end",
     "energies",
+    "exact",
     "feed_forward",
     "fit",
     "functions_of",
-    "gibbs",
     "implied_logits",
     "inference",
-    "inference_networks",
     "interactions",
-    "latent",
-    "likelihood",
-    "loss_augmented",
     "logits_of",
+    "loss_augmented",
     "losses",
     "max_margin",
     "metrics",
     "minimize",
     "minimize_best",
-    "negatives",
+    "networks",
     "objectives",
     "sample",
     "sampling",
-    "solvers",
-    "synthetic",
-    "terms",
     "training",
-    "value_networks",
 ]

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import brentq
 
 from spen_jax import SPEN, FeatureNetwork, functions_of
-from spen_jax.energies import binary_entropy
+from spen_jax.domains import binary_entropy
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,1 @@
+"""Energies of label sets: the multi-label data, methods and comparisons."""

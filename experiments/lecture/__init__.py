@@ -1,0 +1,1 @@
+"""The examples of a lecture on energy-based models, computed."""

@@ -1,0 +1,71 @@
+"""What the lecture's experiments do alike: a run from its settings to its folder, a look at its progress, tables."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from experiments import shared
+
+
+class Run(NamedTuple):
+    """A run in progress."""
+
+    folder: Path
+    began: float
+
+    def finish(self, result: dict[str, Any], *printed: Any, **versions: str) -> dict[str, Any]:
+        """Write result.json, with the versions and the seconds; print tables and sentences; return the result."""
+        seconds = time.perf_counter() - self.began
+        result = result | {"environment": shared.environment() | versions, "seconds": seconds}
+        shared.write_json(self.folder / "result.json", result)
+        for what in (*printed, f"{seconds:.0f} s; wrote {self.folder}"):
+            shared.console.print(what)
+        return result
+
+
+def begin(config: Any, name: str, **least: int) -> Run:
+    """Check the seeds, where there are any, and the `least` settings may be; make the folder with config.json."""
+    began = time.perf_counter()
+    shared.check_seeds(getattr(config, "seeds", (0,)))
+    shared.check_least(config, **least)
+    folder = shared.new_folder(config.out, name)
+    shared.write_json(folder / "config.json", vars(config))
+    return Run(folder, began)
+
+
+def tracked(cases: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """The cases, one after another, under a progress bar that names the one in work."""
+    with shared.progress_bars() as progress:
+        bar = progress.add_task("", total=len(cases), note="")
+        for case in cases:
+            progress.update(bar, description=", ".join(case))
+            yield case
+            progress.advance(bar)
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], **look: Any) -> Table:
+    """A Rich table; all columns but the first are aligned to the right."""
+    made = Table(title=title, **look)
+    for n, column in enumerate(columns):
+        made.add_column(column, justify="right" if n else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def summary(title: str, rows: dict[str, dict[str, Any]], **look: Any) -> Table:
+    """The table of {row: {column: value}}: text, a number, or several numbers, of which mean and spread."""
+
+    def shown(value):
+        if isinstance(value, str):
+            return value
+        mean, several = f"{np.mean(value):.3g}", np.size(value) > 1
+        return f"{mean} ± {np.std(value, ddof=1):.2g}" if several else mean
+
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = ([name, *(shown(row.get(c, "")) for c in columns)] for name, row in rows.items())
+    return table(title, ("", *columns), cells, **look)

@@ -1,0 +1,76 @@
+"""What is said about arguments before anything is traced."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spen_jax.types import Energy
+
+
+def check_context(context: Any, batch: int) -> None:
+    """ValueError where an array of the context has no leading axis of so many examples."""
+    for path, leaf in jax.tree.leaves_with_path(context):
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] != batch:
+            raise ValueError(
+                f"each array of the context needs a leading axis of {batch} examples, as start has, but "
+                f"context{jax.tree_util.keystr(path)} has shape {shape}; what all examples share "
+                "belongs in params"
+            )
+
+
+def check_energy(energy: Energy, params: Any, context: Any, y: Any) -> None:
+    """ValueError where the energy of one example is no scalar; its own errors get a note of the shapes."""
+    shapes = jax.tree.map(lambda a: a.shape, (context, y))
+    try:
+        out = jax.eval_shape(energy, params, context, y)
+    except Exception as error:
+        error.add_note(f"in the energy of one example, with context and y of shapes {shapes}")
+        raise
+    if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"the energy must return a float scalar for one example, got {out}, with y of shape {shapes[1]}; sum over "
+            "the outputs, the batch is not its concern"
+        )
+
+
+def as_points(start: Any) -> Any:
+    """`start` as arrays; ValueError where NumPy's float64 would be rounded to float32 in silence."""
+
+    def convert(a):
+        if isinstance(a, jax.Array):
+            return a
+        if getattr(a, "dtype", None) == np.float64 != jnp.result_type(float):
+            raise ValueError(
+                "start is float64, but JAX's 64-bit mode is off and would round it to float32; give "
+                "start.astype(np.float32), or switch the mode on with jax.config.update('jax_enable_x64', True)"
+            )
+        return jnp.asarray(a)
+
+    return start if isinstance(start, jax.Array) else jax.tree.map(convert, start)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """ValueError for a number that is not whole, or below `least`."""
+    if value != int(value) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """ValueError for a number that is not positive and finite."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def checked_shape(what: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+    """`value` as an array; ValueError where it has another shape."""
+    if jnp.shape(value) != shape:
+        raise ValueError(f"{what} must have shape {shape}, got {jnp.shape(value)}")
+    return jnp.asarray(value)
+
+
+def as_floats(y: Any) -> jax.Array:
+    """y as floats: booleans and integers would be added as such."""
+    return jnp.asarray(y, jnp.result_type(y, 0.0))

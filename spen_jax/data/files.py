@@ -1,0 +1,175 @@
+"""The files of published data sets: where they lie, whether they are the right ones, how they get there.
+
+The standard library only. What several functions share:
+
+`name`
+    One of `SOURCES`: bibtex, delicious, scene, yeast. The files lie in a folder of that name.
+`data_dir`
+    The folder that holds the folder `<name>`. Without it: the environment's `SPEN_JAX_DATA`; else
+    the cache, which is `SPEN_JAX_CACHE`, or `$XDG_CACHE_HOME/spen_jax`, or `~/.cache/spen_jax`,
+    and which a download fills. A folder that was named is final: nothing else stands in for it.
+`progress`
+    Called with (file name, bytes done, bytes in all or None) as a download proceeds; the two
+    numbers are equal at its end.
+"""
+
+import hashlib
+import http.client
+import os
+import secrets
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class Source(NamedTuple):
+    """Where a data set is published: SHA-256 by file name, and base addresses, best first."""
+
+    files: dict[str, str]
+    addresses: tuple[str, ...]
+
+
+class DataError(ValueError):
+    """A data file that is damaged or malformed; the message is one sentence that says where."""
+
+
+class DownloadError(OSError):
+    """No address delivered a file; the message says why, and what to do without a network."""
+
+
+_MULAN = (
+    "https://raw.githubusercontent.com/tsoumakas/mulan/"
+    "43f6389095ad71984264db4387a8074b22bc7d4a/data/multi-label/"
+)
+
+
+def _mulan(name: str, train: str, test: str, xml: str, *mirrors: str) -> Source:
+    files = {f"{name}-train.arff": train, f"{name}-test.arff": test, f"{name}.xml": xml}
+    return Source(files, (f"{_MULAN}{name}/", *mirrors))
+
+
+SOURCES: Mapping[str, Source] = {
+    "bibtex": _mulan(
+        "bibtex",
+        "8dcc9de6e0b2cebaec8c1f4fac78431adeeb73cfd3ab879b530a66d366e59174",
+        "9b03329cde64d3f994bdf7fbbac3f3b10fe185c311cb9ae725475f59c7f3f922",
+        "08fe20013c1e75dcf1888c185f5187c95e76495b8518ce289b4d3afce38d1232",
+        "https://raw.githubusercontent.com/gyglim/dvn/"
+        "5fbfd2bf6a13701a3cb70f29b8dc4f7817780988/mlc_datasets/bibtex/",
+        "https://raw.githubusercontent.com/philqc/deep-value-networks-pytorch/"
+        "15ec69dca1becc80b4f61fa8d59730b19d63c87f/data/bibtex/",
+    ),
+    "delicious": _mulan(
+        "delicious",
+        "030186cdb542ebdd32052fcdbb1ebe30115b3a22518c1b4b198c45eb827aebe1",
+        "2dfb01723a819914b0ca83361177ed413ce3f2169851d9f228d4692915d63944",
+        "4e0c0f93c7d86a39b9fca4aaefaa00e9428f2c80277732dfbf03ca48e2c14da2",
+    ),
+    "scene": _mulan(
+        "scene",
+        "b53ba93bdf412de922e3960389bcee24744fa3e872ce610511fc1d750888b64d",
+        "ea38d20296b3ff7e220f477a3b802a9bcb2d768881fe6ee163efbc97ea527a42",
+        "55d8b247b949ad5c52e5a73d8c6775ec6e5469ce9682465b45b333b68ee4bcc5",
+    ),
+    "yeast": _mulan(
+        "yeast",
+        "e759dc991ff54694a4ff9c4314f3be0d6fd2b1994a4b563f57e416394c6aebbd",
+        "4aaac102bff9669a765bf0b378602e5cc8c3b181048282e2f003117b496d552a",
+        "c3056cc26444b5158b1588d1b73bec9c45429e10f0957ad085903423cb81f247",
+    ),
+}
+
+
+def print_progress(file: str, done: int, total: int | None) -> None:
+    """Show one line on standard error for each file that is being downloaded."""
+    of_all = "" if total is None else f" of {total / 1e6:.1f}"
+    end = "\n" if done == total else ""
+    print(f"\r{file}: {done / 1e6:.1f}{of_all} MB", end=end, file=sys.stderr, flush=True)
+
+
+def find(
+    name: str, data_dir: str | Path | None = None, progress: Progress = print_progress
+) -> Path:
+    """Return the folder that holds the files of a data set, downloading them if no one named one.
+
+    Raises ValueError for an unknown name, FileNotFoundError if a named folder lacks a file, and
+    `DownloadError`.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"expected a data set among {', '.join(SOURCES)}, got {name!r}")
+    named_by = "SPEN_JAX_DATA" if data_dir is None else "the argument data_dir"
+    root = (os.environ.get("SPEN_JAX_DATA") or None) if data_dir is None else data_dir
+    folder = (_cache() if root is None else Path(root).expanduser()) / name
+    missing = [file for file in SOURCES[name].files if not (folder / file).is_file()]
+    if missing and root is not None:
+        raise FileNotFoundError(
+            f"{', '.join(missing)} missing from {folder}, which {named_by} points to; put the"
+            f" files there, name the folder that holds {name}/, or name none to download them"
+        )
+    for file in missing:
+        _download(SOURCES[name], file, folder, progress)
+    return folder
+
+
+def verify(name: str, folder: Path) -> None:
+    """Raise `DataError` unless every file of a data set in `folder` has the published SHA-256."""
+    for file, expected in SOURCES[name].files.items():
+        if (found := sha256(folder / file)) != expected:
+            raise DataError(
+                f"{folder / file}: expected SHA-256 {expected}, got {found}; "
+                "delete the file and load again to download it, or copy it anew"
+            )
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache() -> Path:
+    if named := os.environ.get("SPEN_JAX_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spen_jax"
+
+
+def _download(source: Source, file: str, folder: Path, progress: Progress) -> None:
+    failures: list[str] = []
+    for address in source.addresses:
+        try:
+            return _fetch(address + file, folder / file, source.files[file], progress)
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(f"{address + file}: {str(error) or type(error).__name__}")
+    raise DownloadError(
+        f"no address delivered {file} ({'; '.join(failures)}); without a network, put"
+        f" {', '.join(source.files)} into {folder}, or name the folder that holds {folder.name}/"
+        " with data_dir, --data-dir or SPEN_JAX_DATA"
+    )
+
+
+def _fetch(address: str, path: Path, expected: str, progress: Progress) -> None:
+    """Download to a temporary file beside `path`, which takes its name only once it is checked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    digest, done = hashlib.sha256(), 0
+    try:
+        with urllib.request.urlopen(address, timeout=30) as response, open(part, "wb") as file:
+            total = response.length  # None where the server does not say
+            while chunk := response.read(1 << 16):
+                file.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                progress(path.name, done, total)
+        if total is not None and done != total:
+            raise OSError(f"the connection closed after {done} of {total} bytes")
+        if digest.hexdigest() != expected:
+            raise OSError(f"expected SHA-256 {expected}, got {digest.hexdigest()}")
+        os.replace(part, path)
+        if total is None:
+            progress(path.name, done, done)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""Where y lives: a domain projects any point onto itself, starts an inference, and rounds an answer.
+
+It also says what is natural there: the point that a network's scores stand for (`link`), what an answer costs
+(`loss`), and what counts as one part of y (`parts`), which a mask has one boolean for. `minimize` gives a domain one
+example at a time; on a batch the methods act on each example alike, but for `entropy` and the losses, which sum.
+What a domain cannot do (reals have no corners, a ball no logits) raises ValueError and says what can.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax.domains.entropies import total
+
+
+def counting(mask: Any, y: Any) -> Any:
+    """y, an array or a tree, with 0 in the parts where the mask is False; y itself where mask is None.
+
+    A mask has the leading axes of y, (T,) for rows (T, K) that count or do not; for a tree it is a tree of masks.
+    ValueError where it has others.
+    """
+    if mask is None:
+        return y
+
+    def of_leaf(mask, y):
+        shape, rank = jnp.shape(y), jnp.ndim(mask)
+        if jnp.shape(mask) != shape[:rank]:
+            raise ValueError(
+                f"a mask needs the leading axes of y, whose shape is {shape}, got shape {jnp.shape(mask)}"
+            )
+        mask = jnp.reshape(mask, (*shape[:rank], *[1] * (len(shape) - rank)))
+        return jnp.where(mask, y, jnp.zeros((), jnp.result_type(y)))
+
+    return jax.tree.map(lambda m, part: jax.tree.map(partial(of_leaf, m), part), mask, y)
+
+
+class Domain:
+    """What all domains offer; a new one is a frozen dataclass with these methods."""
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether it has `to_logits`, `from_logits` and `entropy`, which mirror descent needs."""
+        return False
+
+    def check(self, y: Any) -> None:
+        """ValueError where the shape of y, one example, does not fit."""
+        if not hasattr(y, "shape"):
+            raise ValueError(
+                f"{self} needs y to be one array for each example, got the tree "
+                f"{jax.tree.structure(y)}; Product makes a domain of a tree"
+            )
+
+    def parts(self, y: Any) -> Any:
+        """The shape of a mask of one example's y: what can be known, or count, by itself; of arrays or shapes.
+
+        All of y.shape where each number is a part of its own; without the last axis where a vector is.
+        """
+        return y.shape
+
+    def project(self, y: Any) -> Any:
+        """argmin over u in the domain of ||u - y||."""
+        raise NotImplementedError
+
+    def initial(self, shape: Any) -> Any:
+        """The point in the middle, of this shape."""
+        raise NotImplementedError
+
+    def random(self, key: jax.Array, shape: Any) -> Any:
+        """A random point of this shape."""
+        raise NotImplementedError
+
+    def onto_face(self, y: Any, target: Any, scaled: Any, v: Any) -> Any:
+        """The Jacobian of `project` at `target` times v, where y = project(target): it takes out active bounds.
+
+        target is y less the gradient times one number, scaled is y less the gradient over each coordinate's curvature.
+        """
+        return jax.jvp(self.project, (target,), (v,))[1]
+
+    def round(self, y: Any) -> Any:
+        """The discrete answer nearest to y; y itself where the domain has none."""
+        return y
+
+    def to_logits(self, y: Any) -> Any:
+        """Logits l with from_logits(l) = y, for a point moved off the boundary by LOGIT_FLOOR."""
+        raise ValueError(f"{self} has no logits; a Box with two finite bounds and a Simplex have")
+
+    def from_logits(self, logits: Any) -> Any:
+        """The point with these logits: the mirror map of the domain's entropy."""
+        raise ValueError(f"{self} has no logits; a Box with two finite bounds and a Simplex have")
+
+    def entropy(self, y: Any) -> jax.Array:
+        """The entropy of one example's y in nats, a scalar; 0 at the domain's corners."""
+        raise ValueError(f"{self} has no entropy; a Box with two finite bounds and a Simplex have")
+
+    def link(self, scores: Any) -> Any:
+        """The point that a network's scores, of the shape of y, stand for: that of these logits, else the nearest."""
+        return self.from_logits(scores) if self.has_logits else self.project(scores)
+
+    def loss(self, y: Any, truth: Any, mask: Any = None) -> jax.Array:
+        """What y costs where `truth` is right, a scalar for one example, summed over everything.
+
+        The cross-entropy in nats where the domain has logits, else the squared error. Parts where `mask`, of shape
+        `parts(y)`, is False cost nothing.
+        """
+        return total(lambda y, t: (y - t) ** 2, counting(mask, y), counting(mask, truth))
+
+    def loss_of_scores(self, scores: Any, truth: Any, mask: Any = None) -> jax.Array:
+        """loss(link(scores), truth, mask), from the scores: its slope does not end where an answer is certain."""
+        return self.loss(self.link(scores), truth, mask)
+
+    def corner(self, gradient: Any) -> Any:
+        """argmin over s in the domain of <gradient, s>: the linear oracle of Frank-Wolfe."""
+        raise ValueError(f"{self} has no bounds on all sides, which a linear oracle needs")
+
+    def reflect(self, y: Any) -> Any:
+        """The point that a path to y arrives at if the boundary reflects it."""
+        raise ValueError(f"{self} cannot reflect; Reals and a Box can, other domains project")

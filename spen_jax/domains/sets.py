@@ -1,0 +1,254 @@
+"""The sets that one array y can live in: all reals, a box, simplices, balls."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import projections
+
+from spen_jax.domains.base import Domain, counting
+from spen_jax.domains.entropies import (
+    LOGIT_FLOOR,
+    binary_cross_entropy,
+    binary_entropy,
+    categorical_cross_entropy,
+    entropy,
+    total,
+)
+
+
+@dataclass(frozen=True)
+class Reals(Domain):
+    """All real arrays: nothing is projected or rounded."""
+
+    def project(self, y):
+        """The point itself."""
+        return y
+
+    def initial(self, shape):
+        """Zeros."""
+        return jnp.zeros(shape)
+
+    def random(self, key, shape):
+        """Independent standard normal numbers."""
+        return jax.random.normal(key, shape)
+
+    def reflect(self, y):
+        """The point itself."""
+        return y
+
+
+@dataclass(frozen=True)
+class Box(Domain):
+    """The box {y : lower <= y_i <= upper}; [0, 1] is the convex hull of the binary labellings.
+
+    A bound may be infinite: `Box(0, math.inf)` is the non-negative orthant, without a middle, logits or corners.
+    """
+
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self):
+        numbers = isinstance(self.lower, Real) and isinstance(self.upper, Real)
+        if not (numbers and self.lower < self.upper):
+            raise ValueError(
+                f"Box needs two numbers lower < upper, got lower={self.lower} and upper={self.upper}"
+            )
+
+    @property
+    def has_logits(self):
+        """Whether both bounds are finite."""
+        return math.isfinite(self.upper - self.lower)
+
+    def onto_face(self, y, target, scaled, v):
+        """v where y and the scaled target are strictly inside, else 0."""
+        inside = (self.lower < y) & (y < self.upper)
+        return jnp.where(inside & (self.lower < scaled) & (scaled < self.upper), v, 0)
+
+    def _finite(self, what: str) -> float:
+        if not self.has_logits:
+            raise ValueError(f"{what} needs a Box with two finite bounds, got {self}")
+        return self.upper - self.lower
+
+    def project(self, y):
+        """argmin over u in the box of ||u - y||: y clipped to [lower, upper]."""
+        return jnp.clip(y, self.lower, self.upper)
+
+    def initial(self, shape):
+        """The centre of the box, in every coordinate."""
+        return jnp.full(shape, self.lower + self._finite("the centre") / 2)
+
+    def random(self, key, shape):
+        """A point drawn uniformly from the box."""
+        self._finite("a uniform point")
+        return jax.random.uniform(key, shape, minval=self.lower, maxval=self.upper)
+
+    def round(self, y):
+        """The nearest corner of the box (the upper bound at the centre)."""
+        middle = self.lower + self._finite("rounding") / 2
+        return jnp.where(y >= middle, self.upper, self.lower).astype(jnp.result_type(y))
+
+    def _inside(self, y):
+        return (y - self.lower) / self._finite("a logit")
+
+    def to_logits(self, y):
+        """log(u / (1 - u)) with u = (y - lower) / (upper - lower)."""
+        inside = jnp.clip(self._inside(y), LOGIT_FLOOR, 1 - LOGIT_FLOOR)
+        return jnp.log(inside) - jnp.log1p(-inside)
+
+    def from_logits(self, logits):
+        """lower + (upper - lower) sigmoid(logits)."""
+        return self.lower + self._finite("a logit") * jax.nn.sigmoid(logits)
+
+    def entropy(self, y):
+        """The binary entropy of u = (y - lower) / (upper - lower), summed, times the width.
+
+        The width makes its gradient -logit(u) in every box.
+        """
+        return self._finite("the entropy") * jnp.sum(binary_entropy(self._inside(y)))
+
+    def loss(self, y, truth, mask=None):
+        """The binary cross-entropy of (y - lower) / (upper - lower); between infinite bounds the squared error."""
+        if not self.has_logits:
+            return super().loss(y, truth, mask)
+        inside = (counting(mask, self._inside(a)) for a in (y, truth))
+        return binary_cross_entropy(*inside)
+
+    def loss_of_scores(self, scores, truth, mask=None):
+        """That of lower + (upper - lower) sigmoid(scores)."""
+        if not self.has_logits:
+            return super().loss_of_scores(scores, truth, mask)
+
+        def each(scores, truth):
+            return counting(mask, optax.sigmoid_binary_cross_entropy(scores, truth))
+
+        return total(each, scores, self._inside(truth))
+
+    def corner(self, gradient):
+        """The lower bound where the gradient is positive, else the upper."""
+        self._finite("the linear oracle of Frank-Wolfe")
+        return jnp.where(gradient > 0, self.lower, self.upper).astype(gradient.dtype)
+
+    def reflect(self, y):
+        """Mirrors y at the bounds until it is inside."""
+        if self.has_logits:
+            width = self.upper - self.lower
+            mirrored = self.lower + width - jnp.abs(jnp.mod(y - self.lower, 2 * width) - width)
+            return jnp.where((self.lower <= y) & (y <= self.upper), y, mirrored)
+        if math.isfinite(self.lower):
+            return self.lower + jnp.abs(y - self.lower)
+        return self.upper - jnp.abs(self.upper - y) if math.isfinite(self.upper) else y
+
+
+@dataclass(frozen=True)
+class Simplex(Domain):
+    """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node."""
+
+    def check(self, y):
+        """ValueError for a scalar."""
+        super().check(y)
+        if len(y.shape) < 1:
+            raise ValueError(
+                "Simplex needs y of shape (..., K) for each example, got a scalar; start needs shape "
+                "(B, K) or (B, nodes, K)"
+            )
+
+    @property
+    def has_logits(self):
+        """Always."""
+        return True
+
+    def parts(self, y):
+        """Each distribution is one part: the shape without its last axis."""
+        return y.shape[:-1]
+
+    def project(self, y):
+        """argmin over u in the simplex of ||u - y||, by Optax."""
+        project = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")
+        # A shift changes nothing but the rounding of large numbers.
+        return project(y - jnp.max(y, axis=-1, keepdims=True)).astype(y.dtype)
+
+    def initial(self, shape):
+        """The uniform distribution, 1 / K."""
+        return jnp.full(shape, 1 / shape[-1])
+
+    def random(self, key, shape):
+        """A distribution drawn uniformly from the simplex."""
+        return jax.random.dirichlet(key, jnp.ones(shape[-1]), shape[:-1])
+
+    def round(self, y):
+        """1 at the largest entry (the first of equals), 0 elsewhere."""
+        return jax.nn.one_hot(jnp.argmax(y, -1), y.shape[-1], dtype=y.dtype)
+
+    def to_logits(self, y):
+        """log y."""
+        return jnp.log(jnp.maximum(y, LOGIT_FLOOR))
+
+    def from_logits(self, logits):
+        """softmax(logits)."""
+        return jax.nn.softmax(logits, axis=-1)
+
+    def entropy(self, y):
+        """-sum y log y over all nodes and values."""
+        return jnp.sum(entropy(y))
+
+    def loss(self, y, truth, mask=None):
+        """-sum t log y over all nodes and values."""
+        return categorical_cross_entropy(counting(mask, y), counting(mask, truth))
+
+    def loss_of_scores(self, scores, truth, mask=None):
+        """That of softmax(scores)."""
+
+        def each(scores, truth):
+            return counting(mask, optax.softmax_cross_entropy(scores, truth))
+
+        return total(each, scores, truth)
+
+    def corner(self, gradient):
+        """1 at the smallest entry of the gradient."""
+        return self.round(-gradient)
+
+
+@dataclass(frozen=True)
+class L2Ball(Domain):
+    """{y : ||y||_2 <= radius} along the last axis; of shape (nodes, D), one for each node."""
+
+    radius: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.radius < math.inf:
+            raise ValueError(f"L2Ball needs a finite radius > 0, got {self.radius}; else use Reals")
+
+    def check(self, y):
+        """ValueError for a scalar."""
+        super().check(y)
+        if len(y.shape) < 1:
+            raise ValueError(
+                "L2Ball needs y of shape (..., D) for each example, got a scalar; start needs shape (B, D)"
+            )
+
+    def parts(self, y):
+        """Each vector is one part: the shape without its last axis."""
+        return y.shape[:-1]
+
+    def project(self, y):
+        """y scaled down to the radius where it is longer, by Optax."""
+        project = partial(projections.projection_l2_ball, scale=self.radius)
+        return jnp.vectorize(project, signature="(d)->(d)")(y)
+
+    def initial(self, shape):
+        """The centre, 0."""
+        return jnp.zeros(shape)
+
+    def random(self, key, shape):
+        """A point drawn uniformly from the ball."""
+        return self.radius * jax.random.ball(key, shape[-1], shape=shape[:-1])
+
+    def corner(self, gradient):
+        """The point of the sphere against the gradient; the centre where the gradient is 0."""
+        norm = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
+        return -self.radius * gradient / jnp.where(norm > 0, norm, 1)

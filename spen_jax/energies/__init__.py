@@ -1,0 +1,71 @@
+"""Energies to take as they are."""
+
+from spen_jax.energies.classic import (
+    Binary,
+    Distance,
+    ImplicitRegressor,
+    LinearMachine,
+    Matcher,
+    Multiclass,
+    RadialBasis,
+    Regressor,
+    Saturated,
+    cosine,
+    euclidean,
+    gaussian_bumps,
+    linear,
+    minus_product,
+    squared,
+)
+from spen_jax.energies.decoders import (
+    Decoder,
+    Penalised,
+    mixture,
+    reconstruction,
+    scaled_circle,
+)
+from spen_jax.energies.explain import (
+    implied_logits,
+    interactions,
+)
+from spen_jax.energies.spen import (
+    SPEN,
+    softplus,
+)
+from spen_jax.energies.terms import (
+    Cardinality,
+    Convex,
+    Deep,
+    Pairwise,
+)
+
+__all__ = [
+    "Binary",
+    "Cardinality",
+    "Convex",
+    "Decoder",
+    "Deep",
+    "Distance",
+    "ImplicitRegressor",
+    "LinearMachine",
+    "Matcher",
+    "Multiclass",
+    "Pairwise",
+    "Penalised",
+    "RadialBasis",
+    "Regressor",
+    "SPEN",
+    "Saturated",
+    "cosine",
+    "euclidean",
+    "gaussian_bumps",
+    "implied_logits",
+    "interactions",
+    "linear",
+    "minus_product",
+    "mixture",
+    "reconstruction",
+    "scaled_circle",
+    "softplus",
+    "squared",
+]

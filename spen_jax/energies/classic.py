@@ -1,0 +1,223 @@
+"""The classic energies: frozen dataclasses called as `energy(params, x, y) -> scalar` on one example.
+
+Each is built on networks, pure functions `(params, x) -> G(x)`: `linear`, `logits_of` of a Flax module, or any other.
+`best(params, x)` is the best answer in closed form, where there is one; else the answer is found by enumeration
+(`exact.pairwise`) or by `minimize`, from several starts where there are several minimisers. Equal energies are equal
+objects, so that nothing compiles twice. Source: LeCun et al. (2006), section 1 and 3; LeCun's lectures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spen_jax.types import Energy, Network
+
+Distance = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def linear(params: Any, x: jax.Array) -> jax.Array:
+    """w'x + b of one example, with params {"w": (D, K) or (D,), "b": (K,) or scalar}: (D,) -> (K,) or scalar."""
+    return x @ params["w"] + params["b"]
+
+
+def gaussian_bumps(x: jax.Array, centers: jax.Array, width: float) -> jax.Array:
+    """exp(-||x - c_n||^2 / (2 width^2)) for each of N centers, (D,) and (N, D) -> (N,); radial basis functions.
+
+    With the training points as centers, a regularised `linear` on top and the hinge loss, this is a support vector
+    machine, whose kernel is the inner product of the bumps.
+    """
+    squared = jnp.sum((x[None] - centers) ** 2, axis=-1)
+    return jnp.exp(-squared / (2 * width**2))
+
+
+def euclidean(a: jax.Array, b: jax.Array) -> jax.Array:
+    """1/2 ||a - b||^2, along the last axis; AssertionError where that differs in length."""
+    chex.assert_equal_shape_suffix([a, b], 1)
+    return jnp.sum((a - b) ** 2, axis=-1) / 2
+
+
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    """1 - a.b / (||a|| ||b||), along the last axis, in [0, 2] up to rounding.
+
+    Where one of the two is 0 it is 1, and has gradient 0 there.
+    """
+
+    def unit(v):
+        largest = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True))
+        v = jnp.where(largest == 0, 0, v) / jnp.where(largest == 0, 1, largest)
+        squared = jnp.sum(v**2, axis=-1, keepdims=True)
+        return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))
+
+    return 1 - jnp.sum(unit(a) * unit(b), axis=-1)
+
+
+def squared(y: jax.Array, r: jax.Array) -> jax.Array:
+    """1/2 (y - r)^2 of two scalars."""
+    return (y - r) ** 2 / 2
+
+
+def minus_product(y: jax.Array, r: jax.Array) -> jax.Array:
+    """-y r: the distance of a classifier with y in {-1, +1}."""
+    return -y * r
+
+
+@dataclass(frozen=True)
+class Regressor:
+    """E = 1/2 ||y - G(x)||^2; with `linear` it is linear regression.
+
+    Quadratic in y with a fixed curvature, so that the energy loss trains it: pushing down one energy pulls up others.
+    """
+
+    g: Network
+
+    def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
+        """The energy of y."""
+        return euclidean(self.g(params, x), y)
+
+    def best(self, params: Any, x: Any) -> jax.Array:
+        """G(x)."""
+        return self.g(params, x)
+
+
+@dataclass(frozen=True)
+class ImplicitRegressor:
+    """E = 1/2 ||G1(x) - G2(y)||^2, with params {"x": those of G1, "y": those of G2}.
+
+    An x may have several best answers. Collapses with the energy loss: G1 and G2 become one constant.
+    """
+
+    gx: Network
+    gy: Network
+
+    def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
+        """The energy of y."""
+        return euclidean(self.gx(params["x"], x), self.gy(params["y"], y))
+
+
+@dataclass(frozen=True)
+class Binary:
+    """E = -y G(x), y in {-1, +1}, G a scalar; with `linear` the perceptron or, by its loss, the linear SVM.
+
+    The two energies are 2 G(x) apart: the SVM's max(0, 1 - y G) is `hinge` at margin 2, over 2. The Gibbs
+    distribution at beta = 1/2 is logistic regression, P(y) = sigmoid(y G(x)).
+    """
+
+    g: Network
+
+    def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
+        """The energy of y."""
+        return minus_product(y, self.g(params, x))
+
+    def best(self, params: Any, x: Any) -> jax.Array:
+        """sign G(x); -1 at G(x) = 0, as in the lecture."""
+        return _sign(self.g(params, x))
+
+
+@dataclass(frozen=True)
+class LinearMachine:
+    """E = D(y, f(w'x + b)), y in {-1, +1}, f increasing, with the parameters of `linear`.
+
+    D takes two scalars: `minus_product` makes it a `Binary`, `squared` a regression on the labels.
+    """
+
+    distance: Distance = minus_product
+    f: Callable[[jax.Array], jax.Array] = jnp.asarray
+
+    def __call__(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The energy of y."""
+        return self.distance(y, self.f(linear(params, x)))
+
+    def best(self, params: Any, x: jax.Array) -> jax.Array:
+        """The y of lower energy, -1 where both are equal."""
+        r = self.f(linear(params, x))
+        one = jnp.ones_like(r)
+        return _sign(self.distance(-one, r) - self.distance(one, r))
+
+
+@dataclass(frozen=True)
+class Multiclass:
+    """E = sum_k delta(y - k) G_k(x) = G_y(x), y an index of K classes: G_k is the cost of class k.
+
+    With `linear` and the NLL this is multinomial logistic regression (maximum entropy) with logits -G.
+    """
+
+    g: Network
+
+    def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
+        """The energy of class y."""
+        return self.energies(params, x)[y]
+
+    def energies(self, params: Any, x: Any) -> jax.Array:
+        """Of all classes, (K,)."""
+        return self.g(params, x)
+
+    def best(self, params: Any, x: Any) -> jax.Array:
+        """argmin_k G_k(x)."""
+        return jnp.argmin(self.energies(params, x), axis=-1)
+
+
+@dataclass(frozen=True)
+class RadialBasis:
+    """E = 1/2 ||G(x) - U_y||^2: a module, radial basis functions, and a switch that y sets.
+
+    params {"g": those of G, "centers": U, (K, D)}, both trained. Collapses with the energy loss and the
+    perceptron loss: G and all centers become one constant.
+    """
+
+    g: Network
+
+    def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
+        """The energy of class y."""
+        return self.energies(params, x)[y]
+
+    def energies(self, params: Any, x: Any) -> jax.Array:
+        """Of all classes, (K,)."""
+        return euclidean(self.g(params["g"], x)[None], params["centers"])
+
+    def best(self, params: Any, x: Any) -> jax.Array:
+        """The class of the nearest center."""
+        return jnp.argmin(self.energies(params, x), axis=-1)
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """E = D(G(x), G(y)), one network for both: a Siamese network.
+
+    Where x and y come from one set, y = x has the lowest energy; among other candidates it is the nearest embedding.
+    Collapses with the energy loss and `euclidean`.
+    """
+
+    g: Network
+    distance: Distance = euclidean
+
+    def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
+        """The energy of the pair."""
+        return self.distance(self.g(params, x), self.g(params, y))
+
+
+@dataclass(frozen=True)
+class Saturated:
+    """E = ceiling (1 - exp(-E0 / ceiling)): the same answers and ranking as E0 >= 0, never above the ceiling.
+
+    On unbounded y it has no Gibbs distribution: the integral of exp(-beta E) diverges.
+    """
+
+    energy: Energy
+    ceiling: float = 1.0
+
+    def __post_init__(self):
+        if not self.ceiling > 0:
+            raise ValueError(f"Saturated needs a ceiling > 0, got {self.ceiling}")
+
+    def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
+        """The energy of y."""
+        return -self.ceiling * jnp.expm1(-self.energy(params, x, y) / self.ceiling)
+
+
+def _sign(r):
+    return jnp.where(r > 0, 1.0, -1.0).astype(r.dtype)

@@ -1,0 +1,53 @@
+"""All answers at once: Gibbs distributions and free energies of sets, grids and nodes."""
+
+from spen_jax.exact.estimates import Estimate, monte_carlo, variational
+from spen_jax.exact.free_energy import (
+    energies_at,
+    energy_of_z,
+    free_energy,
+    free_energy_of,
+    posterior,
+)
+from spen_jax.exact.gibbs import (
+    Weights,
+    check_beta,
+    energy_of,
+    local_minima,
+    log_probabilities,
+    order,
+    pairwise,
+    rank,
+    softargmax,
+    softargmin,
+    softmax,
+    softmin,
+)
+from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
+
+__all__ = [
+    "Estimate",
+    "Nodes",
+    "Weights",
+    "check_beta",
+    "energies_at",
+    "energy_of",
+    "energy_of_z",
+    "free_energy",
+    "free_energy_of",
+    "gauss_hermite",
+    "gauss_legendre",
+    "local_minima",
+    "log_probabilities",
+    "monte_carlo",
+    "order",
+    "pairwise",
+    "periodic",
+    "posterior",
+    "rank",
+    "softargmax",
+    "softargmin",
+    "softmax",
+    "softmin",
+    "tensor_rule",
+    "variational",
+]

@@ -1,0 +1,143 @@
+"""Latent variables: energies E(x, y, z) with a z that nobody observes, minimised over, marginalised or averaged.
+
+F_beta(x, y) = -1/beta log 1/|Z| integral over Z of exp(-beta E(x, y, z)) dz is the free energy: cold (beta =
+infinity) the minimum over z, warm the marginal, hot (beta = 0) the mean. With `average=False` the 1/|Z| is left out,
+which lowers it by log|Z| / beta. Z is given by nodes and their weights: a finite set or grid (`Nodes(z)`), a rule
+of quadrature (`gauss_legendre`, `periodic`, `gauss_hermite`, `tensor_rule`), or samples of a prior. Of a z without
+finite volume the average is over a prior p(z), by nodes or samples of that prior. An energy is
+`(params, x, y, z) -> scalar` of one example; x may be None. Sources: LeCun et al. (2006); LeCun & Canziani, NYU
+Deep Learning 2020, week 15.
+"""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spen_jax import blocks, checks, trees
+from spen_jax.exact.gibbs import check_beta, softargmin, softmin
+from spen_jax.exact.nodes import Nodes
+from spen_jax.types import Energy, LatentEnergy
+
+
+def free_energy(
+    energy: LatentEnergy,
+    params: Any,
+    x: Any,
+    y: Any,
+    nodes: Nodes,
+    beta: jax.Array | float = 1.0,
+    *,
+    average: bool = True,
+    block: int = 64,
+) -> jax.Array:
+    """F_beta(x, y) of B examples, (B,); the gradient is the posterior's average of the energy's gradients.
+
+    At beta = infinity that of the z of lowest energy. Nodes are worked on in blocks, in the gradient too, so that
+    no array of examples x nodes x what the energy computes is ever made.
+
+    Args:
+      energy: `(params, x, y, z) -> scalar` for one example. Compiled once for each function: pass the same object
+        again, not a new lambda.
+      params: its parameters.
+      x: what it sees, leading axis B; None where it sees nothing.
+      y: answers, leading axis B.
+      nodes: what stands for Z.
+      beta: inverse temperature, 0 to infinity.
+      average: whether the integral is divided by |Z|, the sum of the weights.
+      block: nodes worked on at once.
+    """
+    check_beta(beta)
+    if not isinstance(nodes, Nodes):
+        raise ValueError(f"nodes must be Nodes(z) or a rule of quadrature, got {type(nodes)}")
+    return _free_energy(energy, params, x, y, nodes, beta, average, block)
+
+
+@partial(jax.jit, static_argnames=("energy", "average", "block"))
+def _free_energy(energy, params, x, y, nodes, beta, average, block):
+    blocked, mass = _in_blocks(nodes, block)
+
+    @jax.checkpoint
+    def of_nodes(params, x, y, nodes):
+        energies = energies_at(energy, params, x, y, nodes.z)
+        cold = softmin(energies, jnp.inf, weights=nodes.weights)
+        tied = jnp.sum(nodes.weights[None] * ~(energies > cold[:, None]), axis=-1)
+        return softmin(energies, beta, weights=nodes.weights, average=True), tied
+
+    def of_examples(example):
+        x, y = example
+        each, tied = lax.map(lambda nodes: of_nodes(params, x, y, nodes), blocked)
+        # The average of averages, each with its block's weight, is the average of all; of minima, with what is tied.
+        weights = jnp.where(beta == jnp.inf, tied, mass[:, None])
+        return softmin(each, beta, axis=0, weights=weights, average=average)
+
+    return blocks.in_blocks(of_examples, (x, y), 160)
+
+
+def free_energy_of(
+    energy: LatentEnergy, nodes: Nodes, beta: float = 1.0, *, average: bool = True
+) -> Energy:
+    """F_beta as an energy `(params, x, y) -> scalar` of one example: to minimise over y, sample, or give to a loss.
+
+    Call it once and keep the function: another one compiles again.
+    """
+
+    def free(params, x, y):
+        checks.check_energy(energy_of_z(energy), params, (x, y), trees.one_of(nodes.z))
+        energies = jax.vmap(energy, (None, None, None, 0))(params, x, y, nodes.z)
+        return softmin(energies, beta, weights=nodes.weights, average=average)
+
+    return free
+
+
+def posterior(
+    energy: LatentEnergy,
+    params: Any,
+    x: Any,
+    y: Any,
+    nodes: Nodes,
+    beta: jax.Array | float = 1.0,
+) -> jax.Array:
+    """P(z | x, y) of each node, its weight included, (B, K), rows sum to 1; on the minimum alone at infinity."""
+    return softargmin(energies_at(energy, params, x, y, nodes.z), beta, weights=nodes.weights)
+
+
+@partial(jax.jit, static_argnames="energy")
+def energies_at(energy: LatentEnergy, params: Any, x: Any, y: Any, z: Any) -> jax.Array:
+    """E of each of B examples at each of K values of z, (B, K)."""
+    one_x, one_y, one_z = (trees.one_of(batch) for batch in (x, y, z))
+    checks.check_energy(energy_of_z(energy), params, (one_x, one_y), one_z)
+    of_one = jax.vmap(energy, (None, None, None, 0))
+    return jax.vmap(of_one, (None, 0, 0, None))(params, x, y, z)
+
+
+@lru_cache(maxsize=256)
+def energy_of_z(energy: LatentEnergy) -> Energy:
+    """E as an energy of z with the context (x, y), `(params, (x, y), z) -> scalar`; one function for each energy."""
+
+    def of_z(params, context, z):
+        x, y = context
+        return energy(params, x, y, z)
+
+    return of_z
+
+
+def _in_blocks(nodes, block):
+    """Nodes with a leading axis of blocks, the last one filled with copies of weight 0; each block's weight."""
+    count = len(jax.tree.leaves(nodes.z)[0])
+    if block < 1 or not count:
+        raise ValueError(f"blocks need at least one node, got {count} nodes, blocks of {block}")
+    blocks = -(-count // block)
+    block = -(-count // blocks)
+    missing = blocks * block - count
+
+    def split(a, mode):
+        a = jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1), mode=mode)
+        return a.reshape(blocks, block, *a.shape[1:])
+
+    weights = jnp.broadcast_to(1.0 if nodes.weights is None else nodes.weights, count)
+    z = jax.tree.map(lambda a: split(jnp.asarray(a), "edge"), nodes.z)
+    weights = split(weights, "constant")
+    return Nodes(z, weights), jnp.sum(weights, axis=-1)

@@ -1,0 +1,286 @@
+"""Energies of many answers at once: the best, their order, their Gibbs distribution.
+
+With E(x, y) for every pair in one matrix (`pairwise`), rows answer the questions about y given x, columns those
+about x given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `weights` say what each answer
+stands for: None is 1 for each (a finite set), a mask leaves out what only fills up a padded set,
+the volume of a cell makes a sum over a grid the integral, and 1 / (n q(y)) makes n samples from a
+density q an estimate of the integral. They are constants to differentiation. Sources: LeCun et al. (2006); the
+"actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spen_jax.blocks import by_rows
+from spen_jax.types import Energy
+
+Weights = jax.Array | None
+
+
+def pairwise(energy: Energy, params: Any, x: Any, y: Any) -> jax.Array:
+    """E(x_i, y_j) of each of B x with each of K y, (B, K).
+
+    `energy(params, x, y) -> scalar` sees one pair. What depends on x alone or on y alone is computed B or K
+    times, not B K times.
+    """
+    of_one_x = jax.vmap(energy, (None, None, 0))
+    return jax.vmap(of_one_x, (None, 0, None))(params, x, y)
+
+
+def softmin(
+    energies: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+    average: bool = False,
+) -> jax.Array:
+    """F = -1/beta log sum_k w_k exp(-beta E_k) along `axis`: the free energy of a set.
+
+    With `average` the weights are first divided by their sum, -1/beta log 1/|Z| sum_k exp(-beta E_k): then F falls
+    from the mean at beta = 0 to the minimum at beta = infinity. Without, it is lower by log(sum w) /
+    beta, and -infinity at beta = 0 where that sum is above 1. The gradient is `softargmin`, at
+    any beta; the minimum's is shared equally by tied answers. A set without a finite energy has F = infinity.
+
+    Args:
+      energies: of any shape; infinite ones have no part in it, but for |Z| where that is averaged over.
+      beta: inverse temperature >= 0, a number or a scalar array, infinity included; it may be learned.
+      axis: of the answers.
+      weights: see the module; one for all, (K,) along `axis`, or of a shape that broadcasts to `energies`.
+      average: whether the weights are normalised.
+
+    Raises:
+      ValueError: where beta is a negative Python number, or not a scalar.
+    """
+    energies, beta, weights = _prepared(energies, beta, axis, weights)
+    free = _average_softmin(energies, beta, weights)
+    if average:
+        return free
+    size = jnp.log(_total(energies, weights))
+    none = (size == 0) | (free == jnp.inf)
+    return free - jnp.where(none, 0, size / jnp.where(none, 1, beta))
+
+
+def softargmin(
+    energies: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+) -> jax.Array:
+    """P_k = w_k exp(-beta E_k) / sum_j w_j exp(-beta E_j): the Gibbs distribution; sums to 1 along `axis`.
+
+    At beta = infinity all of it is on the minimum, at 0 it follows the weights. Divided by the cells' volumes it
+    is the density on a grid. A set without a finite energy gets zeros. Arguments as in `softmin`.
+    """
+    energies, beta, weights = _prepared(energies, beta, axis, weights)
+    return jnp.moveaxis(_softargmin(energies, beta, weights), -1, axis)
+
+
+def softmax(
+    values: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+    average: bool = False,
+) -> jax.Array:
+    """1/beta log sum_k w_k exp(beta v_k) along `axis`, the lecture's actual soft-max: -softmin(-v), a value.
+
+    What libraries call softmax is `softargmax`, a distribution.
+    """
+    return -softmin(-_floats(values), beta, axis=axis, weights=weights, average=average)
+
+
+def softargmax(
+    values: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+) -> jax.Array:
+    """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax."""
+    return softargmin(-_floats(values), beta, axis=axis, weights=weights)
+
+
+def log_probabilities(
+    energies: jax.Array,
+    beta: jax.Array | float = 1.0,
+    *,
+    axis: int = -1,
+    weights: Weights = None,
+) -> jax.Array:
+    """log P_k = -beta (E_k - F), P the probability of each member of a set or the density at each point of a grid.
+
+    Arguments as in `softmin`, 0 < beta < infinity; weights only normalise. `energy_of` goes the other way.
+    """
+    free = softmin(energies, beta, axis=axis, weights=weights)
+    return -beta * (energies - jnp.expand_dims(free, axis))
+
+
+def energy_of(
+    log_probability: jax.Array, beta: jax.Array | float = 1.0, constant: jax.Array | float = 0.0
+) -> jax.Array:
+    """E = C - log P / beta: one of the many energies whose Gibbs distribution is P."""
+    return constant - log_probability / beta
+
+
+def order(energies: jax.Array, axis: int = -1) -> jax.Array:
+    """The indices of all answers from the best (lowest energy) to the worst; the first of equals first."""
+    return jnp.argsort(energies, axis=axis, stable=True)
+
+
+def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
+    """1 + the number of other answers whose energy is not above the truth's: (..., K) and indices (...) -> (...).
+
+    Ties count against the truth, so that an energy that is equal everywhere, or not a number, puts it last.
+    """
+    correct = jnp.take_along_axis(energies, truth[..., None], axis=-1)[..., 0]
+    return by_rows(lambda e, c: jnp.sum(~(e > c[..., None]), axis=-1), energies, correct)
+
+
+def local_minima(energies: jax.Array) -> jax.Array:
+    """Which points of a one-dimensional grid are minima, (..., K) -> (..., K) booleans.
+
+    A minimum is below its neighbours on both sides, at the ends of the grid on the one it has: several
+    answers of one x, where the energy has them. Of a flat stretch the left end counts.
+    """
+    energies = jnp.moveaxis(jnp.asarray(energies), -1, 0)
+    wall = jnp.full_like(energies[:1], jnp.inf)
+    left = jnp.concatenate([wall, energies[:-1]])
+    right = jnp.concatenate([energies[1:], wall])
+
+    def rises(later, pair):
+        here, next_one = pair
+        rising = jnp.where(next_one == here, later, next_one > here)
+        return rising, rising
+
+    _, rising = lax.scan(rises, energies[0] == energies[0], (energies, right), reverse=True)
+    return jnp.moveaxis((energies < left) & rising, 0, -1)
+
+
+def _floats(values):
+    values = jnp.asarray(values)
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+
+
+def check_beta(beta: Any) -> None:
+    """ValueError for a Python number below 0; of an array the value is not looked at."""
+    if isinstance(beta, float | int) and not beta >= 0:
+        raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
+
+
+def _prepared(energies, beta, axis, weights):
+    """Energies and weights as floats with the set's axis last, beta as a scalar array."""
+    energies = _floats(energies)
+    check_beta(beta)
+    beta = jnp.asarray(beta, energies.dtype)
+    if beta.ndim:
+        raise ValueError(f"beta must be one number, got shape {beta.shape}; use vmap for several")
+    if weights is not None:
+        weights = lax.stop_gradient(jnp.asarray(weights, energies.dtype))
+        shape = energies.shape if weights.ndim > 1 else energies.shape[axis:][:1]
+        weights = jnp.broadcast_to(weights, shape)
+        weights = jnp.moveaxis(weights, axis, -1) if weights.ndim > 1 else weights
+    return jnp.moveaxis(energies, axis, -1), beta, weights
+
+
+def _total(energies, weights):
+    if weights is None:
+        return jnp.asarray(energies.shape[-1], energies.dtype)
+    return weights.sum(-1)
+
+
+def _masked(energies, weights):
+    if weights is None:
+        return energies
+    return jnp.where(_like(energies, weights) > 0, energies, jnp.inf)
+
+
+def _above(energies, weights):
+    """The lowest energy, (...), and how far each is above it, infinite at weight 0."""
+    energies = _masked(energies, weights)
+    lowest = lax.stop_gradient(jnp.min(energies, axis=-1))
+    low = jnp.where(lowest == jnp.inf, 0, lowest)[..., None]
+    return lowest, jnp.where(energies == -jnp.inf, 0, energies - low)
+
+
+def _like(energies, weights):
+    return jnp.broadcast_to(weights, energies.shape)
+
+
+def _exponents(above, beta):
+    """-beta (E - min E), also where one of the two is infinite."""
+    finite = above != jnp.inf
+    cold = jnp.where(above > 0, -jnp.inf, above)
+    warm = -jnp.where(beta == jnp.inf, 1, beta) * jnp.where(finite, above, 0)
+    return jnp.where(beta == jnp.inf, cold, jnp.where(finite, warm, -jnp.inf))
+
+
+def _softargmin(energies, beta, weights):
+    terms = jnp.exp(_exponents(_above(energies, weights)[1], beta))
+    if weights is not None:
+        terms = _like(energies, weights) * terms
+    total = jnp.sum(terms, axis=-1, keepdims=True)
+    return terms / jnp.where(total == 0, 1, total)
+
+
+@jax.custom_jvp
+def _average_softmin(energies, beta, weights):
+    """-1/beta log of the weighted mean of exp(-beta E)."""
+    if weights is None or weights.ndim == 1:
+        return by_rows(lambda e: _of_rows(e, beta, weights), energies)
+    return by_rows(lambda e, w: _of_rows(e, beta, w), energies, weights)
+
+
+def _of_rows(energies, beta, weights):
+    """Accurate at any beta: near 0 by log(1 + x), x the mean of exp(-beta E) - 1."""
+    lowest, above = _above(energies, weights)
+    exponents = _exponents(above, beta)
+    share = 1 if weights is None else _like(energies, weights)
+    total = _total(energies, weights)
+    total = jnp.where(total == 0, 1, total)
+    mean = jnp.sum(share * jnp.exp(exponents), axis=-1) / total
+
+    def accurately():
+        less = jnp.sum(share * jnp.expm1(exponents), axis=-1) / total
+        return jnp.where(mean > 0.5, jnp.log1p(less), jnp.log(mean))
+
+    logarithm = lax.cond(jnp.any(mean > 0.5), accurately, lambda: jnp.log(mean))
+    warm = lowest - logarithm / jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
+    hot = lowest + jnp.sum(jnp.where(share > 0, share * above, 0), axis=-1) / total
+    known = jnp.isinf(lowest) | (beta == jnp.inf)
+    return jnp.where(known, lowest, jnp.where(beta == 0, hot, warm))
+
+
+@_average_softmin.defjvp
+def _average_softmin_jvp(primals, tangents):
+    energies, beta, weights = primals
+    value = _average_softmin(energies, beta, weights)
+    p = _softargmin(energies, beta, weights)
+    slope = jnp.sum(jnp.where(p > 0, p * tangents[0], 0), axis=-1)
+    return value, slope + tangents[1] * _slope_in_beta(energies, beta, weights, value)
+
+
+def _slope_in_beta(energies, beta, weights, value):
+    """dF/dbeta = -KL(P || W) / beta^2 = -sum_k w_k d_k^2 psi(-beta d_k), d_k = E_k - F, W the normalised weights.
+
+    psi(u) = (exp(u) (u - 1) + 1) / u^2; nothing cancels, whatever beta is. -var(E) / 2 at beta = 0.
+    """
+    exists = jnp.isfinite(value)
+    d = _masked(energies, weights) - jnp.where(exists, value, 0)[..., None]
+    absent = jnp.isinf(d)
+    d = jnp.where(absent, 0, d)
+    u = -beta * d
+    series = sum(u**n / (math.factorial(n) * (n + 2)) for n in range(9))
+    small = jnp.abs(u) < 0.5
+    far = jnp.where(small, 1, u)
+    psi = jnp.where(small, series, (jnp.exp(far) * (far - 1) + 1) / far**2)
+    terms = jnp.where(absent, 1 / jnp.where(beta == 0, 1, beta) ** 2, d**2 * psi)
+    share = 1 if weights is None else _like(energies, weights)
+    slope = -jnp.sum(share * terms, axis=-1) / _total(energies, weights)
+    return jnp.where(exists & (beta != jnp.inf), slope, 0)

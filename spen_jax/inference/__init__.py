@@ -1,0 +1,41 @@
+"""argmin over y of E(x, y): solvers, the loop that runs them, and what a derivative makes of the answer."""
+
+from spen_jax.inference.latent import Minima, Sparse, fista, infer, minima
+from spen_jax.inference.layout import over_examples, suits_last
+from spen_jax.inference.minimize import Solution, minimize, minimize_best
+from spen_jax.inference.plan import Differentiate, Implicit, Options, Unrolled
+from spen_jax.inference.solvers import (
+    FrankWolfe,
+    GradientDescent,
+    LineSearch,
+    MirrorDescent,
+    OnLogits,
+    Optax,
+    Solver,
+)
+from spen_jax.inference.starts import points
+
+__all__ = [
+    "Differentiate",
+    "FrankWolfe",
+    "GradientDescent",
+    "Implicit",
+    "LineSearch",
+    "Minima",
+    "MirrorDescent",
+    "OnLogits",
+    "Optax",
+    "Options",
+    "Solution",
+    "Solver",
+    "Sparse",
+    "Unrolled",
+    "fista",
+    "infer",
+    "minima",
+    "minimize",
+    "minimize_best",
+    "over_examples",
+    "points",
+    "suits_last",
+]

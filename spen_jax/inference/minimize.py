@@ -1,0 +1,243 @@
+"""Inference: argmin over y of E(x, y), by a solver's steps in one compiled loop.
+
+An energy is a function `(params, context, y) -> scalar` of ONE example; `minimize` batches it.
+Shapes: B examples, y of shape (B, ...) or a pytree of such arrays, and every array of the context with
+a leading axis B.
+
+The choices are orthogonal: where y lives (`domains`), which algorithm moves it (`solvers`), when it stops
+(`steps`, `stop_early`) and what a derivative of the answer means (`differentiate`). The loop maps the solver's
+one-example step over the examples INSIDE one scan, in blocks that stay in a CPU's cache, and where
+the step allows with the examples along the last axis (`layout`).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spen_jax import blocks, checks
+from spen_jax.inference import loop, starts, stopping
+from spen_jax.inference.implicit import implicit, known_energy
+from spen_jax.inference.plan import (
+    Implicit,
+    Options,
+    Unrolled,
+    Values,
+    as_numbers,
+    check_schedules,
+    plan_of,
+)
+from spen_jax.inference.steps import at_step, finite, hold
+from spen_jax.trees import one_of
+from spen_jax.types import Energy
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["y", "energy", "residual", "stopped_after", "trace"],
+    meta_fields=["limit", "tolerance"],
+)
+@dataclass
+class Solution:
+    """What an inference found, for each of B examples.
+
+    Attributes:
+      y: the point, (B, ...): the last one; with `stop_early`, of an example that failed or ended above the
+        energy it began with, the one of lowest energy.
+      energy: the objective there, E(x, y) or with a temperature E(x, y) - temperature H(y), (B,).
+      residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order conditions
+        of a minimum on the domain; not a number where the example failed.
+      stopped_after: with `stop_early` the steps taken, (B,); else None, see `steps`.
+      trace: what was asked for, name -> (B, steps + 1, ...): before the first step and after each.
+      limit: the steps allowed.
+      tolerance: the residual up to which an example counts as converged.
+    """
+
+    y: Any
+    energy: jax.Array
+    residual: jax.Array
+    stopped_after: jax.Array | None
+    trace: dict[str, Any]
+    limit: int
+    tolerance: float
+
+    @property
+    def steps(self) -> jax.Array:
+        """Steps taken, (B,)."""
+        if self.stopped_after is None:
+            return jnp.full(self.residual.shape, self.limit)
+        return self.stopped_after
+
+    @property
+    def failed(self) -> jax.Array:
+        """Whether the energy or the gradient is not finite, (B,): where it ended, with `stop_early` anywhere."""
+        return ~finite(self.energy, self.residual)
+
+    @property
+    def converged(self) -> jax.Array:
+        """residual <= tolerance and nothing failed, (B,)."""
+        return (self.residual <= self.tolerance) & ~self.failed
+
+
+def minimize(
+    energy: Energy,
+    params: Any,
+    context: Any,
+    start: Any = None,
+    *,
+    known: tuple[Any, Any] | None = None,
+    **options: Unpack[Options],
+) -> Solution:
+    """argmin over y in the domain of E(x, y) for each example, by a solver's steps from `start`.
+
+    Args:
+      energy: `(params, context, y) -> scalar` for one example. Compiled once for each function: pass the same
+        object again, not a new lambda.
+      params: what the energy is a function of, the same for all examples.
+      context: what the energy knows of x; every leaf has a leading axis of B examples.
+      start: the first points, projected onto the domain: an array (B, ...), or (1, ...) for all alike; a number for
+        all coordinates or None, the domain's middle, with `shape`; or a function of the context.
+      known: (mask, y): what is known of the answer, (B, ...) each, stands still through inference, whatever the
+        domain, solver or start. The mask has an entry for each part of y (`Domain.parts`): for rows of
+        simplices (B, T, K) it is (B, T).
+      **options: `domain`, `solver`, `steps`, `settings`, `temperature`, `differentiate`, `tolerance`,
+        `stop_early`, `trace`, `progress`, `shape`, see `Options`.
+
+    Returns:
+      A `Solution`, each example's own.
+
+    Raises:
+      ValueError: for shapes that do not fit, an energy that does not return a scalar, settings out of
+        range, or float64 points without JAX's 64-bit mode. TypeError: for an unknown option.
+    """
+    given: Any = options
+    settings, temperature = given.pop("settings", None), given.pop("temperature", None)
+    shape = given.pop("shape", None)
+    plan = plan_of(energy, known is not None, given)
+    start = starts.points(start, plan.domain, context, shape)
+    if settings or temperature is not None:
+        settings, temperature = as_numbers(plan.solver, settings or {}, temperature)
+    try:
+        solved = _solve(plan, params, context, start, settings, temperature, known)
+    except (TypeError, ValueError) as error:
+        if "No constant handler" in str(error):
+            error.add_note(
+                "the energy closes over a value that is being differentiated: pass it through `params`"
+            )
+        raise
+    return Solution(*solved, plan.steps, plan.tolerance)
+
+
+def minimize_best(
+    energy: Energy, params: Any, context: Any, starts: Any, **options: Any
+) -> Solution:
+    """The solution of lowest energy among S starts for each example; failed ones come last.
+
+    `starts` is (B, S, ...), or a pytree of such arrays; everything else is as in `minimize`.
+    """
+    shape = jax.tree.leaves(starts)[0].shape
+    if len(shape) < 2 or not shape[1]:
+        raise ValueError(
+            f"starts needs shape (B, S, ...) with S starts for each example, got {shape}"
+        )
+    batch, many = shape[:2]
+    checks.check_context(context, batch)
+    flat = jax.tree.map(lambda a: a.reshape(batch * many, *a.shape[2:]), starts)
+    repeated = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), many, axis=0), context)
+    found = minimize(energy, params, repeated, flat, **options)
+    energies = jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
+    best = jnp.arange(batch) * many + jnp.argmin(energies, axis=1)
+    return jax.tree.map(lambda a: a[best], found)
+
+
+@partial(jax.jit, static_argnums=0)
+def _solve(plan, params, context, start, settings, temperature, known):
+    """The fields of the solution that are arrays."""
+    leaves = jax.tree.leaves(start)
+    values = Values(params, settings or {}, temperature)
+    _check(plan, values, context, start, known)
+    dtype = leaves[0].dtype
+    values = Values(params, *jax.tree.map(lambda a: jnp.asarray(a, dtype), values[1:]))
+    batch = len(leaves[0])
+    numbers = sum(a.size for a in leaves) // max(batch, 1)
+    context = hold(plan, context, known, start)
+    end = at_step(values, plan.steps - 1)
+    found = _find(plan, values, context, start, numbers)
+    y = found.y
+    if isinstance(plan.mode, Implicit):
+        attach = jax.vmap(partial(implicit, plan, plan.mode, end))
+        y = blocks.in_blocks(lambda block: attach(*block), (context, y), numbers)
+    energy = known_energy(plan, (end, context, y), found.energy)
+    return y, energy, found.residual, found.steps, found.trace
+
+
+def _find(plan, values, context, start, numbers):
+    """The points that the steps lead to, as constants unless they are unrolled."""
+    batch = len(jax.tree.leaves(start)[0])
+    fixed = lax.stop_gradient((values, context, start))
+    if plan.stop_early:
+        return stopping.until(plan, *fixed)
+    unrolled = isinstance(plan.mode, Unrolled)
+    loop_values, *batched = (values, context, start) if unrolled else fixed
+
+    def solve(block):
+        return loop.through(plan, loop_values, *block)
+
+    if unrolled and blocks.block_sizes(batch, numbers)[0] > 1:
+        # The backward pass repeats a block's forward pass, so that only one block's steps are kept.
+        solve = jax.checkpoint(solve, prevent_cse=False)
+    # A progress report tells by the examples' numbers which block is running.
+    examples = jnp.arange(batch) if plan.progress and batch else None
+    return blocks.in_blocks(solve, (*batched, examples), numbers)
+
+
+def _check(plan, values, context, start, known):
+    """Errors, before anything is traced."""
+    leaves = jax.tree.leaves(start)
+    for leaf in leaves:
+        if leaf.ndim < 1 or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                "start must be a float array of shape (B, ...), one point for each example, got shape "
+                f"{leaf.shape} of {leaf.dtype}; for a constant give a number, with shape=(L,)"
+            )
+    if not leaves:
+        raise ValueError(f"start must hold an array of shape (B, ...), got {start}")
+    sizes = {leaf.shape[0] for leaf in leaves}
+    if len(sizes) != 1:
+        raise ValueError(f"all arrays of start need the same leading axis of examples, got {sizes}")
+    (batch,) = sizes
+    checks.check_context(context, batch)
+    check_schedules(plan, values)
+    one = one_of((context, start))
+    plan.domain.check(one[1])
+    if known is not None:
+        _check_known(plan, known, start)
+    checks.check_energy(plan.energy, values.params, *one)
+
+
+def _check_known(plan, known, start):
+    if not isinstance(known, tuple) or len(known) != 2:
+        raise ValueError(
+            f"known must be a pair (mask, y) of what is known of the answers, got {known!r}"
+        )
+    mask, y = known
+    batch = jax.tree.leaves(start)[0].shape[0]
+    parts = jax.tree.leaves(
+        plan.domain.parts(one_of(start)),
+        is_leaf=lambda s: isinstance(s, tuple) and all(isinstance(n, int) for n in s),
+    )
+    want = [(batch, *part) for part in parts]
+    got = [jnp.shape(m) for m in jax.tree.leaves(mask)]
+    if got != want:
+        raise ValueError(
+            f"the mask of known needs an entry for each part of y, shape {', '.join(map(str, want))}, got "
+            f"{', '.join(map(str, got))}"
+        )
+    if jax.tree.map(jnp.shape, y) != jax.tree.map(jnp.shape, start):
+        raise ValueError(
+            f"the y of known must have the shape of the start, {jax.tree.map(jnp.shape, start)}, got "
+            f"{jax.tree.map(jnp.shape, y)}; where the mask is false its values do not matter"
+        )

@@ -1,0 +1,241 @@
+"""How an answer is to be found: what is fixed when a solve is compiled, and the options that say so."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spen_jax.domains import Box, Domain
+from spen_jax.inference.solvers import GradientDescent, Solver, unrolls, with_settings
+from spen_jax.types import Energy
+
+TRACES = "y", "energy", "residual"
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Differentiates the answer through the solver's steps, all or (truncated) the `last` ones.
+
+    What lies before the last steps counts as a constant. The backward pass keeps one state for each segment of
+    steps and repeats a segment when it comes to it, so that memory holds steps / segment states and what
+    `segment` steps compute. None means all steps up to 32 in one segment, beyond that sqrt(steps).
+    """
+
+    last: int | None = None
+    segment: int | None = None
+
+    def __post_init__(self):
+        for name in ("last", "segment"):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < 1):
+                raise ValueError(f"Unrolled needs {name} >= 1 or None, got {value}")
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Differentiates the answer as a minimiser, by the implicit function theorem, however it was found.
+
+    At a minimum on the domain y = project(y - s grad E(y)) for any s > 0. With P the (symmetric) Jacobian of the
+    projection there, which takes out active bounds, and H the Hessian of E, both only ever applied to vectors:
+    dy = -P w, ((P - P P) / s + P (H + damping) P) w = P d(grad E), by preconditioned conjugate gradients.
+    Where that does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example
+    is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
+    derivative asked for; a `damping` > 0 then gives that of the proximal step
+    argmin E + damping / 2 ||. - y||^2 instead. First derivatives only: a second one would take P and H as constants.
+    A point on a bound where the gradient is 0 too counts as bound. Source: Krantz & Parks (2002); for fixed
+    points of projections Blondel et al. (2022).
+    """
+
+    steps: int = 200
+    tolerance: float = 1e-5
+    damping: float = 0.0
+
+    def __post_init__(self):
+        if not (self.steps >= 1 and self.tolerance > 0 and self.damping >= 0):
+            raise ValueError(
+                f"Implicit needs steps >= 1, tolerance > 0 and damping >= 0, got {self}"
+            )
+
+
+Differentiate = Literal["stopped", "unrolled", "implicit"] | Unrolled | Implicit
+_MODES = {"stopped": None, "unrolled": Unrolled(), "implicit": Implicit()}
+
+
+class Options(TypedDict, total=False):
+    """How `minimize` finds an answer, by keyword; a `Predictor` has the same.
+
+    domain: where y lives; `Box()` by default.
+    solver: the algorithm; `GradientDescent()` by default.
+    steps: how many steps, at least 0, 30 by default; with `stop_early` at most.
+    settings: numbers of the solver by name in place of its own, such as learned ones: scalars, or arrays of
+        one number for each step. `{"step_size": schedule(jnp.arange(steps))}` takes any Optax schedule.
+        Of learned ones, known only when the program runs, the range is not checked.
+    temperature: of entropy smoothing, E(x, y) - temperature H(y), H the domain's entropy: a scalar, or
+        one number for each step. `energy` and `residual` are then those of this objective at the end.
+    differentiate: what `jax.grad` makes of the solution. "stopped", the default: `y` is a constant and `energy`
+        depends on the parameters at that fixed y, so that its gradient is that of min_y E at an interior or
+        constrained optimum (the envelope theorem). "unrolled", or `Unrolled(last, segment)`: `y` and `energy` are
+        differentiated through the steps. "implicit", or `Implicit(...)`: `y` as a minimiser; settings and start
+        then have gradient 0. `residual` and `trace` (but for unrolled points) are constants.
+    tolerance: the residual up to which an example counts as converged, 1e-3 by default.
+    stop_early: each example stops by itself once it has converged, or failed; examples are looked at every
+        `stopping.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
+        unrolled: a while loop has no reverse mode.
+    trace: which of "y", "energy", "residual" to keep for every step.
+    progress: whether to report on stderr while the program runs.
+    shape: of one example's y, for a start that is a number or the domain's middle.
+    """
+
+    domain: Domain
+    solver: Solver
+    steps: int
+    settings: dict[str, Any] | None
+    temperature: Any
+    differentiate: Differentiate
+    tolerance: float
+    stop_early: bool
+    trace: str | tuple[str, ...] | list[str]
+    progress: bool
+    shape: tuple[int, ...] | None
+
+
+class Values(NamedTuple):
+    """The numbers of a solve, of all steps or of one: settings and temperature may have one for each step."""
+
+    params: Any
+    settings: dict[str, Any]
+    temperature: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed when a solve is compiled; see `Options`. With `held` some parts of y are known."""
+
+    energy: Energy
+    domain: Domain = Box()
+    solver: Solver = GradientDescent()
+    steps: int = 30
+    mode: Unrolled | Implicit | None = None
+    tolerance: float = 1e-3
+    stop_early: bool = False
+    trace: tuple[str, ...] = ()
+    progress: bool = False
+    held: bool = False
+
+    def __post_init__(self):
+        self._check_numbers()
+        self._check_parts()
+        if self.stop_early and isinstance(self.mode, Unrolled):
+            raise ValueError(
+                "stop_early runs in a while loop, which has no reverse mode: differentiate it as 'stopped' or "
+                "'implicit', or unroll a fixed number of steps with stop_early=False"
+            )
+        if isinstance(self.mode, Unrolled) and not unrolls(self.solver):
+            raise ValueError(
+                f"{self.solver} makes no steps that a derivative could follow: differentiate it as 'stopped' or "
+                "'implicit'"
+            )
+
+    def _check_numbers(self):
+        for name in ("steps", "tolerance"):
+            if isinstance(getattr(self, name), jax.Array):
+                raise ValueError(
+                    f"{name} must be fixed before the program runs, a Python number, got an array; arrays go to "
+                    "`settings`"
+                )
+        if self.steps != int(self.steps) or self.steps < 0:
+            raise ValueError(f"steps must be a whole number, 0 or more, got {self.steps}")
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be 0 or more, got {self.tolerance}")
+
+    def _check_parts(self):
+        if not isinstance(self.domain, Domain):
+            raise ValueError(
+                f"domain must be one of spen_jax.domains, such as Box(), Simplex() or Reals(), got {self.domain!r}"
+            )
+        methods = [getattr(self.solver, name, None) for name in ("init", "step", "y")]
+        if isinstance(self.solver, type) or not all(map(callable, methods)):
+            raise ValueError(
+                "solver must be one of spen_jax.inference, such as GradientDescent(), MirrorDescent() or "
+                f"Optax(optax.adam(0.1)), got {self.solver!r}"
+            )
+        if unknown := [name for name in self.trace if name not in TRACES]:
+            raise ValueError(
+                f"trace knows {', '.join(map(repr, TRACES))}, got {', '.join(map(repr, unknown))}"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _plan(energy, held, differentiate, trace, rest):
+    return Plan(energy, mode=mode_of(differentiate), trace=trace, held=held, **dict(rest))
+
+
+def plan_of(energy: Energy, held: bool, options: dict[str, Any]) -> Plan:
+    """The plan of an energy and options, the same object for equal ones.
+
+    Raises:
+      ValueError: for options out of range. TypeError: for unknown names, and values that cannot be fixed.
+    """
+    options = dict(options)
+    trace = options.pop("trace", ())
+    trace = tuple(trace) if isinstance(trace, list | tuple) else (trace,)
+    differentiate = options.pop("differentiate", "stopped")
+    if unknown := [name for name in options if name not in Options.__annotations__]:
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"minimize has no option {', '.join(unknown)}; its options are {known}")
+    try:
+        return _plan(energy, held, differentiate, trace, tuple(options.items()))
+    except TypeError as error:
+        if "unhashable" in str(error):
+            error.add_note(
+                "energy, domain, solver, steps and tolerance must be fixed: arrays go to `settings`"
+            )
+        raise
+
+
+def mode_of(differentiate: Differentiate | str | None) -> Unrolled | Implicit | None:
+    """What a solution's derivative is; ValueError for another name."""
+    if differentiate is None or isinstance(differentiate, Unrolled | Implicit):
+        return differentiate
+    if differentiate not in _MODES:
+        raise ValueError(
+            f"differentiate must be one of {', '.join(map(repr, _MODES))}, Unrolled(last=k) for the last k "
+            f"steps only, or Implicit(...), got {differentiate!r}"
+        )
+    return _MODES[differentiate]
+
+
+def as_numbers(solver: Solver, settings: Any, temperature: Any) -> tuple[dict[str, Any], Any]:
+    """Both as arrays; ValueError for unknown names and, of numbers known now, for those out of range."""
+    if not isinstance(settings, dict):
+        raise ValueError(f'settings must be a dict such as {{"step_size": 0.1}}, got {settings!r}')
+
+    def known(a):
+        return [] if isinstance(a, jax.core.Tracer) else np.asarray(a).ravel().tolist()
+
+    settings = {name: jnp.asarray(value) for name, value in settings.items()}
+    for name, value in settings.items():
+        for number in known(value):
+            with_settings(solver, {name: float(number)})
+    if temperature is not None:
+        temperature = jnp.asarray(temperature)
+        if any(not number >= 0 for number in known(temperature)):
+            raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    return settings, temperature
+
+
+def check_schedules(plan: Plan, values: Values) -> None:
+    """ValueError where settings or temperature have the wrong shape, or a name that the solver lacks."""
+    for name, value in {**values.settings, "temperature": values.temperature}.items():
+        if value is not None and jnp.shape(value) not in ((), (max(plan.steps, 1),)):
+            raise ValueError(
+                f"{name} must be one number or one for each of {plan.steps} steps, got shape {jnp.shape(value)}"
+            )
+    if plan.stop_early and values.temperature is not None and jnp.ndim(values.temperature):
+        raise ValueError(
+            "a temperature for each step needs all steps: leave stop_early out, or give one temperature"
+        )
+    with_settings(plan.solver, values.settings)

@@ -1,0 +1,98 @@
+"""Losses of the energies of the correct answer and of a wrong one, such as the most offending (`negatives`).
+
+They never see a model: E(x, y) of the correct answer and E(x, y_bar) of a wrong one, both (...), give (...). Where
+there is no wrong answer its energy is infinite. The mean over a batch is the caller's.
+
+*Margin* is by how much E_wrong - E_correct has to exceed 0 before a loss is content; *collapses* says
+whether an energy that is equal everywhere minimises it. Names, margins and conditions follow LeCun et al. (2006),
+section 2.2 and table 1; `conditions` checks them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+PairLoss = Callable[..., jax.Array]
+"""(correct, wrong, margin) -> loss, all (...)."""
+Number = jax.Array | float
+
+
+def energy_loss(correct: jax.Array) -> jax.Array:
+    """E_correct. Margin: none. Collapses, unless the architecture holds the other energies up (regression does)."""
+    return correct
+
+
+def hinge(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
+    """max(0, margin + E_correct - E_wrong): hinge, hinge pair, triplet or ranking loss.
+
+    Margin: m. Does not collapse. With margin D(y_hat, truth) and E_wrong = E(x, y_hat) this is the structured hinge
+    loss of Taskar et al. (2003), Altun et al. (2003) and Tsochantaridis et al. (2004); for SPENs Belanger & McCallum
+    (2016). On distances of an anchor it is the triplet loss of Schroff et al. (2015), on each negative the
+    ranking loss of Weston et al. (2010).
+    """
+    return jnp.maximum(0, margin + correct - wrong)
+
+
+def log_loss(
+    correct: jax.Array, wrong: jax.Array, margin: Number = 0.0, beta: Number = 1.0
+) -> jax.Array:
+    """softplus(beta (E_correct - E_wrong + margin)) / beta, the hinge loss made smooth.
+
+    Margin: any; its slope never ends, so that it wants the gap to be infinite. Does not collapse. The lecture's
+    form is the default; as beta grows it tends to `hinge`, which it is at beta = infinity.
+    """
+    absent, wrong = _absent(wrong)
+    excess = correct - wrong + margin
+    finite = jnp.where(beta == jnp.inf, 1, beta)
+    smooth = jax.nn.softplus(finite * excess) / finite
+    return jnp.where(absent, 0, jnp.where(beta == jnp.inf, jnp.maximum(0, excess), smooth))
+
+
+def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Array:
+    """sigmoid(beta (E_correct - E_wrong)), minimum classification error: a smooth count of errors.
+
+    Margin: positive. Does not collapse, but where the violation is large its gradient vanishes: it gives badly wrong
+    examples up. As beta grows it is 1 on errors and 0 elsewhere. Source: Juang, Chou & Lee (1997).
+    """
+    absent, wrong = _absent(wrong)
+    return jnp.where(absent, 0, jax.nn.sigmoid(beta * (correct - wrong)))
+
+
+def square_square(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
+    """max(0, E_correct)^2 + max(0, margin - E_wrong)^2.
+
+    Margin: m, where energies are at least 0. Does not collapse: one level for all cannot be 0 and m. Lecture slides
+    print the second term as min(0, m - E_wrong)^2, and elsewhere the loss as E_correct^2 - max(0, m - E_wrong^2):
+    both push wrong answers the other way in places. Sources: LeCun & Huang (2005); Hadsell, Chopra & LeCun
+    (2006). Chopra, Hadsell & LeCun (2005), whom lecture notes name, have an exponential as second term.
+    """
+    return jnp.maximum(0, correct) ** 2 + jnp.maximum(0, margin - wrong) ** 2
+
+
+def square_exponential(
+    correct: jax.Array, wrong: jax.Array, *, scale: Number = 1.0, beta: Number = 1.0
+) -> jax.Array:
+    """E_correct^2 + scale exp(-beta E_wrong).
+
+    Margin: positive, where energies are at least 0. Does not collapse. For energies bounded below: at
+    E_wrong = -100 the exponential overflows float32. Source: Osadchy, Miller & LeCun (2004).
+    """
+    absent, wrong = _absent(wrong)
+    return correct**2 + jnp.where(absent, 0, scale * jnp.exp(-beta * wrong))
+
+
+def simple_pair(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
+    """max(0, E_correct) + max(0, margin - E_wrong).
+
+    Margin: m, where energies are at least 0. It pulls the correct energy to 0 and the wrong one to the margin with
+    equal force, so that a level for all between them is a minimum too where the two cannot move apart.
+    Source: Bromley et al. (1993).
+    """
+    return jnp.maximum(0, correct) + jnp.maximum(0, margin - wrong)
+
+
+def _absent(wrong):
+    """Where there is no wrong answer, and energies with a finite number there: infinity times 0 has no derivative."""
+    absent = wrong == jnp.inf
+    return absent, jnp.where(absent, 0, wrong)

@@ -1,0 +1,187 @@
+"""Losses of the energies of many answers: of all of them, or of several positives and negatives.
+
+They never see a model. Energies of all answers are (..., K), the correct one included, those of N wrong ones (..., N);
+the result is (...). Padding has infinite energy or weight 0. The mean over a batch is the caller's.
+
+*Margin* is by how much E_wrong - E_correct has to exceed 0 before a loss is content; *collapses* says
+whether an energy that is equal everywhere minimises it. Names, margins and conditions follow LeCun et al. (2006),
+section 2.2 and table 1; `conditions` checks them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax.exact import Weights, softmin
+from spen_jax.losses.pairs import Number, PairLoss, hinge
+
+
+def perceptron(correct: jax.Array, everything: jax.Array, *, weights: Weights = None) -> jax.Array:
+    """E_correct - min_y E(x, y), the generalised perceptron loss; the minimum is over all answers.
+
+    Margin: 0. Collapses: it is at its lowest, 0, where all energies are equal. With E = -y w.x, y in {-1, +1}, it is
+    2 max(0, -y w.x), twice the perceptron's. Sources: LeCun et al. (1998); Collins (2002).
+
+    Args:
+      correct: (...).
+      everything: energies of all answers, the correct one included, (..., K).
+      weights: see `nll`.
+    """
+    return nll(correct, everything, jnp.inf, weights=weights)
+
+
+def nll(
+    correct: jax.Array,
+    everything: jax.Array,
+    beta: Number = 1.0,
+    *,
+    weights: Weights = None,
+) -> jax.Array:
+    """E_correct + 1/beta log sum_y exp(-beta E(x, y)): the negative log-likelihood -log P(y | x), over beta.
+
+    Margin: positive. Does not collapse; it pushes all wrong answers, each by its probability. In nats it is
+    beta times this. In this scale it tends to `perceptron` as beta grows, which it is at beta = infinity. Lecture
+    slides print the free energy without its minus sign. At beta = 1 over K classes it is softmax cross-entropy.
+
+    Args:
+      correct: (...).
+      everything: energies of all answers, the correct one included, (..., K); or on a grid, or of samples.
+      beta: inverse temperature > 0, to infinity.
+      weights: what each of `everything` stands for, of a shape that broadcasts to it: None is 1 (a finite set); a mask
+        leaves out padding; the volume of a cell makes a sum over a grid the integral; 1 / (n q(y)) makes n samples
+        from a density q an estimate of it (importance sampling, biased upwards in F). A constant to differentiation.
+
+    Sources: LeCun et al. (1998); Lafferty, McCallum & Pereira (2001).
+    """
+    return correct - softmin(everything, beta, weights=weights)
+
+
+def nll_by_samples(correct: jax.Array, sampled: jax.Array) -> jax.Array:
+    """E_correct - mean_n E(x, y_n), y_n samples of the model itself: NOT the likelihood, but its gradient's estimate.
+
+    The gradient of `nll` is dE(x, y) less the mean of dE over the Gibbs distribution; with samples of that
+    distribution at the same beta (`sample`), held constant, this has that gradient on average: (...) and (..., n).
+    """
+    return correct - jnp.mean(sampled, axis=-1)
+
+
+def minimum_empirical_error(
+    correct: jax.Array,
+    everything: jax.Array,
+    beta: Number = 1.0,
+    *,
+    weights: Weights = None,
+) -> jax.Array:
+    """1 - P(y | x): the expected number of errors of an answer drawn from the Gibbs distribution.
+
+    Margin: positive. Does not collapse, but gives badly wrong examples up, as `mce` does, which it is for two answers.
+    Arguments as in `nll`, beta finite, the weights a mask. Source: LeCun et al. (2006), section 2.2.4.
+    """
+    log_probability = -beta * nll(correct, everything, beta, weights=weights)
+    return -jnp.expm1(log_probability)
+
+
+# Several positives and negatives.
+
+
+def violation(correct: jax.Array, wrong: jax.Array, margin: Number = 0.0) -> jax.Array:
+    """E_correct - E_wrong + margin: positive where the pair violates its margin."""
+    return correct - wrong + margin
+
+
+def summed(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """sum over all pairs, (..., P, N) -> (...)."""
+    return jnp.sum(values, axis=(-2, -1), where=where)
+
+
+def log_summed(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """log(1 + sum over all pairs of exp(value)), (..., P, N) -> (...): the pairs compete for its gradient."""
+    if where is not None:
+        values = jnp.where(where, values, -jnp.inf)
+    flat = values.reshape(*values.shape[:-2], -1)
+    return -softmin(jnp.pad(-flat, [(0, 0)] * (flat.ndim - 1) + [(1, 0)]))
+
+
+def contrastive(
+    correct: jax.Array,
+    wrong: jax.Array,
+    margin: Number = 1.0,
+    *,
+    pair: PairLoss = hinge,
+    combine: Callable[..., jax.Array] = summed,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """H(E+_1, ..., E+_P, E-_1, ..., E-_N, M) = combine over p, n of pair(E+_p, E-_n, m_pn).
+
+    One positive and one negative give the pair loss itself; `pair=violation, combine=log_summed, margin=0` gives
+    InfoNCE for one positive, `log_loss` for one pair. The margin and the collapse are those of the pair loss.
+
+    Args:
+      correct: energies of P positives, (..., P).
+      wrong: energies of N negatives, (..., N); pairs with an infinite one do not count.
+      margin: m, one number or one for each pair, (..., P, N).
+      pair: (correct, wrong, margin) -> loss: `hinge`, `square_square`, `simple_pair`, `log_loss`, or of a loss that
+        takes no margin `lambda c, w, m: mce(c, w)`.
+      combine: `summed` or `log_summed`, or (values (..., P, N), where) -> (...).
+      where: which pairs count, (..., P, N) or a shape that broadcasts to it.
+
+    Source: LeCun's NYU lectures of 2021, lecture 5, "general contrastive loss".
+    """
+    shape = (
+        *jnp.broadcast_shapes(correct.shape[:-1], wrong.shape[:-1]),
+        correct.shape[-1],
+        wrong.shape[-1],
+    )
+    positives = jnp.broadcast_to(correct[..., :, None], shape)
+    negatives = jnp.broadcast_to(wrong[..., None, :], shape)
+    counts = (negatives != jnp.inf) & jnp.broadcast_to(True if where is None else where, shape)
+    positives, negatives = (jnp.where(counts, e, 0) for e in (positives, negatives))
+    return combine(pair(positives, negatives, jnp.broadcast_to(margin, shape)), counts)
+
+
+def additive_margin(
+    correct: jax.Array,
+    wrong: jax.Array,
+    margin: Number = 1.0,
+    *,
+    pair: PairLoss = hinge,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """sum over wrong y of H(E_correct, E(x, y), m(y_correct, y)): the generalised additive margin loss.
+
+    `contrastive` with one positive: correct (...), wrong (..., N), margin a number or (..., N), where (..., N).
+    """
+    margin = jnp.asarray(margin)
+    margin = margin[..., None, :] if margin.ndim else margin
+    where = None if where is None else where[..., None, :]
+    return contrastive(correct[..., None], wrong, margin, pair=pair, where=where)
+
+
+def info_nce(
+    correct: jax.Array,
+    wrong: jax.Array,
+    beta: Number = 1.0,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """-log exp(-beta E_correct) / (exp(-beta E_correct) + sum_n exp(-beta E_n)), in nats.
+
+    Margin: implicit and infinite. Does not collapse. The negatives compete for the gradient: each is pushed by its
+    probability times beta, so that the lowest gets nearly all. On the energy `energies.cosine` it is the loss of
+    SimCLR and CLIP, who call 1 / beta the temperature; it may be learned.
+
+    Args:
+      correct: (...).
+      wrong: energies of N negatives, (..., N); for a batch of pairs its matrix of energies (B, B).
+      beta: inverse temperature > 0.
+      where: which are negatives, (..., N): `negatives.different`, or all but the diagonal of the matrix.
+
+    Source: van den Oord, Li & Vinyals (2018).
+    """
+    wrong = wrong if where is None else jnp.where(where, wrong, jnp.inf)
+    absent = wrong == jnp.inf
+    # Infinity times 0 has no derivative: absent energies are replaced before and after.
+    gaps = correct[..., None] - jnp.where(absent, 0, wrong)
+    values = jnp.where(absent, -jnp.inf, beta * gaps)
+    return log_summed(values[..., None, :])

@@ -1,0 +1,90 @@
+"""How good predicted label sets and rankings are.
+
+Arguments that mean the same everywhere: `predicted` (N, L) is a decision, 0/1 or bool, one row per
+example; `scores` (N, L) are real and finite, larger means likelier; `truth` (N, L), 0 or 1, comes
+second. `mask` (N, L), bool, says which cells count; without it, all. The others play no part, and
+may hold anything; nor does an example, or in `macro_f1` a label, of which no cell counts. NumPy and
+JAX arrays both serve, outside `jit`; other shapes or values raise ValueError. Every metric is a
+float in [0, 1], not per cent.
+"""
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from spen_jax.metrics.cells import along, check_binary, read
+
+
+def example_f1(predicted: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Mean over examples of 2 |A ∩ B| / (|A| + |B|), A true, B predicted; 1 if both are empty."""
+    hits, total, counted = _overlap(predicted, truth, mask, axis=1)
+    f1 = np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1))
+    return float(np.mean(f1[counted > 0]))
+
+
+def micro_f1(predicted: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """2 |A ∩ B| / (|A| + |B|) over all cells at once; 0 if nothing is true or predicted."""
+    hits, total, _ = _overlap(predicted, truth, mask, axis=None)
+    return float(2 * hits / np.maximum(total, 1))
+
+
+def macro_f1(predicted: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Mean over labels of 2 |A ∩ B| / (|A| + |B|), A the examples that have it, B those given it.
+
+    A label neither true nor predicted anywhere counts as 0, as with scikit-learn's
+    `zero_division=0`: labels that a split happens to lack pull this mean down.
+    """
+    hits, total, counted = _overlap(predicted, truth, mask, axis=0)
+    return float(np.mean((2 * hits / np.maximum(total, 1))[counted > 0]))
+
+
+def hamming_error(predicted: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Fraction of the cells that count in which truth and prediction differ."""
+    hits, total, counted = _overlap(predicted, truth, mask, axis=None)
+    return float((total - 2 * hits) / counted)
+
+
+def precision_at_k(
+    scores: ArrayLike, truth: ArrayLike, k: int, mask: ArrayLike | None = None
+) -> float:
+    """Mean over examples of (true labels among the k best scores) / k, for k in 1..L.
+
+    Of equal scores the lower label index goes first. Where fewer than k labels of an example count,
+    it is the share of true ones among these. Raises ValueError for other k.
+    """
+    values, y, counted = read("scores", scores, truth, mask).ranked()
+    if not 1 <= k <= y.shape[1]:
+        raise ValueError(f"k must be in 1..{y.shape[1]} (the labels), but is {k}: choose less")
+    best = np.sum(counted[:, :k], axis=1)
+    kept = best > 0
+    return float(np.mean(np.sum(y[kept, :k], axis=1) / best[kept]))
+
+
+def average_precision(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Mean over examples of sum_n (R_n - R_(n-1)) P_n, n counting an example's distinct scores.
+
+    P_n and R_n are precision and recall when all labels scoring at least the n-th highest value are
+    predicted, so labels that tie come in together. An example without true labels has no recall
+    and is left out; ValueError if no other is left. scikit-learn's
+    `average_precision_score(average="samples")`, which counts such an example as 0, agrees on the
+    others.
+    """
+    values, y, _ = read("scores", scores, truth, mask).ranked()
+    kept = y.any(axis=1)
+    if not kept.any():
+        raise ValueError(
+            "truth must hold a true label that counts, but holds none: check how the labels were read"
+        )
+    values, y = values[kept], y[kept]
+    place = np.arange(y.shape[1])
+    # For each place, the last place of the same score.
+    is_end = np.pad(values[:, 1:] < values[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+    end = np.minimum.accumulate(np.where(is_end, place, place[-1])[:, ::-1], axis=1)[:, ::-1]
+    precision = along(np.cumsum(y, axis=1) / (place + 1), end)
+    return float(np.mean(np.sum(y * precision, axis=1) / np.sum(y, axis=1)))
+
+
+def _overlap(predicted: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, axis: int | None):
+    """Along `axis` |A ∩ B|, |A| + |B|, and how many cells count."""
+    values, y, counted = read("predicted", predicted, truth, mask)
+    check_binary("predicted", values, "round it first")
+    return np.sum(y * values, axis=axis), np.sum(y + values, axis=axis), np.sum(counted, axis=axis)

@@ -1,0 +1,73 @@
+"""What training minimises."""
+
+from spen_jax.objectives.likelihood import (
+    IndependentBernoulli,
+    Noise,
+    Replay,
+    contrastive_divergence,
+    denoising_score_matching,
+    levels,
+    maximum_likelihood,
+    noise_contrastive,
+    pseudo_likelihood,
+    ranking,
+    replay,
+    sliced_score_matching,
+    unary_logits,
+)
+from spen_jax.objectives.margin import (
+    Start,
+    Variant,
+    end_to_end,
+    feed_forward,
+    increasing,
+    loss_augmented,
+    margin_loss,
+    max_margin,
+    offending,
+)
+from spen_jax.objectives.networks import (
+    PLAYERS,
+    alternating,
+    energy_as_loss,
+    inference_network,
+)
+from spen_jax.objectives.value import (
+    Source,
+    adversarial,
+    deep_value,
+    value_loss,
+)
+
+__all__ = [
+    "IndependentBernoulli",
+    "Noise",
+    "PLAYERS",
+    "Replay",
+    "Source",
+    "Start",
+    "Variant",
+    "adversarial",
+    "alternating",
+    "contrastive_divergence",
+    "deep_value",
+    "denoising_score_matching",
+    "end_to_end",
+    "energy_as_loss",
+    "feed_forward",
+    "increasing",
+    "inference_network",
+    "levels",
+    "loss_augmented",
+    "margin_loss",
+    "max_margin",
+    "maximum_likelihood",
+    "noise_contrastive",
+    "offending",
+    "pseudo_likelihood",
+    "ranking",
+    "replay",
+    "sliced_score_matching",
+    "unary_logits",
+    "value_loss",
+]

@@ -1,0 +1,221 @@
+"""How an answer is found, said once: for training, prediction and evaluation."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spen_jax.arguments import handing
+from spen_jax.domains import Box, Domain, Product, Simplex
+from spen_jax.inference import (
+    Differentiate,
+    GradientDescent,
+    MirrorDescent,
+    Solution,
+    Solver,
+    minimize,
+    points,
+)
+from spen_jax.types import Energy, Features
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """argmin over y of E(features(x), y), by so many steps of a solver: `predictor(params, x) -> Solution`.
+
+    Objectives train it (`objectives.end_to_end(predictor)`), `energies` evaluates it. Equal predictors share what
+    was compiled.
+
+    Attributes:
+      energy: `(params, context, y) -> scalar` for one example.
+      features: `(params, x) -> context` for a batch, what does not depend on y; it is handed `key` in training
+        (dropout) and `mask`, which parts of y count, where it has parameters of those names. None where the energy
+        sees x itself.
+      start: where inference starts: a number for all coordinates; an array (B, ...), or (1, ...) for all examples
+        alike; a function of the context, handed `key` and `domain` where it has such parameters, such as
+        `logits_of(spen)`; None for the domain's middle.
+      shape: of one example's y, where `start` is a number or None; in training the truth has it.
+      domain: where y lives.
+      solver: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`.
+      steps: how many steps; with `stop_early` at most.
+      settings: numbers of the solver in place of its own: a dict, or, where they are learned, a function of params
+        that returns it.
+      temperature: weight of the domain's entropy, E - temperature H(y); or a function of params.
+      differentiate: what a derivative of the answer means; None is what an objective needs, "unrolled" for
+        `objectives.end_to_end`, else "stopped".
+      tolerance: the residual up to which an example counts as converged.
+      stop_early: whether each example stops once it has converged.
+      trace: which of "y", "energy", "residual" to keep for every step.
+      progress: whether to report on stderr.
+      batch_size: the most rows that are predicted at once.
+
+    `solver` to `progress` are those of `minimize`; see `inference.Options`.
+    """
+
+    energy: Energy
+    features: Features | None = None
+    _: KW_ONLY
+    start: Any = None
+    shape: tuple[int, ...] | None = None
+    domain: Domain = Box()
+    solver: Solver | None = None
+    steps: int = 10
+    settings: dict[str, Any] | Callable[[Any], dict[str, Any]] | None = None
+    temperature: Any = None
+    differentiate: Differentiate | None = None
+    tolerance: float = 1e-3
+    stop_early: bool = False
+    trace: str | tuple[str, ...] = ()
+    progress: bool = False
+    batch_size: int = 1024
+
+    def __post_init__(self):
+        if not callable(self.energy):
+            raise ValueError(
+                f"Predictor needs an energy, a function (params, context, y) -> scalar, got {self.energy!r}"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(self.shape))
+        if self.solver is None:
+            solver = MirrorDescent() if _has_logits(self.domain) else GradientDescent()
+            object.__setattr__(self, "solver", solver)
+
+    def __call__(
+        self,
+        params: Any,
+        x: Any,
+        *,
+        known: tuple[Any, Any] | None = None,
+        mask: Any = None,
+        key: jax.Array | None = None,
+    ) -> Solution:
+        """The answers for x, whose arrays have a leading axis of any number of examples.
+
+        More than `batch_size` run in batches of that size, fewer in one of the next power of two, so that few sizes
+        are compiled; what fills a batch up is dropped.
+
+        Args:
+          params: the parameters.
+          x: what the features, or without them the energy, see.
+          known: (mask, y), what is known of the answers; see `minimize`.
+          mask: which parts of y count, for features that want to know.
+          key: for a start that draws.
+        """
+        solve = partial(_solve, *self._split(params), key)
+        return self._in_batches(solve, (x, known, mask, self._start_of_batch()))
+
+    def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
+        """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing."""
+        model = Predictor(self.energy, self.features)
+        return self._in_batches(partial(_energies, model, params), (x, y, mask))
+
+    def context(
+        self, params: Any, x: Any, *, key: jax.Array | None = None, mask: Any = None
+    ) -> Any:
+        """What the energy sees of a batch x."""
+        if self.features is None:
+            return x
+        return handing(self.features, key=key, mask=mask)(params, x)
+
+    def points(self, context: Any, like: Any = None, *, key: jax.Array | None = None) -> Any:
+        """Where inference of a batch starts, shaped like the truth (B, ...), or by `shape`."""
+        like = self.shape if like is None else like
+        return points(self.start, self.domain, context, like, key)
+
+    def options(self, params: Any, **changed: Any) -> dict[str, Any]:
+        """How `minimize` is to find the answers, by keyword, with learned settings taken from the parameters."""
+        chosen = {
+            "domain": self.domain,
+            "solver": self.solver,
+            "steps": self.steps,
+            "settings": _of(self.settings, params),
+            "temperature": _of(self.temperature, params),
+            "differentiate": self.differentiate or "stopped",
+            "tolerance": self.tolerance,
+            "stop_early": self.stop_early,
+            "trace": self.trace,
+            "progress": self.progress,
+        }
+        return chosen | changed
+
+    def _split(self, params):
+        """A predictor that can be hashed, the parameters, and the numbers that cannot be part of it."""
+        numbers = {}
+        for name in ("settings", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                numbers[name] = value
+        kept: dict[str, Any] = dict.fromkeys(numbers)
+        if self._start_of_batch() is not None:
+            kept["start"] = None
+        kept["trace"] = tuple(self.trace) if isinstance(self.trace, list) else self.trace
+        return replace(self, **kept), params, numbers
+
+    def _start_of_batch(self):
+        """The start where it is arrays, one point for each example or one for all."""
+        if self.start is None or callable(self.start) or jnp.ndim(_first(self.start)) == 0:
+            return None
+        return self.start
+
+    def _in_batches(self, function, batch):
+        leaves = jax.tree.leaves(batch)
+        if not leaves:
+            raise ValueError("x must hold an array with a leading axis of examples, got none")
+        if any(isinstance(a, jax.core.Tracer) for a in leaves):
+            return function(batch)
+        n = jnp.shape(jax.tree.leaves(batch[0])[0])[0]
+        size = min(self.batch_size, 1 << max(n - 1, 0).bit_length())
+        if n in (0, size):
+            return function(batch)
+        results = []
+        for first in range(0, n, size):
+            left = min(n - first, size)
+            short = min(size, 1 << max(left - 1, 0).bit_length())
+            rows = np.minimum(np.arange(first, first + short), n - 1)
+            results.append(function(jax.tree.map(lambda a, rows=rows: _rows(a, rows, n), batch)))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *results)
+
+
+@partial(jax.jit, static_argnums=0)
+def _solve(predictor, params, numbers, key, batch):
+    x, known, mask, start = batch
+    context = predictor.context(params, x, mask=mask)
+    first = predictor.points(context, key=key) if start is None else start
+    options = predictor.options(params) | numbers
+    return minimize(predictor.energy, params, context, first, known=known, **options)
+
+
+@partial(jax.jit, static_argnums=0)
+def _energies(predictor, params, batch):
+    x, y, mask = batch
+    context = predictor.context(params, x, mask=mask)
+    return jax.vmap(predictor.energy, (None, 0, 0))(params, context, y)
+
+
+def _of(setting, params):
+    """A setting, where it is a function that of the parameters."""
+    return setting(params) if callable(setting) else setting
+
+
+def _first(tree):
+    leaves = jax.tree.leaves(tree)
+    return leaves[0] if leaves else 0.0
+
+
+def _rows(a, rows, n):
+    """So many rows; an array that has one for all examples stays as it is."""
+    return a if jnp.shape(a)[0] == 1 != n else jnp.asarray(a)[rows]
+
+
+def _has_logits(domain):
+    if isinstance(domain, Product):
+        return all(map(_has_logits, domain.domains))
+    finite = isinstance(domain, Box) and math.isfinite(domain.upper - domain.lower)
+    return finite or isinstance(domain, Simplex)

@@ -1,0 +1,85 @@
+"""Hamiltonian Monte Carlo, by BlackJAX."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax.checks import check_positive, check_whole
+from spen_jax.domains import Reals
+from spen_jax.sampling.metropolis import Point, is_wrong, point_at
+from spen_jax.sampling.sampler import Info, consists_of
+from spen_jax.trees import select
+
+
+@dataclass(frozen=True)
+class HamiltonianMonteCarlo:
+    """Hamiltonian Monte Carlo with leapfrog steps and unit masses, by BlackJAX (`blackjax.hmc`), on Reals.
+
+    A trajectory costs `leapfrog_steps` gradients. Its potential is beta E. Source: Neal (2011), "MCMC using
+    Hamiltonian dynamics". Needs `pip install 'spen_jax[sampling]'`.
+    """
+
+    step_size: float
+    leapfrog_steps: int = 10
+
+    def __post_init__(self):
+        check_positive("step_size of HamiltonianMonteCarlo", self.step_size)
+        check_whole("leapfrog_steps", self.leapfrog_steps, 1)
+
+    def check(self, domain):
+        """ValueError for another domain than Reals, ModuleNotFoundError without BlackJAX."""
+        if not consists_of(domain, (Reals,)):
+            raise ValueError(
+                f"HamiltonianMonteCarlo samples from Reals, got {domain}; Langevin(adjusted=True) keeps to a Box"
+            )
+        _blackjax()
+
+    def draw(self, key, y, size):
+        """A key for each chain."""
+        return jax.random.split(key, size)
+
+    def init(self, target, y):
+        """The point, its energy and gradient."""
+        return point_at(target, y)
+
+    def step(self, target, state, random):
+        """One trajectory; BlackJAX accepts or rejects where it ends."""
+        hmc = _blackjax()
+        masses = jnp.ones(sum(a.size for a in jax.tree.leaves(state.y)))
+        after, info = hmc.build_kernel()(
+            random,
+            # BlackJAX's state holds -beta E and its gradient, and beta may change.
+            hmc.HMCState(*_scaled(state, -target.beta)),
+            lambda y: -target.beta * target.energy(y),
+            self.step_size,
+            masses,
+            self.leapfrog_steps,
+        )
+        # The Hamiltonian at the end, beta E and the kinetic energy.
+        wrong = is_wrong(-jnp.asarray(info.energy))
+        acceptance = jnp.asarray(info.acceptance_rate)
+        after = _scaled(Point(*after), -1 / target.beta)
+        return select(wrong, state, after), Info(acceptance, wrong)
+
+    def read(self, target, state):
+        """The point and its energy."""
+        return state.y, state.energy
+
+
+def _scaled(point, factor):
+    """The same point of an energy that is so many times as high."""
+    energy, gradient = jax.tree.map(
+        lambda a: (factor * a).astype(a.dtype), (point.energy, point.gradient)
+    )
+    return Point(point.y, energy, gradient)
+
+
+def _blackjax():
+    try:
+        from blackjax.mcmc import hmc
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "HamiltonianMonteCarlo needs BlackJAX: pip install 'spen_jax[sampling]'"
+        ) from error
+    return hmc

@@ -1,0 +1,47 @@
+"""The Metropolis rule, by which adjusted samplers accept or reject what they propose."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax.sampling.sampler import Info, Target
+from spen_jax.trees import select
+
+
+class Point(NamedTuple):
+    """A point with its energy and gradient, None where a sampler does not need them."""
+
+    y: Any
+    energy: Any = None
+    gradient: Any = None
+
+
+def point_at(target: Target, y: Any) -> Point:
+    """y with its energy and gradient."""
+    return Point(y, *jax.value_and_grad(target.energy)(y))
+
+
+def is_wrong(log_ratio: jax.Array) -> jax.Array:
+    """Whether a log density ratio is no such thing: NaN, or +inf, which an energy of -inf gives."""
+    return ~(log_ratio < jnp.inf)
+
+
+def acceptance(log_ratio: jax.Array, energy: jax.Array) -> Info:
+    """min(1, exp(log_ratio)), the probability to accept a proposal of this energy.
+
+    `log_ratio` is log [p(y') q(y | y') / (p(y) q(y' | y))] of a proposal y' drawn from q(. | y), and -inf where y' is
+    outside the domain. An energy of +inf is a density of 0, whatever else is NaN there: its probability is 0. Any other
+    ratio that is wrong is rejected and flagged. Source: Metropolis et al. (1953); Hastings (1970).
+    """
+    log_ratio = jnp.where(energy == jnp.inf, -jnp.inf, log_ratio)
+    wrong = is_wrong(log_ratio)
+    return Info(jnp.where(wrong, 0, jnp.exp(jnp.minimum(log_ratio, 0))), wrong)
+
+
+def accept(
+    uniform: jax.Array, log_ratio: jax.Array, proposal: Point, point: Point
+) -> tuple[Point, Info]:
+    """The proposal where a uniform number in [0, 1) is below its acceptance probability, else the point."""
+    info = acceptance(log_ratio, proposal.energy)
+    return select(uniform < info.acceptance, proposal, point), info

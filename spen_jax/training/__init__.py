@@ -1,0 +1,42 @@
+"""Training with Optax: one step, epochs, a compiled loop, recipes and protocols."""
+
+from spen_jax.training.checkpoints import check_like, load, replacing, save
+from spen_jax.training.fit import (
+    State,
+    fit,
+    in_batches,
+    init,
+    scan,
+    step,
+    steps_per_epoch,
+)
+from spen_jax.training.optimizers import Averaged, average_of, averaged, spectral, stable
+from spen_jax.training.protocol import Phase, Refitted, choose_then_refit, fit_phases
+from spen_jax.training.recipe import Best, Recipe, Trained, train
+
+__all__ = [
+    "Averaged",
+    "Best",
+    "Phase",
+    "Recipe",
+    "Refitted",
+    "State",
+    "Trained",
+    "average_of",
+    "averaged",
+    "check_like",
+    "choose_then_refit",
+    "fit",
+    "fit_phases",
+    "in_batches",
+    "init",
+    "load",
+    "replacing",
+    "save",
+    "scan",
+    "spectral",
+    "stable",
+    "step",
+    "steps_per_epoch",
+    "train",
+]

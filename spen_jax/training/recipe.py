@@ -1,0 +1,180 @@
+"""A whole training by a recipe: the optimizer, the epochs, and the best of them by a validation score."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from spen_jax.checks import check_positive, check_whole
+from spen_jax.objectives import alternating
+from spen_jax.training.fit import fit, init, steps_per_epoch
+from spen_jax.training.optimizers import average_of, stable
+from spen_jax.types import Objective
+
+
+class Best(NamedTuple):
+    """The best parameters so far, for early stopping: `best = best.update(params, score)`."""
+
+    params: Any = None
+    score: float = float("-inf")
+    epoch: int = 0
+    """The epoch of the best score, counted from 1; 0 before the first update."""
+
+    stale: int = 0
+    """Epochs since."""
+
+    def update(self, params: Any, score: float) -> "Best":
+        """Takes the parameters of the next epoch if their score (higher is better) is strictly the best."""
+        epoch = self.epoch + self.stale + 1
+        if score > self.score:
+            return Best(params, score, epoch, 0)
+        return self._replace(stale=self.stale + 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine.
+
+    Steps whose gradient is not finite are skipped, up to 50 in a row. Raises ValueError for settings that cannot be.
+    """
+
+    epochs: int
+    """The schedule spans all of them, also where a training stops earlier."""
+    learning_rate: float
+    """The highest."""
+    weight_decay: float
+    batch_size: int = 128
+    clip: float = 5.0
+    """The largest norm of all gradients together."""
+    average: float | None = None
+    """Decay of the moving average of the parameters that is evaluated and kept, or None."""
+    alternate: bool = False
+    """Whether the parameters of two players take turns, see `objectives.alternating`."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that is kept, where there is a score: the best or the last."""
+    patience: int | None = None
+    """Stop when this many epochs brought nothing better; None for never."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """Pairs of a text and a factor: the first pair whose text is in a parameter's path sets the factor of
+    its learning rate (not of its decay), 0 freezes it; where none is, the factor is 1."""
+
+    def __post_init__(self):
+        check_whole("epochs", self.epochs, 1)
+        check_whole("batch_size", self.batch_size, 1)
+        check_positive("clip", self.clip)
+        if self.keep not in ("best", "last"):
+            raise ValueError(f"keep must be 'best' or 'last', got {self.keep!r}")
+        if self.patience is not None:
+            check_whole("patience", self.patience, 1)
+
+    def optimizer(self, n_examples: int) -> optax.GradientTransformation:
+        """That of a training on so many examples: one object for equal settings, so that nothing compiles twice."""
+        steps = self.epochs * steps_per_epoch(n_examples, self.batch_size)
+        # What plays no part in a step makes no difference to it.
+        return _optimizer(replace(self, epochs=1, batch_size=1, keep="best", patience=None), steps)
+
+
+@lru_cache(maxsize=64)
+def _optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
+    def factors(params):
+        def factor(path, _):
+            name = jax.tree_util.keystr(path)
+            return next((f for text, f in recipe.rates if text in name), 1.0)
+
+        return jax.tree.map_with_path(factor, params)
+
+    if recipe.alternate:
+        steps = -(-steps // 2)  # of each player
+
+    def adamw(factor):
+        peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
+        rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
+        return optax.adamw(rate, weight_decay=decay)
+
+    optimizer = optax.chain(
+        optax.masked(optax.set_to_zero(), lambda p: jax.tree.map(lambda f: f == 0, factors(p))),
+        optax.clip_by_global_norm(recipe.clip),
+        optax.partition({f: adamw(f) for f in {1.0, *(f for _, f in recipe.rates)}}, factors),
+    )
+    if recipe.alternate:
+        optimizer = alternating(optimizer, optimizer)
+    return stable(optimizer, clip=None, skip=50, average=recipe.average)
+
+
+class Trained(NamedTuple):
+    """What a training has come to after an epoch."""
+
+    params: Any
+    """Those of `epoch`, the best or the last so far."""
+    epoch: int
+    """Counted from 1; 0 for the parameters that training began with."""
+    scores: tuple[float, ...] = ()
+    """The validation score of every epoch; none without `score`."""
+    clock: tuple[float, ...] = ()
+    """Seconds of training, without validation and what the caller did meanwhile, after each epoch."""
+    metrics: Mapping[str, float] = {}
+    """The mean metrics of the newest epoch."""
+
+    @property
+    def seconds(self) -> float:
+        """Of training, in all."""
+        return self.clock[-1] if self.clock else 0.0
+
+
+def train(
+    objective: Objective,
+    params: Any,
+    data: Any,
+    recipe: Recipe,
+    key: jax.Array,
+    *,
+    score: Callable[[Any], float] | None = None,
+    stop_after: int | None = None,
+) -> Iterator[Trained]:
+    """After each epoch what `recipe` has made of `params`; the last that it yields is the result.
+
+    `*_, trained = train(...)` runs it, but holds the parameters of every epoch until it ends; a loop over it does not.
+    With a score the epoch is kept whose score is best, in the mean with those of the two epochs before it: a single
+    one is noisy.
+
+    Args:
+      objective: what to minimise.
+      params: where to start.
+      data: the training examples, as for `fit`.
+      recipe: the rates.
+      key: decides the order of the examples and all that is random.
+      score: validation score of parameters, higher is better; without it the last epoch is kept.
+      stop_after: stop after this epoch, 0 or more, the one that an earlier training found best.
+    """
+    began, spent = time.perf_counter(), 0.0
+    epochs = recipe.epochs if stop_after is None else stop_after
+    check_whole("stop_after", epochs, 0)
+    if not epochs:
+        yield Trained(params, 0)
+        return
+    optimizer = recipe.optimizer(len(jax.tree.leaves(data)[0]))
+    first = init(params, optimizer, key)
+    best = Best(params)
+    scores: tuple[float, ...] = ()
+    clock: tuple[float, ...] = ()
+    for state, metrics in fit(
+        objective, optimizer, first, data, epochs=epochs, batch_size=recipe.batch_size
+    ):
+        spent += time.perf_counter() - began
+        clock = (*clock, spent)
+        current = state.params if recipe.average is None else average_of(state)
+        if score is not None:
+            scores = (*scores, float(score(current)))
+        if score is None or recipe.keep == "last":
+            best = best._replace(params=current, epoch=len(clock))
+        else:
+            best = best.update(current, float(np.mean(scores[-3:])))
+        yield Trained(best.params, best.epoch, scores, clock, metrics)
+        if recipe.patience is not None and best.stale >= recipe.patience:
+            return
+        began = time.perf_counter()
