@@ -1,7 +1,4 @@
-"""The energy of the inference benchmark, and how each library's users minimise it.
-
-E(h, y) = -(W h + d).y + c2.softplus(C1 y + b): the SPEN of Belanger & McCallum (2016) at the size
-of the BibTeX data set, with 150 hidden units h >= 0, 159 labels y in [0, 1] and 16 global units.
+"""How each library's users minimise the energy of problem.py.
 
 A contestant takes a problem and a number of steps, does what need not be repeated, and returns a
 function of no arguments: one inference, which gives the points it reached, (B, LABELS). What it
@@ -10,94 +7,31 @@ compiles takes the problem's arrays as arguments, so that problems of one size s
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-LABELS, HIDDEN, GLOBAL = 159, 150, 16
-STEP, MOMENTUM = 0.1, 0.95
-
-
-class Problem(NamedTuple):
-    """One energy and a batch of B examples, as float32 NumPy arrays."""
-
-    W: np.ndarray
-    d: np.ndarray
-    C1: np.ndarray
-    b: np.ndarray
-    c2: np.ndarray
-    h: np.ndarray
-    """(B, HIDDEN)."""
-    start: np.ndarray
-    """The first points, (B, LABELS), all 1/2."""
-
-    @property
-    def logits(self) -> np.ndarray:
-        """W h + d of each example, (B, LABELS)."""
-        return self.h @ self.W.T + self.d
-
-    def energies(self, y: np.ndarray) -> np.ndarray:
-        """E(h, y) in float64, (B, LABELS) -> (B,): the judge of all contestants."""
-        units = np.logaddexp(y.astype(np.float64) @ self.C1.T + self.b, 0)
-        return units @ self.c2 - np.sum(y * self.logits, -1)
-
+from benchmarks.problem import (
+    GLOBAL,
+    HIDDEN,
+    LABELS,
+    MOMENTUM,
+    STEP,
+    Problem,
+    jax_arrays,
+    plain_energy,
+    random_problem,
+)
 
 Run = Callable[[], Any]
 Contestant = Callable[[Problem, int], Run]
-
-
-def random_problem(batch: int, seed: int = 0, labels: int = LABELS, units: int = GLOBAL) -> Problem:
-    """Normally distributed weights of the size training starts from; features max(0, normal)."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (scale * rng.standard_normal(shape)).astype(np.float32)
-
-    return Problem(
-        W=normal(labels, HIDDEN, scale=HIDDEN**-0.5),
-        d=normal(labels),
-        C1=normal(units, labels, scale=labels**-0.5),
-        b=normal(units),
-        c2=normal(units),
-        h=np.maximum(normal(batch, HIDDEN), 0),
-        start=np.full((batch, labels), 0.5, np.float32),
-    )
-
-
-def interior(problem: Problem, steps: int) -> Problem:
-    """The problem, its energy scaled down until no point comes nearer than 0.05 to a bound.
-
-    No |dE/dy_i| exceeds G = max |logits| + max_i sum_j |c2_j C1_ji|. The t-th step with momentum m
-    is then no longer than STEP G (1 + m + ... + m^(t-1)); the sum of these lengths is made 0.45.
-    """
-    slope = np.abs(problem.logits).max() + (np.abs(problem.c2) @ np.abs(problem.C1)).max()
-    path = STEP * sum((1 - MOMENTUM**t) / (1 - MOMENTUM) for t in range(1, steps + 1))
-    scale = np.float32(0.45 / (path * slope))
-    return problem._replace(W=scale * problem.W, d=scale * problem.d, c2=scale * problem.c2)
-
-
-@lru_cache
-def _plain_energy():
-    from spen_jax.energies import softplus
-
-    def energy(params, logits, y):
-        return params["c2"] @ softplus(params["C1"] @ y + params["b"]) - logits @ y
-
-    return energy
-
-
-def _jax_arrays(problem: Problem):
-    import jax
-
-    params = {name: getattr(problem, name) for name in ("C1", "b", "c2")}
-    return jax.device_put((params, problem.logits, problem.start))
 
 
 def spen_jax(problem: Problem, steps: int) -> Run:
     """The public interface, with the energy as a plain function."""
     from spen_jax import minimize
 
-    energy, (params, logits, start) = _plain_energy(), _jax_arrays(problem)
+    energy, (params, logits, start) = plain_energy(), jax_arrays(problem)
     return lambda: minimize(energy, params, logits, start, steps=steps).y
 
 
@@ -107,13 +41,13 @@ def _compiled(steps: int, batch: int):
 
     from spen_jax import minimize
 
-    loop = jax.jit(lambda *arrays: minimize(_plain_energy(), *arrays, steps=steps))
-    return loop.lower(*_jax_arrays(random_problem(batch))).compile()
+    loop = jax.jit(lambda *arrays: minimize(plain_energy(), *arrays, steps=steps))
+    return loop.lower(*jax_arrays(random_problem(batch))).compile()
 
 
 def spen_jax_compiled(problem: Problem, steps: int) -> Run:
     """The same, compiled ahead of time: what is left out is the overhead of calling `minimize`."""
-    arrays = _jax_arrays(problem)
+    arrays = jax_arrays(problem)
     loop = _compiled(steps, len(problem.start))
     return lambda: loop(*arrays).y
 
@@ -142,7 +76,7 @@ def spen_jax_dense(problem: Problem, steps: int) -> Run:
 
     from spen_jax import minimize
 
-    _, logits, start = _jax_arrays(problem)
+    _, logits, start = jax_arrays(problem)
     weights = {"C1": {"kernel": problem.C1.T.copy(), "bias": problem.b}}
     params = jax.device_put(weights | {"c2": {"kernel": problem.c2[:, None]}})
     return lambda: minimize(_dense_energy(), params, logits, start, steps=steps).y
@@ -156,7 +90,7 @@ def spen_jax_flax(problem: Problem, steps: int) -> Run:
 
     model: Any = SPEN(FeatureNetwork(LABELS, (HIDDEN,)), GLOBAL)
     features, energy = functions_of(model)
-    params, _, start = _jax_arrays(problem)
+    params, _, start = jax_arrays(problem)
     # The hidden layer is the identity, since h is the features already and relu leaves them alone.
     identity = {"kernel": np.eye(HIDDEN, dtype=np.float32), "bias": np.zeros(HIDDEN, np.float32)}
     network = {"hidden_0": identity, "output": {"kernel": problem.W.T, "bias": problem.d}}
@@ -186,7 +120,7 @@ def _jax_solver(steps: int):
 
 def jax_plain(problem: Problem, steps: int) -> Run:
     """`jit(vmap(scan(grad)))` with `jax.nn.softplus`, as one writes it without a library."""
-    solve, (params, logits, start) = _jax_solver(steps), _jax_arrays(problem)
+    solve, (params, logits, start) = _jax_solver(steps), jax_arrays(problem)
     return lambda: solve(start, params, logits)
 
 
@@ -196,7 +130,7 @@ def _optax_step():
     import jax.numpy as jnp
     import optax
 
-    gradient = jax.vmap(jax.grad(_plain_energy(), argnums=2), (None, 0, 0))
+    gradient = jax.vmap(jax.grad(plain_energy(), argnums=2), (None, 0, 0))
     optimizer = optax.sgd(STEP, momentum=MOMENTUM)
 
     @jax.jit
@@ -210,7 +144,7 @@ def _optax_step():
 def optax_loop(problem: Problem, steps: int) -> Run:
     """A Python loop over a jit-compiled step of Optax's SGD with momentum, then a clip."""
     init, step = _optax_step()
-    params, logits, start = _jax_arrays(problem)
+    params, logits, start = jax_arrays(problem)
 
     def run():
         y, state = start, init(start)
@@ -227,7 +161,7 @@ def _jaxopt_solver(steps: int):
     from jaxopt import ProjectedGradient
     from jaxopt.projection import projection_box
 
-    energy = _plain_energy()
+    energy = plain_energy()
 
     def total(y, params, logits):
         return jax.vmap(energy, (None, 0, 0))(params, logits, y).sum()
@@ -250,7 +184,7 @@ def jaxopt(problem: Problem, steps: int) -> Run:
     A step is one value and gradient, one projection and the norm of the change. It has no momentum:
     a little less work, and another answer after as many steps.
     """
-    solve, (params, logits, start) = _jaxopt_solver(steps), _jax_arrays(problem)
+    solve, (params, logits, start) = _jaxopt_solver(steps), jax_arrays(problem)
     return lambda: solve(start, params, logits)
 
 

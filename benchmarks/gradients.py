@@ -1,6 +1,6 @@
 """What it costs to differentiate an inference of 1,000 steps on 64 examples.
 
-The energy of contestants.py, one thread; memory is that of the compiled program's temporary arrays. Claims: with
+The energy of problem.py, one thread; memory is that of the compiled program's temporary arrays. Claims: with
 rematerialisation, the default, 1,000 unrolled steps take less than 3 times the memory of 32 steps without, and less
 than 2.5 times the time of 1,000 steps without; the implicit gradient's memory does not grow with the
 steps. About 1 minute; README.md prints one run.
@@ -9,8 +9,8 @@ steps. About 1 minute; README.md prints one run.
 import time
 from typing import Any
 
-import harness
-from contestants import _jax_arrays, _plain_energy, random_problem
+from benchmarks import harness
+from benchmarks.problem import jax_arrays, plain_energy, random_problem
 
 BATCH = 64
 
@@ -22,8 +22,8 @@ def measure() -> list[dict]:
 
     from spen_jax import Implicit, Unrolled, minimize
 
-    energy = _plain_energy()
-    params, logits, start = _jax_arrays(random_problem(BATCH))
+    energy = plain_energy()
+    params, logits, start = jax_arrays(random_problem(BATCH))
 
     def gradient(steps: int, mode: Any):
         def loss(params, logits):

@@ -166,7 +166,7 @@ def machine(packages: Sequence[str]) -> str:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes the file whole or not at all: under a temporary name beside it, then renamed."""
-    from spen_jax.checkpoints import replacing
+    from spen_jax.training import replacing
 
     with replacing(path) as file:
         file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

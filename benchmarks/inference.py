@@ -1,7 +1,7 @@
 """Benchmark of inference: the example-steps per second of spen_jax and of its peers.
 
 An example-step is one step of the minimisation of one example's energy over its labels. The energy
-has the size of the BibTeX data set (contestants.py); steps of 0.1 with momentum 0.95, in the box
+has the size of the BibTeX data set (problem.py); steps of 0.1 with momentum 0.95, in the box
 [0, 1]. Claim: on one thread, at batches of 512 and 2,515, `spen_jax.minimize` makes at least 9
 times the steps of PyTorch's autograd and 1.6 times those of `torch.compile`.
 
@@ -15,14 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from contestants import (
-    CONTESTANTS,
+
+from benchmarks import harness
+from benchmarks.contestants import CONTESTANTS, OWN_ITERATION
+from benchmarks.problem import (
     GLOBAL,
     LABELS,
     MOMENTUM,
-    OWN_ITERATION,
     STEP,
     Problem,
     interior,

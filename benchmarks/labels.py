@@ -1,14 +1,15 @@
 """Time of an inference step against the number of labels.
 
-The energy of contestants.py with 64 global units, 256 examples, 30 steps, one thread. Claim: the time grows
+The energy of problem.py with 64 global units, 256 examples, 30 steps, one thread. Claim: the time grows
 linearly with the labels once these are many, and stays below that of PyTorch and of plain JAX.
 About 3 minutes; README.md prints the table of one run.
 """
 
 import time
 
-import harness
-from contestants import CONTESTANTS, random_problem
+from benchmarks import harness
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.problem import random_problem
 
 LABEL_COUNTS, UNITS, BATCH, STEPS = (159, 1_000, 4_000, 16_000), 64, 256, 30
 NAMES = "spen_jax", "jax_plain", "jaxopt", "torch_eager_hoisted"

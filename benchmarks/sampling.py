@@ -1,15 +1,16 @@
 """Langevin sampling: the example-steps per second of spen_jax and of torchebm.
 
-The energy of contestants.py on the box [0, 1], steps of 0.01, temperature 1, points outside projected back, the
+The energy of problem.py on the box [0, 1], steps of 0.01, temperature 1, points outside projected back, the
 last point kept, one thread. Claim: with Gaussian noise at least 0.9 times torchebm's `LangevinDynamics` (both are
 bound by random numbers), with two-point noise at least 6 times. About 1 minute; README.md prints one run.
 """
 
 import time
 
-import harness
 import numpy as np
-from contestants import _jax_arrays, _plain_energy, random_problem
+
+from benchmarks import harness
+from benchmarks.problem import jax_arrays, plain_energy, random_problem
 
 BATCHES, STEPS, STEP = (64, 512, 2515), 100, 0.01
 
@@ -20,13 +21,13 @@ def ours(problem, noise):
 
     from spen_jax.sampling import Langevin, sample
 
-    params, logits, start = _jax_arrays(problem)
+    params, logits, start = jax_arrays(problem)
     sampler = Langevin(STEP, noise=noise, boundary="project")
     keys = iter(jax.random.split(jax.random.key(0), 100_000))
 
     def run():
         key, chains = next(keys), start[:, None]
-        energy = _plain_energy()
+        energy = plain_energy()
         found = sample(
             energy, params, logits, chains, key, sampler=sampler, steps=STEPS, thin=STEPS
         )

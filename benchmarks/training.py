@@ -1,6 +1,6 @@
 """Training: the seconds of one step, spen_jax against eager PyTorch, and what compilation costs.
 
-The energy of contestants.py, of the size of the BibTeX data set; a step takes 100 examples, trains the local and
+The energy of problem.py, of the size of the BibTeX data set; a step takes 100 examples, trains the local and
 the global term on their features h by SGD with momentum 0.9, and is what a user writes: `training.step` here,
 `torch.autograd` there, both with the potentials W h + d computed once a step.
 
@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-import harness
 import numpy as np
-from contestants import LABELS, MOMENTUM, STEP, _plain_energy, random_problem
+
+from benchmarks import harness
+from benchmarks.problem import LABELS, MOMENTUM, STEP, plain_energy, random_problem
 
 KINDS = "max-margin", "end-to-end"
 BATCH, DESCENT_STEPS, MIRROR_STEPS, MIRROR_STEP = 100, 30, 10, 0.1
@@ -57,17 +59,18 @@ def _ours(kind: str) -> tuple[Any, Any, Any, Any, Any]:
     import jax
     import optax
 
-    from spen_jax import GradientDescent, MirrorDescent, end_to_end, max_margin, training
+    from spen_jax import GradientDescent, MirrorDescent, Predictor, objectives, training
 
     def features(params, h):
         return h @ params["W"].T + params["d"]
 
+    predictor = partial(Predictor, plain_energy(), features)
     if kind == "max-margin":
-        solver = GradientDescent(STEP, MOMENTUM)
-        objective = max_margin(_plain_energy(), features, solver=solver, steps=DESCENT_STEPS)
+        descent = predictor(solver=GradientDescent(STEP, MOMENTUM), steps=DESCENT_STEPS)
+        objective = objectives.max_margin(descent)
     else:
-        solver = MirrorDescent(MIRROR_STEP)
-        objective = end_to_end(_plain_energy(), features, solver=solver, steps=MIRROR_STEPS)
+        mirror = predictor(solver=MirrorDescent(MIRROR_STEP), steps=MIRROR_STEPS)
+        objective = objectives.end_to_end(mirror)
     weights, data = jax.device_put(random_data())
     optimizer = optax.sgd(RATE, momentum=SGD_MOMENTUM)
     state = training.init(weights, optimizer, jax.random.key(0))

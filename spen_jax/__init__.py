@@ -30,6 +30,7 @@ from spen_jax.inference import (
 )
 from spen_jax.networks import FeatureNetwork, functions_of, logits_of
 from spen_jax.objectives import end_to_end, feed_forward, loss_augmented, max_margin
+from spen_jax.predictor import Predictor
 from spen_jax.sampling import HamiltonianMonteCarlo, Langevin, sample
 from spen_jax.training import fit
 
@@ -48,6 +49,7 @@ __all__ = [
     "MirrorDescent",
     "OnLogits",
     "Optax",
+    "Predictor",
     "Product",
     "Reals",
     "SPEN",

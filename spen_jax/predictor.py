@@ -1,6 +1,5 @@
 """How an answer is found, said once: for training, prediction and evaluation."""
 
-import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
@@ -9,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spen_jax.arguments import handing
-from spen_jax.domains import Box, Domain, Product, Simplex
+from spen_jax.domains import Box, Domain
 from spen_jax.inference import (
     Differentiate,
     GradientDescent,
@@ -84,7 +84,7 @@ class Predictor:
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(self.shape))
         if self.solver is None:
-            solver = MirrorDescent() if _has_logits(self.domain) else GradientDescent()
+            solver = MirrorDescent() if self.domain.has_logits else GradientDescent()
             object.__setattr__(self, "solver", solver)
 
     def __call__(
@@ -168,7 +168,7 @@ class Predictor:
         leaves = jax.tree.leaves(batch)
         if not leaves:
             raise ValueError("x must hold an array with a leading axis of examples, got none")
-        if any(isinstance(a, jax.core.Tracer) for a in leaves):
+        if any(isinstance(a, Tracer) for a in leaves):
             return function(batch)
         n = jnp.shape(jax.tree.leaves(batch[0])[0])[0]
         size = min(self.batch_size, 1 << max(n - 1, 0).bit_length())
@@ -212,10 +212,3 @@ def _first(tree):
 def _rows(a, rows, n):
     """So many rows; an array that has one for all examples stays as it is."""
     return a if jnp.shape(a)[0] == 1 != n else jnp.asarray(a)[rows]
-
-
-def _has_logits(domain):
-    if isinstance(domain, Product):
-        return all(map(_has_logits, domain.domains))
-    finite = isinstance(domain, Box) and math.isfinite(domain.upper - domain.lower)
-    return finite or isinstance(domain, Simplex)

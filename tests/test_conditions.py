@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spen_jax import losses
-from spen_jax.architectures import Binary, Multiclass, Regressor, linear
-from spen_jax.conditions import as_pair, check, in_weights
+from spen_jax.energies import Binary, Multiclass, Regressor, linear
+from spen_jax.losses import as_pair, check, in_weights
 
 INF = np.inf
 
@@ -66,15 +66,15 @@ CONDITIONS = [  # loss, margin, lowest energy, condition 1, condition 2
     ids=[c[0] for c in CONDITIONS],
 )
 def test_a_loss_meets_the_conditions_as_its_table_says(loss, margin, lowest, minima, descends):
-    report = check(jax.jit(loss), margin, lowest=lowest)
+    report = check(loss, margin, lowest=lowest)
     assert (report.minima, report.descends) == (minima, descends), report
 
 
 def test_a_report_has_the_lowest_losses_and_the_smallest_slope():
-    report = check(losses.hinge, 0.5, reach=2.0, points=41)
+    report = check(losses.hinge, 0.5)
     assert report.right == 0 and report.slope == 2
     assert report.wrong == pytest.approx(0.5, abs=1e-5)  # just beyond the line
-    report = check(losses.mce, 0.3)
+    report = check(losses.mce, 0.3, reach=2.0, points=41)
     sigmoid = 1 / (1 + np.exp(0.3))
     assert report.right == pytest.approx(0, abs=1e-12)
     assert report.slope == pytest.approx(2 * sigmoid * (1 - sigmoid), rel=1e-5)

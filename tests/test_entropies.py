@@ -15,11 +15,6 @@ from spen_jax.domains import (
 )
 
 
-def entropies(y):
-    """Of the last axis, by SciPy."""
-    return scipy.special.entr(y).sum(-1)
-
-
 def binary_cross_entropies(y, truth):
     """Of each number, by SciPy."""
     return -scipy.special.xlogy(truth, y) - scipy.special.xlog1py(1 - truth, -y)

@@ -9,96 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.metrics import jaccard_score
+from problems import assert_trees_close
 
-from spen_jax import losses, metrics
-
-RNG = np.random.default_rng(0)
-Y = RNG.random((2, 3, 5))
-TRUTH = (RNG.random((2, 3, 5)) < 0.4).astype(float)
-
-
-def f1_error(y, t):
-    return 1 - 2 * sum(a * b for a, b in zip(y, t, strict=True)) / (sum(y) + sum(t))
-
-
-LOOPS = {
-    losses.squared_error: lambda y, t: sum((a - b) ** 2 for a, b in zip(y, t, strict=True)),
-    losses.hamming: lambda y, t: sum(1 - a if b == 1 else a for a, b in zip(y, t, strict=True)),
-    losses.cross_entropy: lambda y, t: sum(
-        -np.log(a if b == 1 else 1 - a) for a, b in zip(y, t, strict=True)
-    ),
-    losses.soft_f1_error: f1_error,
-    losses.soft_iou_error: lambda y, t: 1 - sum(map(min, y, t)) / sum(map(max, y, t)),
-}
-
-
-@pytest.mark.parametrize("cost", LOOPS, ids=lambda cost: cost.__name__)
-def test_costs_sum_over_the_labels_and_nothing_else(cost):
-    got = cost(jnp.asarray(Y), jnp.asarray(TRUTH))
-    want = [[LOOPS[cost](Y[i, j], TRUTH[i, j]) for j in range(3)] for i in range(2)]
-    assert got.shape == (2, 3)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-    one = cost(jnp.asarray(Y[0, 1]), jnp.asarray(TRUTH[0, 1]))
-    np.testing.assert_allclose(one, want[0][1], rtol=1e-5)
-
-
-def test_costs_of_binary_answers_are_counts_and_f1_errors():
-    sets = np.array(list(itertools.product([0.0, 1.0], repeat=3)), np.float32)
-    y, truth = np.repeat(sets, 8, axis=0), np.tile(sets, (8, 1))
-    wrong = (y != truth).sum(1)
-    np.testing.assert_array_equal(losses.squared_error(y, truth), wrong)
-    np.testing.assert_array_equal(losses.hamming(y, truth), wrong)
-    f1 = [metrics.example_f1(t[None], p[None]) for p, t in zip(y, truth, strict=True)]
-    np.testing.assert_allclose(losses.soft_f1_error(y, truth), 1 - np.array(f1), atol=1e-6)
-    assert losses.soft_f1_error(sets[0], sets[0]) == 0
-
-
-def test_soft_iou_error_of_binary_answers_is_the_jaccard_distance_of_sets():
-    for y, truth in itertools.product(itertools.product([0.0, 1.0], repeat=3), repeat=2):
-        got = losses.soft_iou_error(jnp.array(y), jnp.array(truth))
-        if not any(y + truth):
-            assert got == 0
-            continue
-        want = 1 - jaccard_score(truth, y)
-        np.testing.assert_allclose(got, want, atol=1e-6)
-
-
-def test_cross_entropy_of_a_sigmoid_is_that_of_optax():
-    logits = np.float32(RNG.normal(0, 3, (4, 5)))
-    truth = np.float32(RNG.random((4, 5)) < 0.5)
-
-    def ours(logits):
-        return losses.cross_entropy(jax.nn.sigmoid(logits), truth[0])
-
-    def theirs(logits):
-        return optax.sigmoid_binary_cross_entropy(logits, truth[0]).sum()
-
-    got, want = (jax.jit(jax.vmap(jax.value_and_grad(f)))(logits) for f in (ours, theirs))
-    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
-    np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-6)
-
-
-def test_cross_entropy_takes_a_probability_as_at_least_1e_7():
-    y, truth = np.float32([0, 1, 0, 1]), np.float32([1, 0, 0, 1])
-    assert losses.cross_entropy(y, truth) == pytest.approx(2 * np.log(1e7))
-    assert np.isfinite(jax.grad(losses.cross_entropy)(y, truth)).all()
-
-
-@pytest.mark.parametrize("error", [losses.soft_f1_error, losses.soft_iou_error])
-def test_soft_errors_of_empty_against_empty_have_a_finite_gradient(error):
-    zeros = jnp.zeros(3)
-    assert np.isfinite(jax.grad(error)(zeros, zeros)).all()
-
-
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32])
-def test_costs_of_booleans_and_integers_are_those_of_floats(dtype):
-    y, truth = np.array([[0, 1, 0, 1], [1, 1, 0, 0]]), np.array([[0, 1, 1, 0], [1, 1, 1, 0]])
-    for cost in LOOPS:
-        got = cost(jnp.asarray(y, dtype), jnp.asarray(truth, dtype))
-        np.testing.assert_array_equal(got, cost(jnp.float32(y), jnp.float32(truth)))
-        with pytest.raises(AssertionError):
-            cost(jnp.zeros((2, 3)), jnp.zeros(3))
+from spen_jax import losses
 
 
 def test_hinge_is_positive_where_the_wrong_answer_is_not_worse_by_the_margin():
@@ -107,9 +20,9 @@ def test_hinge_is_positive_where_the_wrong_answer_is_not_worse_by_the_margin():
     np.testing.assert_allclose(
         losses.hinge(correct, wrong, np.float32([0, 1, 3, 4])), [1, 0.5, 2, 0]
     )
-    for argument, sign in [(0, 1), (1, -1)]:
-        slopes = jax.vmap(jax.grad(losses.hinge, argument))(correct, wrong)
-        np.testing.assert_array_equal(np.asarray(slopes)[[0, 1, 3]], [sign, sign, 0])
+    slopes = jax.jit(jax.vmap(jax.grad(losses.hinge, (0, 1))))(correct, wrong)
+    for of_energy, sign in zip(np.asarray(slopes), (1, -1), strict=True):
+        np.testing.assert_array_equal(of_energy[[0, 1, 3]], [sign, sign, 0])
 
 
 # Losses of energies: `loss(correct, wrong)`, (...) and (..., 3). A pair loss takes the first wrong answer.
@@ -194,46 +107,69 @@ CASES = [
     ),
     Case("additive margin", several(losses.additive_margin, MARGINS[0]), 1.25 + 0.5),
     Case("InfoNCE", losses.info_nce, log(1 + exp(0.25) + exp(-1.5) + exp(-0.5))),
-    Case("InfoNCE, sharp", several(losses.info_nce, 0.5), log(1 + exp(0.5) + exp(-3) + exp(-1))),
+    Case("InfoNCE, sharp", several(losses.info_nce, 2.0), log(1 + exp(0.5) + exp(-3) + exp(-1))),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
+def around(lowest, by):
+    """24 points from there to 3, and each with an energy raised and lowered, (24 * 9, 4)."""
+    points = np.random.default_rng(1).uniform(lowest, 3, (24, 1, 4))
+    return (points + by * np.concatenate([np.zeros((1, 4)), np.eye(4), -np.eye(4)])).reshape(-1, 4)
+
+
+EXTREME = list(itertools.product([-1e4, 0.0, 1e4], *[[-1e4, 0.0, 1e4, np.inf]] * 3))
+ROWS = {
+    "by hand": [[CORRECT, *WRONG]],
+    "extreme": EXTREME,
+    "batch": np.random.default_rng(2).uniform(0, 2, (6, 4)),
+} | {(lowest, by): around(lowest, by) for lowest in (-3.0, 0.0) for by in (1e-6, 0.7)}
+
+
 @lru_cache
-def compiled(loss):
-    return jax.jit(jax.vmap(jax.value_and_grad(lambda row: loss(row[0], row[1:]))))
+def found(dtype):
+    """Values and gradients of all losses at all rows (E_correct, E_wrong 1, 2, 3), compiled once."""
 
+    def of_row(row):
+        of = [
+            jax.value_and_grad(lambda row, case=case: case.loss(row[0], row[1:])) for case in CASES
+        ]
+        return {case.name: f(row) for case, f in zip(CASES, of, strict=True)}
 
-def value_and_slopes(loss, rows):
-    """Of rows (E_correct, E_wrong 1, 2, 3), always 216 of them so that each loss compiles once."""
-    found = compiled(loss)(np.resize(rows, (216, 4)).astype(rows.dtype))
-    return [np.asarray(a)[: len(rows)] for a in found]
+    with jax.enable_x64(dtype == np.float64):
+        rows = {name: np.asarray(rows, dtype) for name, rows in ROWS.items()}
+        results = jax.jit(jax.vmap(of_row))(np.concatenate(list(rows.values())))
+        ends = np.cumsum([len(r) for r in rows.values()])[:-1]
+        return {
+            name: [dict(zip(ROWS, np.split(np.asarray(a), ends), strict=True)) for a in result]
+            for name, result in results.items()
+        }
 
 
 def moved(case, by):
-    """Values at 24 points and with each energy raised and lowered, (24, 4); the gradient at the points."""
-    points = np.random.default_rng(1).uniform(case.lowest, 3, (24, 1, 4))
-    rows = points + by * np.concatenate([np.zeros((1, 4)), np.eye(4), -np.eye(4)])
-    values, slopes = value_and_slopes(case.loss, rows.reshape(-1, 4))
+    """Values at the points, with each energy raised and lowered; the gradient at the points."""
+    values, slopes = (a[case.lowest, by] for a in found(np.float64)[case.name])
     values = values.reshape(24, 9)
     return values[:, :1], values[:, 1:5], values[:, 5:], slopes.reshape(24, 9, 4)[:, 0]
 
 
 @every_case
 def test_a_loss_has_the_value_computed_by_hand(case):
-    value, _ = value_and_slopes(case.loss, np.float32([[CORRECT, *WRONG]]))
-    np.testing.assert_allclose(value, [case.value], rtol=1e-6)
+    for dtype in (np.float32, np.float64):
+        value = found(dtype)[case.name][0]["by hand"]
+        assert value.dtype == dtype
+        np.testing.assert_allclose(value, [case.value], rtol=1e-6)
 
 
 @every_case
-def test_a_loss_has_the_gradient_of_finite_differences(case, x64):
+def test_a_loss_has_the_gradient_of_finite_differences(case):
     _, above, below, slopes = moved(case, 1e-6)
     assert np.abs(slopes).max() > 0.01
     np.testing.assert_allclose(slopes, (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
 @every_case
-def test_a_loss_never_falls_with_the_correct_energy_and_never_rises_with_a_wrong_one(case, x64):
+def test_a_loss_never_falls_with_the_correct_energy_and_never_rises_with_a_wrong_one(case):
     here, above, _, _ = moved(case, 0.7)
     change = above - here
     assert change[:, 0].min() >= -1e-12 and change[:, 0].max() > 0.1
@@ -242,28 +178,25 @@ def test_a_loss_never_falls_with_the_correct_energy_and_never_rises_with_a_wrong
 
 @every_case
 def test_a_loss_is_a_number_at_extreme_energies_and_in_padded_sets(case):
-    extreme = [-1e4, 0.0, 1e4]
-    rows = np.float32(list(itertools.product(extreme, *[[*extreme, np.inf]] * 3)))
-    found = value_and_slopes(case.loss, rows)
-    assert not any(np.isnan(a).any() for a in found)
+    results = [a["extreme"] for a in found(np.float32)[case.name]]
+    assert not any(np.isnan(a).any() for a in results)
     if not case.overflows:
-        finite = np.isfinite(rows).all(axis=1)
-        assert all(np.isfinite(a[finite]).all() for a in found)
+        finite = np.isfinite(EXTREME).all(axis=1)
+        assert all(np.isfinite(a[finite]).all() for a in results)
+
+
+@lru_cache
+def found_in_a_batch():
+    rows = np.float32(ROWS["batch"]).reshape(2, 3, 4)
+    of = jax.jit(lambda c, w: {case.name: case.loss(c, w) for case in CASES})
+    return of(rows[..., 0], rows[..., 1:])
 
 
 @every_case
-def test_a_loss_of_a_batch_is_that_of_its_examples_compiled_or_not(case):
-    rows = np.random.default_rng(2).uniform(0, 2, (2, 3, 4)).astype(np.float32)
-    one_by_one, _ = value_and_slopes(case.loss, rows.reshape(6, 4))
-    got = case.loss(jnp.asarray(rows[..., 0]), jnp.asarray(rows[..., 1:]))
-    np.testing.assert_allclose(got, one_by_one.reshape(2, 3), rtol=2e-6, atol=1e-6)
-
-
-@every_case
-def test_a_loss_keeps_the_precision_of_its_energies(case, x64):
-    for dtype in (jnp.float32, jnp.float64):
-        correct, wrong = (jax.ShapeDtypeStruct(s, dtype) for s in ((2, 3), (2, 3, 3)))
-        assert jax.eval_shape(case.loss, correct, wrong) == correct
+def test_a_loss_of_a_batch_is_that_of_its_examples(case):
+    one_by_one = found(np.float32)[case.name][0]["batch"].reshape(2, 3)
+    got = found_in_a_batch()[case.name]
+    np.testing.assert_allclose(got, one_by_one, rtol=2e-6, atol=1e-6)
 
 
 def masked(loss):
@@ -295,23 +228,31 @@ PADDED = {
 }
 
 
-@pytest.mark.parametrize("name", PADDED)
-def test_padding_changes_neither_a_loss_nor_its_gradient(name):
+@lru_cache
+def found_padded():
+    """Of each loss the value and gradients without padding, with infinite energies, and masked."""
     where = np.array([True] * 3 + [False] * 2)
 
     @jax.jit
     def all_three(correct, wrong):
-        def of(correct, wrong, where=None):
-            return PADDED[name](correct, wrong, where=where)
-
-        slopes = jax.value_and_grad(of, (0, 1))
         infinite, garbage = (
             jnp.concatenate([wrong, jnp.float32(filling)])
             for filling in ((np.inf, np.inf), (-1e4, np.inf))
         )
-        return slopes(correct, wrong), slopes(correct, infinite), slopes(correct, garbage, where)
 
-    want, *padded = all_three(jnp.float32(CORRECT), jnp.float32(WRONG))
+        def of(loss):
+            slopes = jax.value_and_grad(loss, (0, 1))
+            hidden = jax.value_and_grad(partial(loss, where=where), (0, 1))
+            return slopes(correct, wrong), slopes(correct, infinite), hidden(correct, garbage)
+
+        return {name: of(loss) for name, loss in PADDED.items()}
+
+    return all_three(jnp.float32(CORRECT), jnp.float32(WRONG))
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_changes_neither_a_loss_nor_its_gradient(name):
+    want, *padded = found_padded()[name]
     for how, got in zip(("infinite", "masked"), padded, strict=True):
         np.testing.assert_allclose(got[0], want[0], rtol=1e-6, err_msg=how)
         np.testing.assert_allclose(got[1][0], want[1][0], rtol=1e-6, err_msg=how)
@@ -335,16 +276,24 @@ LEARNED = {
     "minimum error beta": lambda v: among(losses.minimum_empirical_error, beta=v)(
         jnp.asarray(CORRECT), PADDED_WRONG
     ),
-    "InfoNCE temperature": lambda v: losses.info_nce(jnp.asarray(CORRECT), PADDED_WRONG[:3], v),
-    "InfoNCE temperature, padded": lambda v: losses.info_nce(jnp.asarray(CORRECT), PADDED_WRONG, v),
+    "InfoNCE beta": lambda v: losses.info_nce(jnp.asarray(CORRECT), PADDED_WRONG[:3], v),
+    "InfoNCE beta, padded": lambda v: losses.info_nce(jnp.asarray(CORRECT), PADDED_WRONG, v),
 }
 
 
+@lru_cache
+def found_learned():
+    def at(v):
+        return {name: jax.value_and_grad(loss)(v) for name, loss in LEARNED.items()}
+
+    with jax.enable_x64(True):
+        return jax.jit(jax.vmap(at))(np.array([0.9 - 1e-6, 0.9, 0.9 + 1e-6]))
+
+
 @pytest.mark.parametrize("name", LEARNED)
-def test_margins_and_temperatures_can_be_learned(name, x64):
-    loss = jax.jit(jax.value_and_grad(LEARNED[name]))
-    slope = (loss(0.9 + 1e-6)[0] - loss(0.9 - 1e-6)[0]) / 2e-6
-    np.testing.assert_allclose(loss(0.9)[1], slope, rtol=1e-6, atol=1e-9)
+def test_margins_and_betas_can_be_learned(name):
+    values, slopes = map(np.asarray, found_learned()[name])
+    np.testing.assert_allclose(slopes[1], (values[2] - values[0]) / 2e-6, rtol=1e-6, atol=1e-9)
 
 
 # What the losses are of one another.
@@ -359,66 +308,82 @@ def test_nll_falls_to_the_perceptron_loss_and_log_loss_to_the_hinge_as_beta_grow
     wrong = OTHERS[:, 0]
 
     @jax.jit
-    def soft(beta):
-        return losses.log_loss(OF_LABELS, wrong, 0.3, beta), losses.nll(OF_LABELS, SOME, beta)
+    def of(betas):
+        def soft(beta):
+            return losses.log_loss(OF_LABELS, wrong, 0.3, beta), losses.nll(OF_LABELS, SOME, beta)
 
+        hard = losses.hinge(OF_LABELS, wrong, 0.3), losses.perceptron(OF_LABELS, SOME)
+        return jax.vmap(soft)(betas), hard
+
+    betas = np.array([1.0, 10.0, 1e3, np.inf])
+    found = jax.tree.map(np.asarray, of(betas))
     limits = np.maximum(0, 0.3 + OF_LABELS - wrong), OF_LABELS - SOME.min(axis=1)
-    for beta in (1.0, 10.0, 1e3, np.inf):
-        for value, limit, answers in zip(soft(beta), limits, (2, 5), strict=True):
-            assert (value >= limit - 1e-12).all()
-            assert (value <= limit + np.log(answers) / beta + 1e-12).all()
-    np.testing.assert_allclose(losses.perceptron(OF_LABELS, SOME), limits[1])
-    np.testing.assert_allclose(losses.hinge(OF_LABELS, wrong, 0.3), limits[0])
+    for soft, hard, limit, answers in zip(*found, limits, (2, 5), strict=True):
+        assert (soft >= limit - 1e-12).all()
+        assert (soft <= limit + np.log(answers) / betas[:, None] + 1e-12).all()
+        np.testing.assert_allclose(hard, limit)
 
 
 def test_nll_and_info_nce_are_optax_softmax_cross_entropy_of_negated_energies():
-    energies, correct, others = map(jnp.float32, (SOME, OF_LABELS, OTHERS))
+    energies, correct, others = map(np.float32, (SOME, OF_LABELS, OTHERS))
     pairs = energies[:5]  # a batch of pairs: the correct ones on the diagonal
     negatives = ~np.eye(5, dtype=bool)
-    ours = jax.jit(
+    softmax = optax.softmax_cross_entropy_with_integer_labels
+    nll, one, of_pairs, *theirs = jax.jit(
         lambda: (
             losses.nll(correct, energies),
             losses.info_nce(correct, others),
-            losses.info_nce(jnp.diagonal(pairs), pairs, 0.5, where=negatives),
+            losses.info_nce(jnp.diagonal(pairs), pairs, 2.0, where=negatives),
+            softmax(-energies, LABELS),
+            softmax(-2 * pairs, np.arange(5)),
         )
     )()
-    theirs = jax.jit(optax.softmax_cross_entropy_with_integer_labels)
-    np.testing.assert_allclose(ours[0], theirs(-energies, LABELS), rtol=1e-5)
-    np.testing.assert_allclose(ours[1], theirs(-energies, LABELS), rtol=1e-5)
-    np.testing.assert_allclose(ours[2], theirs(-pairs / 0.5, np.arange(5)), rtol=1e-5)
+    np.testing.assert_allclose(nll, theirs[0], rtol=1e-5)
+    np.testing.assert_allclose(one, theirs[0], rtol=1e-5)
+    np.testing.assert_allclose(of_pairs, theirs[1], rtol=1e-5)
 
 
-def test_info_nce_pushes_each_negative_by_its_probability_over_the_temperature(x64):
+def test_info_nce_pushes_each_negative_by_its_probability_times_beta(x64):
     of_wrong = jax.jit(jax.vmap(jax.grad(losses.info_nce, 1), (0, 0, None)))
-    slopes = of_wrong(OF_LABELS, OTHERS, 0.4)
-    odds = np.exp(-np.concatenate([OF_LABELS[:, None], OTHERS], axis=1) / 0.4)
-    np.testing.assert_allclose(slopes, -(odds / odds.sum(1, keepdims=True))[:, 1:] / 0.4)
+    slopes = of_wrong(OF_LABELS, OTHERS, 2.5)
+    odds = np.exp(-2.5 * np.concatenate([OF_LABELS[:, None], OTHERS], axis=1))
+    np.testing.assert_allclose(slopes, -2.5 * (odds / odds.sum(1, keepdims=True))[:, 1:])
 
 
 def test_nll_over_a_grid_or_over_weighted_samples_is_that_of_the_normal_density(x64):
     """E = y^2 / 2 has F = -1/beta log sqrt(2 pi / beta)."""
     rng = np.random.default_rng(4)
-    grid, samples = np.linspace(-9, 9, 361), rng.normal(0, 2, 40_000)
+    grid, samples = np.linspace(-9, 9, 361), rng.normal(0, 2, 20_000)
     density = np.exp(-(samples**2) / 8) / np.sqrt(8 * np.pi)
     shares = 1 / (len(samples) * density)
-    nll = jax.jit(losses.nll)
-    for beta in (0.5, 1.0, 4.0):
+    cells = np.full(361, grid[1] - grid[0])
+
+    @jax.jit
+    @jax.vmap
+    def both(beta):
+        return [
+            losses.nll(0.245, y**2 / 2, beta, weights=w)
+            for y, w in [(grid, cells), (samples, shares)]
+        ]
+
+    betas = np.array([0.5, 1.0, 4.0])
+    for beta, on_grid, estimate in zip(betas, *both(betas), strict=True):
         want = 0.7**2 / 2 + np.log(2 * np.pi / beta) / 2 / beta
-        cells = np.full(361, grid[1] - grid[0])
-        np.testing.assert_allclose(nll(0.245, grid**2 / 2, beta, weights=cells), want)
-        estimate = nll(0.245, samples**2 / 2, beta, weights=shares)
+        np.testing.assert_allclose(on_grid, want)
         terms = shares * np.exp(-beta * samples**2 / 2)
         error = terms.std() * np.sqrt(len(samples)) / terms.sum() / beta
-        assert 1e-4 < error < 0.03 and abs(estimate - want) < 4 * error
+        assert 1e-4 < error < 0.04 and abs(estimate - want) < 4 * error
 
 
 def test_samples_of_the_model_give_the_gradient_of_the_nll_but_not_its_value(x64):
     counts = np.array([1, 2, 5, 8])  # of 16 samples, in the proportions of exp(-2 E)
     energies = -np.log(counts) / 2
     drawn = np.repeat(np.arange(4), counts)
-    nll = jax.jit(jax.value_and_grad(lambda e: losses.nll(e[1], e, 2.0)))
-    of_samples = jax.jit(jax.value_and_grad(lambda e: losses.nll_by_samples(e[1], e[drawn])))
-    likelihood, sampled = nll(energies), of_samples(energies)
+    functions = (
+        lambda e: losses.nll(e[1], e, 2.0),
+        lambda e: losses.nll_by_samples(e[1], e[drawn]),
+    )
+    likelihood, sampled = jax.jit(lambda e: [jax.value_and_grad(f)(e) for f in functions])(energies)
     np.testing.assert_allclose(sampled[1], likelihood[1], atol=1e-12)
     np.testing.assert_allclose(likelihood[1], np.array([0, 1, 0, 0]) - counts / 16, atol=1e-12)
     assert abs(sampled[0] - likelihood[0]) > 0.1
@@ -426,11 +391,15 @@ def test_samples_of_the_model_give_the_gradient_of_the_nll_but_not_its_value(x64
 
 def test_minimum_empirical_error_is_one_minus_the_probability_and_mce_for_two_answers(x64):
     p = np.exp(-1.5 * SOME) / np.exp(-1.5 * SOME).sum(1, keepdims=True)
-    of = jax.jit(losses.minimum_empirical_error)
-    error = of(OF_LABELS, SOME, 1.5)
+    error, two, mce = jax.jit(
+        lambda: (
+            losses.minimum_empirical_error(OF_LABELS, SOME, 1.5),
+            losses.minimum_empirical_error(SOME[:, 0], SOME[:, :2], 1.5),
+            losses.mce(SOME[:, 0], SOME[:, 1], beta=1.5),
+        )
+    )()
     np.testing.assert_allclose(error, 1 - p[np.arange(6), LABELS])
-    two = of(SOME[:, 0], SOME[:, :2], 1.5)
-    np.testing.assert_allclose(two, losses.mce(SOME[:, 0], SOME[:, 1], beta=1.5))
+    np.testing.assert_allclose(two, mce)
 
 
 def test_the_perceptron_loss_of_a_linear_machine_is_that_of_the_lecture(x64):
@@ -451,38 +420,40 @@ def test_the_perceptron_loss_of_a_linear_machine_is_that_of_the_lecture(x64):
     np.testing.assert_allclose(slopes, want, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "pair", [losses.hinge, losses.log_loss, losses.square_square, losses.simple_pair]
-)
-def test_contrastive_of_one_positive_and_one_negative_is_the_pair_loss(pair):
-    correct, wrong = jnp.float32(OF_LABELS), jnp.float32(OTHERS[:, 0])
-    got = jax.jit(partial(losses.contrastive, pair=pair))(correct[:, None], wrong[:, None], 0.6)
-    np.testing.assert_allclose(got, jax.jit(pair)(correct, wrong, 0.6), rtol=1e-6)
+def test_contrastive_of_one_positive_is_the_pair_loss_the_log_loss_or_info_nce():
+    correct, wrong = np.float32(OF_LABELS), np.float32(OTHERS)
+    pairs = losses.hinge, losses.log_loss, losses.square_square, losses.simple_pair
 
+    @jax.jit
+    def both():
+        of = losses.contrastive
+        one = correct[:, None], wrong[:, :1], 0.6
+        got = {pair.__name__: of(*one, pair=pair) for pair in pairs}
+        want = {pair.__name__: pair(correct, wrong[:, 0], 0.6) for pair in pairs}
+        got |= {"logs": of(*one, **LOGS), "of all": of(correct[:, None], wrong, 0.0, **LOGS)}
+        return got, want | {"logs": want["log_loss"], "of all": losses.info_nce(correct, wrong)}
 
-def test_violations_summed_in_the_logarithm_are_the_log_loss_and_info_nce():
-    correct, wrong = jnp.float32(OF_LABELS), jnp.float32(OTHERS)
-    contrastive, log_loss, info_nce = map(
-        jax.jit, (partial(losses.contrastive, **LOGS), losses.log_loss, losses.info_nce)
-    )
-    one = contrastive(correct[:, None], wrong[:, :1], 0.6)
-    np.testing.assert_allclose(one, log_loss(correct, wrong[:, 0], 0.6), rtol=1e-6)
-    every = contrastive(correct[:, None], wrong, 0.0)
-    np.testing.assert_allclose(every, info_nce(correct, wrong), rtol=1e-6)
+    assert_trees_close(*both(), rtol=1e-6)
 
 
 def test_additive_margin_sums_over_wrong_answers_each_with_its_margin(x64):
     margins = np.random.default_rng(6).uniform(0, 2, (6, 4))
     where = margins > 0.5
-    for pair, of in [
-        (losses.hinge, lambda c, w, m: max(0, m + c - w)),
-        (losses.square_square, lambda c, w, m: max(0, c) ** 2 + max(0, m - w) ** 2),
-    ]:
+    by_hand = {
+        losses.hinge: lambda c, w, m: max(0, m + c - w),
+        losses.square_square: lambda c, w, m: max(0, c) ** 2 + max(0, m - w) ** 2,
+    }
+    found = jax.jit(
+        lambda: [
+            losses.additive_margin(OF_LABELS, OTHERS, margins, pair=pair, where=where)
+            for pair in by_hand
+        ]
+    )()
+    for got, of in zip(found, by_hand.values(), strict=True):
         want = [
             sum(of(OF_LABELS[i], OTHERS[i, n], margins[i, n]) for n in np.flatnonzero(where[i]))
             for i in range(6)
         ]
-        got = losses.additive_margin(OF_LABELS, OTHERS, margins, pair=pair, where=where)
         np.testing.assert_allclose(got, want)
 
 
@@ -493,16 +464,19 @@ def test_the_printed_square_square_forms_push_a_wrong_answer_the_wrong_way():
     def squared_energy(correct, wrong):
         return correct**2 - jnp.maximum(0, 1 - wrong**2)
 
-    ours = jax.grad(losses.square_square, 1)
-    assert jax.grad(clipped_below, 1)(0.0, 2.0) == 2 and ours(0.0, 2.0) == 0  # far enough away
-    assert jax.grad(squared_energy, 1)(0.0, 0.5) == 1 and ours(0.0, 0.5) == -1  # too near
+    both = clipped_below, losses.square_square, squared_energy, losses.square_square
+    at = 2.0, 2.0, 0.5, 0.5  # far enough away, and too near
+    slopes = jax.jit(
+        lambda: [jax.grad(f, 1)(0.0, wrong) for f, wrong in zip(both, at, strict=True)]
+    )
+    assert slopes() == [2, 0, 1, -1]
 
 
-@pytest.mark.parametrize("weights", [{}, dict(invariance=2.0, variance=0.5, covariance=3.0)])
-def test_vicreg_is_its_three_terms_and_a_batch_of_one_is_refused(weights, x64):
+def test_vicreg_is_its_three_terms_and_a_batch_of_one_is_refused(x64):
     rng = np.random.default_rng(7)
     a, b = rng.normal(0, [0.3, 1.0, 2.0], (5, 3)), rng.normal(0, 0.6, (5, 3))
-    scales = {"invariance": 25, "variance": 25, "covariance": 1} | weights
+    other = dict(invariance=2.0, variance=0.5, covariance=3.0)
+    found = jax.jit(lambda: (losses.vicreg(a, b), losses.vicreg(a, b, **other)))()
     variance = covariance = 0
     for z in (a, b):
         for j in range(3):
@@ -510,9 +484,9 @@ def test_vicreg_is_its_three_terms_and_a_batch_of_one_is_refused(weights, x64):
             for k in set(range(3)) - {j}:
                 deviations = (z[:, j] - z[:, j].mean()) * (z[:, k] - z[:, k].mean())
                 covariance += (deviations.sum() / 4) ** 2 / 3
-    want = scales["variance"] * variance + scales["covariance"] * covariance
-    want += scales["invariance"] * np.mean((a - b) ** 2)
-    np.testing.assert_allclose(jax.jit(partial(losses.vicreg, **weights))(a, b), want)
+    for got, weights in zip(found, ((25, 25, 1), other.values()), strict=True):
+        want = np.dot(list(weights), [np.mean((a - b) ** 2), variance, covariance])
+        np.testing.assert_allclose(got, want)
     with pytest.raises(ValueError, match="at least 2"):
         losses.vicreg(a[:1], b[:1])
 

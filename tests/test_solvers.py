@@ -21,14 +21,17 @@ from problems import (
 )
 
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
-from spen_jax.inference import Implicit, Unrolled, minimize, minimize_best
-from spen_jax.solvers import (
+from spen_jax.inference import (
     FrankWolfe,
     GradientDescent,
+    Implicit,
     LineSearch,
     MirrorDescent,
     OnLogits,
     Optax,
+    Unrolled,
+    minimize,
+    minimize_best,
 )
 
 RNG = np.random.default_rng(0)
@@ -65,7 +68,7 @@ class Case(NamedTuple):
     solvers: list[str]
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture
 def as_users_compile():
     """With XLA's optimisations: without them rounding makes one implicit solve NaN (product-heavy_ball)."""
     jax.config.update("jax_disable_most_optimizations", False)
@@ -243,6 +246,7 @@ def check(name, solver, steps, differentiate, mapped=True, atol=1e-6):
     else:
         out = jax.tree.map(lambda a: a[None], jax.jit(gradient)(case.params, case.context))
     (by_params, by_context), (ys, found) = out
+    by_params, by_context, ys, found = jax.tree.map(np.asarray, (by_params, by_context, ys, found))
     for i, scale in enumerate(scales):
         y, energy, by_y, by_energy = truth(name, scale)
         np.testing.assert_allclose(ys[i], y, atol=atol)
@@ -250,7 +254,7 @@ def check(name, solver, steps, differentiate, mapped=True, atol=1e-6):
         # A stopped y is a constant; the derivative of its energy is that of the minimum.
         moves = weights if differentiate != "stopped" else 0 * weights
         by = np.einsum("bvy,by->bv", by_y, moves) + more[:, None] * by_energy
-        got = ravel_pytree(jax.tree.map(lambda a, i=i: a[i], by_params))[0]
+        got = np.concatenate([a[i].ravel() for a in jax.tree.leaves(by_params)])
         np.testing.assert_allclose(got, by.sum(0)[:-size], atol=5 * atol)
         np.testing.assert_allclose(by_context[i], by[:, -size:], atol=5 * atol)
     return found
@@ -260,40 +264,52 @@ def names(value):
     return value.replace(" ", "_")
 
 
-@pytest.mark.parametrize("case, solver", PAIRS, ids=names)
-def test_the_answer_and_the_derivative_of_its_energy_are_those_of_the_problem(case, solver, x64):
-    found = check(case, *SOLVERS[solver], "stopped", mapped=False)
-    assert found.converged.all() and found.residual.max() < 1e-5
-
-
 IMPLICIT = [
     (case, row.solvers[0])
     for case, row in CASES.items()
     if case not in ("simplex", "wide sigmoid", "rows of softmax")
 ]
-IMPLICIT += [("separable on the box", "line search"), ("separable on the box", "mirror")]
+IMPLICIT += [("separable on the box", "line search")]
+UNROLLED = [
+    ("reals", "descent"),
+    ("ball", "nesterov"),
+    ("rows of simplices", "mirror"),
+    ("sigmoid", "adam on logits"),
+    ("coupled on a box", "adam"),
+]
+STOPPED = [("product", "heavy ball"), ("separable on the box", "mirror")]
+
+
+# Those whose derivatives are tested are tested with them.
+@pytest.mark.parametrize("case, solver", sorted({*PAIRS} - {*IMPLICIT, *UNROLLED}), ids=names)
+def test_the_answer_is_that_of_the_problem(case, solver, x64):
+    solver, steps = SOLVERS[solver]
+    found = solved(CASES[case], solver=solver, steps=steps)
+    y, energy, *_ = truth(case, 1.0)
+    rows = [np.concatenate([np.ravel(a[i]) for a in jax.tree.leaves(found.y)]) for i in range(3)]
+    np.testing.assert_allclose(rows, y, atol=1e-6)
+    np.testing.assert_allclose(found.energy, energy, atol=1e-6)
+    assert np.max(found.residual) < 1e-5
+
+
+@pytest.mark.parametrize("case, solver", STOPPED, ids=names)
+def test_the_derivative_of_a_stopped_energy_is_that_of_the_minimum(case, solver, x64):
+    check(case, *SOLVERS[solver], "stopped", mapped=False)
 
 
 @pytest.mark.parametrize("case, solver", IMPLICIT, ids=names)
-def test_the_implicit_derivative_is_that_of_the_problem_whatever_the_solver(case, solver, x64):
-    check(case, *SOLVERS[solver], Implicit(tolerance=1e-12))
-
-
-UNROLLED = [
-    ("reals", "descent"),
-    ("product", "heavy ball"),
-    ("ball", "nesterov"),
-    ("rows of simplices", "mirror"),
-    ("softmax", "logits"),
-    ("sigmoid", "adam on logits"),
-    ("ball", "sgd"),
-    ("coupled on a box", "adam"),
-]
+def test_the_implicit_derivative_is_that_of_the_problem_whatever_the_solver(
+    case, solver, x64, as_users_compile
+):
+    mapped = case in ("coupled on a box", "softmax")
+    found = check(case, *SOLVERS[solver], Implicit(tolerance=1e-12), mapped)
+    assert np.max(found.residual) < 1e-5
 
 
 @pytest.mark.parametrize("case, solver", UNROLLED, ids=names)
 def test_unrolled_until_it_has_converged_the_derivative_is_that_of_the_problem(case, solver, x64):
-    check(case, *SOLVERS[solver], "unrolled")
+    found = check(case, *SOLVERS[solver], "unrolled", mapped=False)
+    assert np.max(found.residual) < 1e-5
 
 
 def test_line_search_reaches_the_minimum_to_rounding(x64):
@@ -306,7 +322,7 @@ def test_line_search_reaches_the_minimum_to_rounding(x64):
     assert found.residual.max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["coupled on a box", "simplex", "ball", "product", "softmax"])
+@pytest.mark.parametrize("name", ["ball", "product", "softmax"])
 def test_line_search_never_lets_the_energy_grow(name, x64):
     case = CASES[name]
     found = solved(
@@ -497,9 +513,9 @@ class Counted:
     def init(self, y, domain):
         return self.solver.init(y, domain)
 
-    def step(self, objective, state, domain):
+    def step(self, energy, state, domain):
         jax.debug.callback(self.count)
-        return self.solver.step(objective, state, domain)
+        return self.solver.step(energy, state, domain)
 
     def y(self, state, domain):
         return self.solver.y(state, domain)
@@ -534,9 +550,7 @@ def test_each_example_stops_by_itself_and_the_loop_with_the_slowest(x64):
     np.testing.assert_array_equal(found.trace["energy"][:, -1], found.energy)
 
 
-@pytest.mark.parametrize(
-    "name, solver", [("simplex", "mirror"), ("sigmoid", "adam on logits"), ("ball", "sgd")]
-)
+@pytest.mark.parametrize("name, solver", [("simplex", "mirror"), ("sigmoid", "adam on logits")])
 def test_stopping_early_gives_the_point_of_a_run_of_so_many_steps(name, solver, x64):
     case, (solver, _) = CASES[name], SOLVERS[solver]
 
@@ -550,7 +564,7 @@ def test_stopping_early_gives_the_point_of_a_run_of_so_many_steps(name, solver, 
             trace="y",
         )
 
-    early, full = solve(True), solve(False)
+    early, full = (jax.tree.map(np.asarray, solve(stop)) for stop in (True, False))
     assert early.converged.all() and len(set(early.steps.tolist())) > 1 and early.steps.max() < 400
     for i, steps in enumerate(early.steps.tolist()):
         np.testing.assert_allclose(
@@ -620,10 +634,11 @@ def test_unrolled_for_the_last_steps_the_derivative_is_the_truncated_sum(last, x
 
 def test_segments_change_nothing_but_the_memory(x64):
     def solve(mode):
-        found = descended({"a": A}, INSIDE, mode, NESTEROV)
-        return found.y, jax.grad(
-            lambda p: descended(p, INSIDE, mode, NESTEROV, trace="y").trace["y"].sum()
-        )({"a": A})
+        def loss(params):
+            found = descended(params, INSIDE, mode, NESTEROV, trace="y")
+            return found.trace["y"].sum(), found.y
+
+        return jax.grad(loss, has_aux=True)({"a": A})
 
     for plain, cut in [
         ("unrolled", Unrolled(segment=3)),

@@ -6,16 +6,15 @@ the nearest point of the manifold alone, and which by marginalisation, where it 
 enough freedom to run through every point, is marginalisation safe from overfitting, as a lecture on it says?
 
 Expected: both find (2, 1.5), the truth, and the spike of the cold free energy at the centre relaxes into a parabola
-once beta is below about 1 / (2 mean y2^2), where training, too, gives up and shrinks an axis to nothing. With E and
-noise of standard deviation s, F at beta = 1 / (2 s^2) = 200 is up to factor and constant -log of a normalised density,
-so that marginalised training is maximum likelihood: it should overfit less than zero temperature, but not never.
+once beta is below about 1 / (2 mean y2^2), where training, too, gives up and shrinks an axis to nothing. With noise of
+standard deviation s, F at beta = 1 / (2 s^2) = 200 is up to factor and constant -log of a normalised density, so that
+marginalised training is maximum likelihood: it should overfit less than zero temperature, but not never.
 
-Protocol: y = (2 cos t + e, 1.5 sin t + e'), e and e' of standard deviation 1/20, t equally spaced from a random
-offset. Mean F of the 24 points by Adam, its rate falling to 0 as a cosine, ten seeds of data and start.
-The ellipse is trained cold on 48 angles, everything else on 288: 48 are too far apart for beta = 200. The network, a
-decoder free to go through every point, is 8 sines and cosines of z - 64 - 64 - 2 with tanh. Held-out: 240 fresh points
-of each seed at random angles, F on 1152 angles. Sizes, rates and steps were chosen on seeds 100 to 104, none on the
-points reported.
+Protocol: y = (2 cos t + e, 1.5 sin t + e'), e and e' of standard deviation 1/20, t equally spaced from a random offset.
+Mean F of the 24 points by Adam, its rate falling to 0 as a cosine, ten seeds of data and start. The ellipse is trained
+cold on 48 angles, everything else on 288: 48 are too far apart for beta = 200. The network, a decoder free to go
+through every point, is 8 sines and cosines of z - 64 - 64 - 2 with tanh. Held-out: 240 fresh points of each seed at
+random angles, F on 1152 angles. Sizes, rates and steps were chosen on seeds 100 to 104, none on the points reported.
 
 Found: both find the truth, and two half-axes cannot overfit. The network overfits in every training: its F of the
 held-out points is well above that of its own and above the ellipse's. Marginalised training has the lower held-out F,
@@ -43,12 +42,9 @@ from experiments.lecture.ellipse_figures import COLD, ELLIPSE, FINE, GRID, name_
 from spen_jax import energies, exact, training
 
 AXES = jnp.array([2.0, 1.5])
-NOISE = 1 / 20
-COUNT, HELD_OUT = 24, 240
-SNAPSHOTS = 20
-HARMONICS, WIDTH = 4, 64
-DENSITY = 200.0
-"""1 / (2 NOISE^2): here F is that of a normalised density."""
+NOISE, COUNT, HELD_OUT = 1 / 20, 24, 240
+HARMONICS, WIDTH, SNAPSHOTS = 4, 64, 20
+DENSITY = 200.0  # 1 / (2 NOISE^2): here F is that of a normalised density
 TRAINED_AT = {name_of(beta): beta for beta in (COLD, DENSITY, 20.0)}
 MARGINALISED = list(TRAINED_AT)[1:]
 MEASURED_AT = TRAINED_AT | {name_of(1.0): 1.0}
@@ -74,22 +70,16 @@ class Config:
     """Folder to write, new or empty; runs/ellipse-<date> by default."""
 
 
-def angles(key: jax.Array) -> jax.Array:
-    """As many as points, equally spaced, from a random offset below one step."""
-    return 2 * jnp.pi / COUNT * (jnp.arange(COUNT) + jax.random.uniform(key))
-
-
-def points(key: jax.Array, t: jax.Array) -> jax.Array:
-    """Noisy points at the angles t, (n, 2)."""
-    on_ellipse = figures.manifold(AXES, t)
-    return on_ellipse + NOISE * jax.random.normal(key, on_ellipse.shape)
-
-
 def draw(seed: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-    """The training and the held-out points of a seed."""
+    """The training points of a seed, at equal steps from a random offset, and the held-out ones, at random angles."""
     offset, noise, fresh, fresh_noise = jax.random.split(jax.random.key(seed), 4)
-    t = jax.random.uniform(fresh, (HELD_OUT,), maxval=2 * jnp.pi)
-    return points(noise, angles(offset)), points(fresh_noise, t)
+    t = 2 * jnp.pi / COUNT * (jnp.arange(COUNT) + jax.random.uniform(offset))
+    fresh_t = jax.random.uniform(fresh, (HELD_OUT,), maxval=2 * jnp.pi)
+
+    def around(key, t):
+        return figures.manifold(AXES, t) + NOISE * jax.random.normal(key, (len(t), 2))
+
+    return around(noise, t), around(fresh_noise, fresh_t)
 
 
 def network(params: Any, h: None, z: jax.Array) -> jax.Array:
@@ -147,94 +137,36 @@ def when(steps: int) -> tuple[int, ...]:
 
 
 @partial(jax.jit, static_argnames="decoder")
-def measure(seeds: jax.Array, params: Any, decoder: str, betas: jax.Array) -> jax.Array:
-    """Mean F of the training and of the held-out points, (seeds, betas, 2), of parameters (seeds, ...)."""
-    energy = DECODERS[decoder][0]
+def measure(seeds: jax.Array, run: Any, decoder: str, beta: Any, snapshot: Any = -1) -> Any:
+    """Mean F of the training and of the held-out points of each seed, at one snapshot of `train`."""
 
     def one(given):
         seed, params = given
-        every = jnp.concatenate(draw(seed))
+        of = DECODERS[decoder][0], params, None, jnp.concatenate(draw(seed)), JUDGE, beta
+        free = exact.free_energy(*of, block=len(JUDGE.z))
+        return {"train": jnp.mean(free[:COUNT]), "held_out": jnp.mean(free[COUNT:])}
 
-        def of_beta(beta):
-            free = exact.free_energy(energy, params, None, every, JUDGE, beta, block=len(JUDGE.z))
-            return jnp.stack([jnp.mean(free[:COUNT]), jnp.mean(free[COUNT:])])
-
-        return jax.lax.map(of_beta, betas)
-
-    return jax.lax.map(one, (seeds, params))
+    return jax.lax.map(one, (seeds, jax.tree.map(lambda a: a[:, snapshot], run)))
 
 
-def judged(seeds: jax.Array, params: Any, decoder: str) -> dict[str, dict[str, np.ndarray]]:
-    """beta -> the mean F of the training and of the held-out points, each of all seeds."""
-    free = np.asarray(measure(seeds, params, decoder, jnp.asarray(list(MEASURED_AT.values()))))
-    return {
-        b: dict(zip(("train", "held_out"), free[:, i].T, strict=True))
-        for i, b in enumerate(MEASURED_AT)
-    }
-
-
-def at_snapshot(run: Any, snapshot: int) -> Any:
-    """The parameters of all seeds at one snapshot."""
-    return jax.tree.map(lambda a: a[:, snapshot], run)
-
-
-def lower(of: dict[str, Any], name: str) -> dict[str, int]:
-    """In how many seeds that training gave a lower held-out F than cold training, for each beta of F."""
-    return {
-        b: int(np.sum(of[name][b]["held_out"] < of["cold"][b]["held_out"])) for b in MEASURED_AT
-    }
+def judged(seeds: jax.Array, run: Any, decoder: str) -> dict[str, dict[str, np.ndarray]]:
+    """`measure` after training at several beta, by name."""
+    every = {name: measure(seeds, run, decoder, beta) for name, beta in MEASURED_AT.items()}
+    return jax.device_get(every)
 
 
 def verdict(free: dict[str, dict[str, Any]]) -> Iterator[str]:
     """A sentence for each decoder and marginalised training: what it gave against cold training."""
     judge = name_of(DENSITY)
-    for (decoder, of), name in itertools.product(free.items(), MARGINALISED):
-        cold, warm = of["cold"][judge]["held_out"], of[name][judge]["held_out"]
-        above = [
-            np.mean(1000 * (of[n][judge]["held_out"] - of[n][judge]["train"]))
-            for n in (name, "cold")
-        ]
+    for decoder, name in itertools.product(DECODERS, list(TRAINED_AT)[1:]):
+        of = [free[decoder][trained][judge] for trained in (name, "cold")]
+        warm, cold = (1000 * f["held_out"] for f in of)
+        above = [np.mean(1000 * (f["held_out"] - f["train"])) for f in of]
         yield (
             f"{decoder}, trained at {name} against cold: held-out 1000 F_{DENSITY:.0f} "
-            f"{1000 * warm.mean():.1f} against {1000 * cold.mean():.1f}, lower in {np.sum(warm < cold)} of "
+            f"{warm.mean():.1f} against {cold.mean():.1f}, lower in {np.sum(warm < cold)} of "
             f"{len(cold)} seeds; above that of training by {above[0]:.1f} against {above[1]:.1f}"
         )
-
-
-def summary(coarse: np.ndarray, found: dict, sweep: np.ndarray, free: dict, y: jax.Array) -> dict:
-    """What result.json says of the trainings."""
-    axes = {"cold, 48 angles": np.abs(coarse[:, -1])}
-    axes |= {f"{n}, 288 angles": np.abs(of["g"][:, -1]) for n, of in found["ellipse"].items()}
-    of_decoders = {decoder: free[decoder] for decoder in DECODERS}
-    return {
-        "axes": axes["cold, 48 angles"],
-        "axes_marginalised": axes[f"{name_of(DENSITY)}, 288 angles"],
-        "axes_by_training": axes,
-        "axes_of_first_seed_by_beta": {
-            "beta": SWEEP,
-            "axes": sweep,
-            "collapse_expected_below": 1 / (2 * jnp.mean(y**2, axis=0)),
-        },
-        "free_energy": free,
-        "seeds_where_marginalised_is_lower_held_out": {
-            decoder: {name: lower(of, name) for name in MARGINALISED}
-            for decoder, of in of_decoders.items()
-        },
-        "grid_error": figures.grid_errors(coarse[0, -1], (*MEASURED_AT.values(), 0.0)),
-        "verdict": list(verdict(of_decoders)),
-    }
-
-
-def draw_overfitting(seeds: jax.Array, found: dict[str, Any], steps: int, reference: float) -> Any:
-    """The network's manifolds of the first seed and F of all seeds during training."""
-    betas, snapshots = jnp.asarray([DENSITY]), range(SNAPSHOTS + 1)
-    decode = jax.vmap(NETWORK.decode, (None, None, 0))
-    curves, courses = {}, {}
-    for name, of in found.items():
-        each = [measure(seeds, at_snapshot(of, i), "network", betas)[:, 0] for i in snapshots]
-        courses[name] = np.stack(each, axis=1)
-        curves[name] = decode(jax.tree.map(lambda a: a[0, -1], of), None, JUDGE.z)
-    return figures.draw_overfitting(curves, courses, when(steps), reference, draw(seeds[0]))
 
 
 def main(config: Config) -> dict:
@@ -244,35 +176,38 @@ def main(config: Config) -> dict:
     steps = {"ellipse": config.steps, "network": config.decoder_steps}
     coarse = np.asarray(train(seeds, COLD, "ellipse", len(GRID.z), config.steps)["g"])
     found: dict[str, dict[str, Any]] = {decoder: {} for decoder in DECODERS}
+    free: dict[str, dict[str, Any]] = {decoder: {} for decoder in DECODERS}
     for decoder, name in runs.tracked(list(itertools.product(DECODERS, TRAINED_AT))):
-        trained = train(seeds, TRAINED_AT[name], decoder, fine, steps[decoder])
-        found[decoder][name] = jax.block_until_ready(trained)
-
-    def axes_at(beta):
-        return train(seeds[:1], beta, "ellipse", fine, config.steps)["g"][0, -1]
-
-    sweep = np.abs(jax.lax.map(axes_at, jnp.asarray(SWEEP)))
-    free = {
-        decoder: {name: judged(seeds, at_snapshot(of, -1), decoder) for name, of in each.items()}
-        for decoder, each in found.items()
-    }
-    true = {"g": jnp.tile(AXES, (len(seeds), 1))}
-    free["true ellipse"] = {name_of(0.0): judged(seeds, true, "ellipse")}
-    y, _ = draw(config.seeds[0])
-    result = summary(coarse, found, sweep, free, y) | {
+        of = train(seeds, TRAINED_AT[name], decoder, fine, steps[decoder])
+        found[decoder][name], free[decoder][name] = of, judged(seeds, of, decoder)
+    true = {"g": jnp.tile(AXES, (len(seeds), 1, 1))}
+    free["true ellipse"] = {"not trained": judged(seeds, true, "ellipse")}
+    by_beta = [train(seeds[:1], b, "ellipse", fine, config.steps)["g"][0, -1] for b in SWEEP]
+    sweep, (y, _) = np.abs(by_beta), draw(config.seeds[0])
+    axes = {"cold, 48 angles": np.abs(coarse[:, -1])}
+    axes |= {f"{n}, 288 angles": np.abs(of["g"][:, -1]) for n, of in found["ellipse"].items()}
+    result = {
+        "axes_by_training": axes,
+        "axes_of_first_seed_by_beta": {
+            "beta": SWEEP,
+            "axes": sweep,
+            "collapse_expected_below": 1 / (2 * jnp.mean(y**2, axis=0)),
+        },
+        "free_energy": free,
+        "grid_error": figures.grid_errors(coarse[0, -1], (*MEASURED_AT.values(), 0.0)),
         "seeds": list(config.seeds),
         "data": {"name": "24 noisy points around an ellipse, drawn by seed"},
+        "verdict": list(verdict(free)),
     }
     stages = {"untrained": coarse[0, 0], "trained": coarse[0, -1]}
-    cold = result["axes_by_training"]["cold, 288 angles"][0]
-    reference = free["true ellipse"][name_of(0.0)][name_of(DENSITY)]["held_out"].mean()
+    cold, trained = axes["cold, 288 angles"][0], stages["trained"]
+    reference = free["true ellipse"]["not trained"][name_of(DENSITY)]["held_out"].mean()
     drawn = {
-        "energies": figures.draw_energies(stages, y),
-        "free-energy": figures.draw_free_energy(stages["trained"], y),
-        "relaxation": figures.draw_relaxation(stages["trained"]),
-        "posteriors": figures.draw_posteriors(stages["trained"], y),
-        "manifolds": figures.draw_manifolds(stages, y),
-        "cold-and-marginalised": figures.draw_trainings(cold, SWEEP, sweep, y),
+        "energies": figures.draw_stages(stages, y),
+        "free-energy": figures.draw_free_energy(trained, y),
+        "relaxation": figures.draw_relaxation(trained),
+        "posteriors": figures.draw_posteriors(trained, y),
+        "half-axes": figures.draw_half_axes(cold, SWEEP, sweep, y),
         "overfitting": draw_overfitting(seeds, found["network"], steps["network"], reference),
     }
     for name, figure in drawn.items():
@@ -280,28 +215,31 @@ def main(config: Config) -> dict:
     return run.finish(result, *report(result))
 
 
+def draw_overfitting(seeds: jax.Array, runs: dict[str, Any], steps: int, reference: float) -> Any:
+    """The network's manifolds of the first seed and F of all seeds during training."""
+    found, snapshots = {}, jnp.arange(SNAPSHOTS + 1)
+    for name, of in runs.items():
+        first = jax.tree.map(lambda a: a[0, -1], of)
+        curve = jax.vmap(NETWORK.decode, (None, None, 0))(first, None, JUDGE.z)
+        each = [measure(seeds, of, "network", DENSITY, i) for i in snapshots]
+        found[TRAINED_AT[name]] = curve, jax.tree.map(lambda *of: np.stack(of), *each)
+    return figures.draw_overfitting(found, when(steps), reference, draw(seeds[0]))
+
+
 def report(result: dict) -> Iterator[Any]:
     """The half-axes, free energies of training and held-out points, and what follows."""
-    rows = [
-        (name, *(f"{a.mean():.3f} ± {a.std():.3f}" for a in found.T))
-        for name, found in result["axes_by_training"].items()
-    ]
-    yield runs.table("Half-axes, mean ± spread over seeds", ("trained", "r1", "r2"), rows)
-    for kind, words in (("train", "training"), ("held_out", "held-out")):
-        rows = [
-            (
-                decoder,
-                name,
-                *(
-                    f"{v.mean():.1f} ± {v.std():.1f}"
-                    for v in (1000 * of[b][kind] for b in TRAINED_AT)
-                ),
-            )
+    axes = {
+        trained: {f"r{i + 1}": f"{r.mean():.3f} ± {r.std(ddof=1):.3f}" for i, r in enumerate(of.T)}
+        for trained, of in result["axes_by_training"].items()
+    }
+    yield runs.summary("Half-axes, mean ± spread over seeds", axes)
+    for kind, words in {"train": "training", "held_out": "held-out"}.items():
+        rows = {
+            f"{decoder}, {name}": {f"F, {beta}": 1000 * of[beta][kind] for beta in TRAINED_AT}
             for decoder, each in result["free_energy"].items()
             for name, of in each.items()
-        ]
-        columns = ("decoder", "trained", *(f"F, {name}" for name in TRAINED_AT))
-        yield runs.table(f"1000 F of the {words} points, mean ± spread", columns, rows)
+        }
+        yield runs.summary(f"1000 F of the {words} points, by decoder and training", rows)
     yield from result["verdict"]
 
 

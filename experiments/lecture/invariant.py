@@ -43,21 +43,13 @@ from experiments.lecture import runs
 from experiments.lecture.contrastive import split
 from spen_jax import exact, losses, training
 
-SIDE, BATCH, TEMPLATES = 12, 64, 2
-"""Pixels of a side, images in a batch, templates of each class."""
+SIDE, BATCH, TEMPLATES = 12, 64, 2  # pixels of a side, images in a batch, templates of each class
 SHIFTS, ANGLES = (-1, 0, 1), jnp.asarray([-20.0, 0.0, 20.0])
-GROUP = exact.tensor_rule(
-    *(exact.Nodes(jnp.asarray(values)) for values in (SHIFTS, SHIFTS, ANGLES))
-).z
+GROUP = exact.tensor_rule(*map(exact.Nodes, map(jnp.asarray, (SHIFTS, SHIFTS, ANGLES)))).z
 NOTHING = len(GROUP) // 2
 BETAS, RATES = (1.0, 5.0, float("inf")), (0.01, 0.03, 0.1)
-CONDITIONS = {
-    "as they are": (False, False),
-    "shifted": (True, False),
-    "rotated": (False, True),
-    "both": (True, True),
-}
-SHOWN = 8
+TRIALS = list(itertools.product(BETAS, RATES))
+CONDITIONS, SHOWN = ("as they are", "shifted", "rotated", "both"), 8
 
 
 @dataclass(frozen=True)
@@ -89,16 +81,6 @@ METHODS = {
     "latent": Method(True, False),
     "latent, augmented": Method(True, True),
 }
-
-
-class Trial(NamedTuple):
-    """The inverse temperature over z, and Adam's rate."""
-
-    beta: Any
-    rate: Any
-
-
-TRIALS = [Trial(beta, rate) for beta in BETAS for rate in RATES]
 
 
 def transform(image: jax.Array, degrees: jax.Array, shift: jax.Array) -> jax.Array:
@@ -143,27 +125,23 @@ def versions(x: jax.Array, method: Method) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("method", "steps"))
-def train(
-    method: Method, trial: Trial, first: jax.Array, seen: tuple, key: jax.Array, steps: int
-) -> Any:
-    """The templates after training, from `first`, on images as they are in all their versions (N, T, P) and labels."""
-    x, label = seen
-    optimizer = optax.adam(optax.cosine_decay_schedule(trial.rate, steps))
+def train(method: Method, trial: Any, first: Any, data: Any, key: Any, steps: int) -> jax.Array:
+    """The templates after training, from `first`, on images in all their versions (N, T, P) and their digits."""
+    (beta, rate), (x, label) = trial, data
 
     def objective(templates, t, _):
         rows_key, version_key = jax.random.split(jax.random.fold_in(key, t))
         rows = jax.random.randint(rows_key, (BATCH,), 0, len(x))
-        seen = x[rows]
+        seen = versions(x[rows], method)
         if method.augmented:
             which = jax.random.randint(version_key, (BATCH,), 0, len(GROUP))
-            moved = seen[jnp.arange(BATCH), which]
+            moved = x[rows, which]
             seen = all_transformed(moved) if method.latent else moved[:, None]
-        else:
-            seen = versions(seen, method)
-        free = free_energies(templates, seen, trial.beta)
+        free = free_energies(templates, seen, beta)
         correct = jnp.take_along_axis(free, label[rows][:, None], 1)[:, 0]
         return jnp.mean(losses.nll(correct, free)), {}
 
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     state = training.init(first, optimizer, key)
     return training.scan(objective, optimizer, state, jnp.arange(steps))[0].params
 
@@ -176,7 +154,7 @@ def accuracy(templates: jax.Array, x: jax.Array, label: jax.Array, beta: Any) ->
 
 def distorted(x: np.ndarray, condition: str, key: jax.Array) -> jax.Array:
     """Each image (N, P) moved and turned at random, as the condition has it."""
-    shifts, turns = CONDITIONS[condition]
+    shifts, turns = condition in ("shifted", "both"), condition in ("rotated", "both")
     shift_key, turn_key = jax.random.split(key)
     shift = shifts * jax.random.randint(shift_key, (len(x), 2), -1, 2).astype(float)
     angle = turns * jax.random.uniform(turn_key, (len(x),), minval=ANGLES[0], maxval=ANGLES[-1])
@@ -196,7 +174,7 @@ class Found(NamedTuple):
     """What one seed found: of each method templates, trial and accuracies; the test images and their digits."""
 
     templates: dict[str, jax.Array]
-    trials: dict[str, Trial]
+    trials: dict[str, tuple[float, float]]
     accuracy: dict[str, dict[str, float]]
     test: dict[str, jax.Array]
     label: np.ndarray
@@ -211,103 +189,79 @@ def run_seed(seed: int, x: np.ndarray, label: np.ndarray, steps: int) -> Found:
         keys = jax.random.split(jax.random.fold_in(key, part), len(CONDITIONS))
         return {c: distorted(x[rows], c, k) for c, k in zip(CONDITIONS, keys, strict=True)}
 
+    def score(found, method, images, rows):
+        (beta, _), templates = found
+        seen = versions(all_transformed(images), method)
+        return 100 * float(accuracy(templates, seen, label[rows], beta))
+
     test, valid = moved(test_rows, 1), moved(valid_rows, 2)
-    seen = all_transformed(jnp.asarray(x[train_rows])), jnp.asarray(label[train_rows])
-    seen_test = {c: all_transformed(images) for c, images in test.items()}
-    seen_valid = [all_transformed(valid[c]) for c in ("as they are", "both")]
+    data = all_transformed(jnp.asarray(x[train_rows])), jnp.asarray(label[train_rows])
     rng, most = np.random.default_rng(seed), TEMPLATES * max(m.times for m in METHODS.values())
     of_digit = [train_rows[label[train_rows] == digit] for digit in range(10)]
     first = jnp.asarray(x[[rng.permutation(rows)[:most] for rows in of_digit]])
     found = Found({}, {}, {}, test, label[test_rows])
     for name, method in METHODS.items():
-
-        def score(trial, templates, images, rows, method=method):
-            return float(accuracy(templates, versions(images, method), label[rows], trial.beta))
-
-        of, key_of_fit = first[:, : TEMPLATES * method.times], jax.random.fold_in(key, 3)
-        tried = [(trial, train(method, trial, of, seen, key_of_fit, steps)) for trial in TRIALS]
-        scores = [np.mean([score(*t, images, valid_rows) for images in seen_valid]) for t in tried]
+        of = first[:, : TEMPLATES * method.times], data, jax.random.fold_in(key, 3), steps
+        tried = [(trial, train(method, trial, *of)) for trial in TRIALS]
+        judges = valid["as they are"], valid["both"]
+        scores = [sum(score(each, method, v, valid_rows) for v in judges) for each in tried]
         best = tried[int(np.argmax(scores))]
         found.trials[name], found.templates[name] = best
-        found.accuracy[name] = {
-            c: 100 * score(*best, images, test_rows) for c, images in seen_test.items()
-        }
+        found.accuracy[name] = {c: score(best, method, test[c], test_rows) for c in CONDITIONS}
     return found
 
 
 def draw_matches(found: Found, path: Path) -> None:
     """Test images, the versions of them that the lowest energy chose, and the templates these were matched with."""
-    images, rows = found.test["both"][:SHOWN], np.arange(SHOWN)
-    templates, seen = found.templates["latent"], all_transformed(images)
-    each = energies(templates, seen)
-    digit = np.asarray(
-        jnp.argmin(exact.softmin(each, found.trials["latent"].beta, average=True), -1)
-    )
-    t, m = np.divmod(np.argmin(np.asarray(each)[rows, digit], axis=-1), templates.shape[1])
+    images, rows = np.asarray(found.test["both"][:SHOWN]), np.arange(SHOWN)
+    templates, (beta, _) = found.templates["latent"], found.trials["latent"]
+    seen = all_transformed(images)
+    digit = np.asarray(jnp.argmin(free_energies(templates, seen, beta), axis=-1))
+    each = np.asarray(energies(templates, seen))[rows, digit]
+    t, m = np.divmod(np.argmin(each, axis=-1), templates.shape[1])
     shown = {
         "test image x": images,
         "T x of the\nlowest energy": np.asarray(seen)[rows, t],
         "template\nof that energy": np.asarray(templates)[digit, m],
     }
-    figure, axes = draw_rows(shown, (1, 1, 1.5), (1.35 * SHOWN, 5))
-    for i, column in enumerate(axes.T):
-        column[0].set_title(f"a {found.label[i]}", fontsize=10)
-        moved = ", ".join(f"{v:+.0f}" if v else "0" for v in np.asarray(GROUP)[t[i]])
-        column[1].set_title(f"{moved}°", fontsize=9)
-        right_or_wrong = "black" if digit[i] == found.label[i] else "red"
-        column[2].set_title(f"answer {digit[i]}", fontsize=10, color=right_or_wrong)
-    figure.suptitle("Moved and turned test images; pixels down, pixels right and degrees chosen")
-    shared.save_figure(figure, path, colours=128)
-
-
-def draw_templates(found: Found, path: Path) -> None:
-    """The first template of each class, a row for each method."""
-    shown = {n.replace(", ", ",\n"): of[:, 0] for n, of in found.templates.items()}
-    figure, _ = draw_rows(shown, [1.5] * len(shown), (11, 6.2), fontsize=8)
-    figure.suptitle("One learned template of each class (red: below 0)")
-    shared.save_figure(figure, path, colours=128)
-
-
-def draw_rows(rows: dict[str, Any], most: Any, size: Any, fontsize: int = 10) -> Any:
-    """Rows of images (n, SIDE^2) by name: 0 is white, `most` of the row black, less than 0 red."""
-    count = len(next(iter(rows.values())))
-    figure, axes = plt.subplots(len(rows), count, figsize=size, layout="constrained")
-    for row, (name, images), top in zip(axes, rows.items(), most, strict=True):
-        for axis, image in zip(row, np.asarray(images), strict=True):
+    figure, axes = plt.subplots(3, SHOWN, figsize=(1.35 * SHOWN, 5), layout="constrained")
+    for row, (words, of) in zip(axes, shown.items(), strict=True):
+        row[0].set_ylabel(words)
+        top = 1.5 if of is shown["template\nof that energy"] else 1
+        for axis, image in zip(row, of, strict=True):
             axis.imshow(image.reshape(SIDE, SIDE), cmap="RdGy", vmin=-top, vmax=top)
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name, fontsize=fontsize)
-    return figure, axes
+    for i, column in enumerate(axes.T):
+        moved = ", ".join(f"{v:+.0f}" if v else "0" for v in np.asarray(GROUP)[t[i]])
+        titles = f"a {found.label[i]}", f"{moved}°", f"answer {digit[i]}"
+        for axis, title in zip(column, titles, strict=True):
+            axis.set_title(title, fontsize=9.5)
+        column[2].title.set_color("black" if digit[i] == found.label[i] else "red")
+    figure.suptitle("Moved and turned test images; pixels down, pixels right and degrees chosen")
+    shared.save_figure(figure, path, colours=128)
 
 
 def main(config: Config) -> dict:
     """Run the experiment, write its folder and return the result."""
     run = runs.begin(config, "invariant", steps=1)
     x, label = load()
-    cases = {f"seed {seed}": seed for seed in config.seeds}
-    found = [
-        run_seed(cases[case], x, label, config.steps) for (case,) in runs.tracked([*zip(cases)])
-    ]
+    seeds = runs.tracked([(f"{seed}",) for seed in config.seeds])
+    found = [run_seed(int(seed), x, label, config.steps) for (seed,) in seeds]
     draw_matches(found[0], run.folder / "matches.png")
-    draw_templates(found[0], run.folder / "templates.png")
-    measured = {m: {c: [f.accuracy[m][c] for f in found] for c in CONDITIONS} for m in METHODS}
+    tried = [{"beta": f"{beta:g}", "rate": rate} for beta, rate in TRIALS]
     result = {
-        "accuracy": measured,
-        "chosen": {m: [words_of(f.trials[m]) for f in found] for m in METHODS},
-        "tried": [words_of(trial) for trial in TRIALS],
+        "accuracy": {
+            m: {c: [f.accuracy[m][c] for f in found] for c in CONDITIONS} for m in METHODS
+        },
+        "chosen": {m: [tried[TRIALS.index(f.trials[m])] for f in found] for m in METHODS},
+        "tried": tried,
         "parameters": {m: found[0].templates[m].size for m in METHODS},
         "transformations": GROUP,
         "data": {"name": "sklearn.datasets.load_digits", "images": len(x)},
     }
     title = "Accuracy on test images: mean ± spread over seeds, %"
-    rows = [(m, *map(shared.mean_and_spread, of.values())) for m, of in measured.items()]
-    table = runs.table(title, ("", *CONDITIONS), rows)
+    table = runs.summary(title, result["accuracy"])
     return run.finish(result, table, **{"scikit-learn": sklearn.__version__})
-
-
-def words_of(trial: Trial) -> dict[str, Any]:
-    """A trial for JSON, which has no infinity."""
-    return {"beta": "inf" if trial.beta == np.inf else trial.beta, "rate": trial.rate}
 
 
 if __name__ == "__main__":

@@ -62,8 +62,9 @@ def _free_energy(energy, params, x, y, nodes, beta, average, block):
     @jax.checkpoint
     def of_nodes(params, x, y, nodes):
         energies = energies_at(energy, params, x, y, nodes.z)
-        cold = softmin(energies, jnp.inf, weights=nodes.weights)
-        tied = jnp.sum(nodes.weights[None] * ~(energies > cold[:, None]), axis=-1)
+        weights = nodes.weights[None]
+        cold = jnp.min(jnp.where(weights > 0, energies, jnp.inf), axis=-1, keepdims=True)
+        tied = jnp.sum(weights * ~(energies > cold), axis=-1)
         return softmin(energies, beta, weights=nodes.weights, average=True), tied
 
     def of_examples(example):

@@ -37,8 +37,11 @@ def implicit(plan: Plan, mode: Implicit, values: Values, context: Any, y: Any) -
     scale = jnp.maximum(diagonal, 0.1 * jnp.median(diagonal))
     scale = jnp.where(scale > 0, scale, 1)
 
+    # What is known does not move, as if its bounds were active.
+    free = 1 - ravel_pytree(context.mask)[0].astype(flat.dtype) if plan.held else 1
+
     def onto(v):
-        return ravel_pytree(plan.domain.onto_face(y, target, scaled, unravel(v)))[0]
+        return free * ravel_pytree(plan.domain.onto_face(y, target, scaled, unravel(v)))[0]
 
     def matrix(w):
         p = onto(w)

@@ -63,7 +63,8 @@ def through(plan: Plan, values: Values, context: Any, y: Any, examples: Any) -> 
     end, one = lax.stop_gradient((at_step(values, plan.steps - 1), (context, y)))
     there = each(report, end, one)
     trace = jax.tree.map(lambda *a: jnp.moveaxis(jnp.concatenate(a), 0, 1), *rows)
-    return Found(*each.outward((y, there.energy, there.residual)), None, trace)
+    y, energy, residual = each.outward((y, there.energy, there.residual))
+    return Found(y, energy, residual, None, trace)
 
 
 def _walk(each: Mapped, examples, values, context, state, times, length):

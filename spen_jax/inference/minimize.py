@@ -121,14 +121,16 @@ def minimize(
     if settings or temperature is not None:
         settings, temperature = as_numbers(plan.solver, settings or {}, temperature)
     try:
-        solved = _solve(plan, params, context, start, settings, temperature, known)
+        y, energies, residual, stopped_after, trace = _solve(
+            plan, params, context, start, settings, temperature, known
+        )
     except (TypeError, ValueError) as error:
         if "No constant handler" in str(error):
             error.add_note(
                 "the energy closes over a value that is being differentiated: pass it through `params`"
             )
         raise
-    return Solution(*solved, plan.steps, plan.tolerance)
+    return Solution(y, energies, residual, stopped_after, trace, plan.steps, plan.tolerance)
 
 
 def minimize_best(

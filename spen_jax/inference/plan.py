@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypedDict
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spen_jax.domains import Box, Domain
 from spen_jax.inference.solvers import GradientDescent, Solver, unrolls, with_settings
@@ -140,12 +140,6 @@ class Plan:
             )
 
     def _check_numbers(self):
-        for name in ("steps", "tolerance"):
-            if isinstance(getattr(self, name), jax.Array):
-                raise ValueError(
-                    f"{name} must be fixed before the program runs, a Python number, got an array; arrays go to "
-                    "`settings`"
-                )
         if self.steps != int(self.steps) or self.steps < 0:
             raise ValueError(f"steps must be a whole number, 0 or more, got {self.steps}")
         if not self.tolerance >= 0:
@@ -168,32 +162,33 @@ class Plan:
             )
 
 
-@lru_cache(maxsize=1024)
-def _plan(energy, held, differentiate, trace, rest):
-    return Plan(energy, mode=mode_of(differentiate), trace=trace, held=held, **dict(rest))
-
-
 def plan_of(energy: Energy, held: bool, options: dict[str, Any]) -> Plan:
     """The plan of an energy and options, the same object for equal ones.
 
     Raises:
       ValueError: for options out of range. TypeError: for unknown names, and values that cannot be fixed.
     """
-    options = dict(options)
-    trace = options.pop("trace", ())
-    trace = tuple(trace) if isinstance(trace, list | tuple) else (trace,)
-    differentiate = options.pop("differentiate", "stopped")
-    if unknown := [name for name in options if name not in Options.__annotations__]:
-        known = ", ".join(Options.__annotations__)
-        raise TypeError(f"minimize has no option {', '.join(unknown)}; its options are {known}")
+    if isinstance(options.get("trace"), list):
+        options = options | {"trace": tuple(options["trace"])}
     try:
-        return _plan(energy, held, differentiate, trace, tuple(options.items()))
+        return _plan(energy, held, tuple(options.items()))
     except TypeError as error:
         if "unhashable" in str(error):
             error.add_note(
                 "energy, domain, solver, steps and tolerance must be fixed: arrays go to `settings`"
             )
         raise
+
+
+@lru_cache(maxsize=1024)
+def _plan(energy, held, options):
+    given = dict(options)
+    if unknown := [name for name in given if name not in Options.__annotations__]:
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"minimize has no option {', '.join(unknown)}; its options are {known}")
+    trace, mode = given.pop("trace", ()), mode_of(given.pop("differentiate", None))
+    trace = trace if isinstance(trace, tuple) else (trace,)
+    return Plan(energy, mode=mode, trace=trace, held=held, **given)
 
 
 def mode_of(differentiate: Differentiate | str | None) -> Unrolled | Implicit | None:
@@ -214,7 +209,7 @@ def as_numbers(solver: Solver, settings: Any, temperature: Any) -> tuple[dict[st
         raise ValueError(f'settings must be a dict such as {{"step_size": 0.1}}, got {settings!r}')
 
     def known(a):
-        return [] if isinstance(a, jax.core.Tracer) else np.asarray(a).ravel().tolist()
+        return [] if isinstance(a, Tracer) else np.asarray(a).ravel().tolist()
 
     settings = {name: jnp.asarray(value) for name, value in settings.items()}
     for name, value in settings.items():

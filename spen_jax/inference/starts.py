@@ -28,6 +28,8 @@ def points(
     Raises:
       ValueError: for a number, or the middle, without a shape to take.
     """
+    if isinstance(start, jax.Array) and start.ndim:
+        return start if start.shape[0] != 1 else _repeated(start, context)
     if callable(start):
         return as_points(handing(start, key=key, domain=domain)(context))
     if start is not None and not _is_number(start):
@@ -68,8 +70,9 @@ def _examples(context):
 
 def _repeated(start, context):
     """One point for all examples where there is only one."""
-    leaves = jax.tree.leaves(start)
-    one = leaves and all(jnp.ndim(a) and jnp.shape(a)[0] == 1 for a in leaves)
-    if not one or not jax.tree.leaves(context) or (size := _examples(context)) == 1:
+    known = jax.tree.leaves(context)
+    if not known or (size := jnp.shape(known[0])[0]) == 1:
+        return start
+    if any(jnp.shape(a)[:1] != (1,) for a in jax.tree.leaves(start)):
         return start
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (size, *a.shape[1:])), start)

@@ -124,7 +124,7 @@ def until(plan: Plan, values: Values, context: Any, start: Any) -> Found:
     # What comes after an example has stopped repeats its last row.
     stop = jnp.minimum(jnp.arange(plan.steps + 1)[:, None], done.steps[None])
     trace = jax.tree.map(lambda a: jnp.moveaxis(a[stop, jnp.arange(size)[None]], 0, 1), rows)
-    return Found(*end, done.steps, trace)
+    return Found(end.y, end.energy, end.residual, done.steps, trace)
 
 
 def _over_all(plan, function, values, batch):

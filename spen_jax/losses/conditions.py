@@ -6,6 +6,7 @@ LeCun's lecture, "conditions on the loss".
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -77,11 +78,10 @@ def check(
     _check_pair(loss)
     correct, gap = _grid(margin, lowest, reach, points)
     on_line = np.unique(correct[correct + margin - ASIDE >= lowest])
-    loss = jax.jit(jax.vmap(loss))
     with jax.enable_x64(True):
-        values = np.asarray(loss(jnp.asarray(correct), jnp.asarray(correct + gap)))
-        by_correct, by_wrong = jax.grad(lambda c, w: jnp.sum(loss(c, w)), (0, 1))(
-            jnp.asarray(on_line), jnp.asarray(on_line + margin - ASIDE)
+        values, slopes = jax.tree.map(
+            np.asarray,
+            _compiled(loss)(correct, correct + gap, on_line, on_line + margin - ASIDE),
         )
     if np.any(np.isnan(values)):
         at = np.argmax(np.isnan(values))
@@ -95,8 +95,19 @@ def check(
     right, wrong = float(values[~beyond].min()), float(values[beyond].min())
     # Where the last power of ten still halves what is left, the infimum lies at infinity.
     falling = wrong - right < 0.5 * (float(values[nearer].min()) - right)
-    slope = float(np.min(np.asarray(by_correct - by_wrong)))
+    slope = float(slopes.min())
     return Report(right < wrong and not falling, slope > 0, right, wrong, slope)
+
+
+@lru_cache(maxsize=64)
+def _compiled(loss):
+    """The loss at one set of points, and -grad L . (-1, 1) at another."""
+
+    def both(correct, wrong, correct_on_line, wrong_on_line):
+        by_correct, by_wrong = jax.vmap(jax.grad(loss, (0, 1)))(correct_on_line, wrong_on_line)
+        return jax.vmap(loss)(correct, wrong), by_correct - by_wrong
+
+    return jax.jit(both)
 
 
 def _check_pair(loss):

@@ -234,13 +234,14 @@ def _f1_by_size(ranked: Cells) -> np.ndarray:
 
 
 def _logits(y: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
-    """Logits of y clipped to [1e-7, 1 - 1e-7]; ValueError for what is no relaxed label."""
+    """Logits of y clipped to [1e-7, 1 - 1e-7], 0 where y does not count; ValueError for no relaxed label."""
     values = np.asarray(y, np.float64)
-    # Rounding may leave y a little outside. NaN passes: whoever reads the logits says where it is.
-    outside = ((values < -1e-4) | (values > 1 + 1e-4)) & read_mask(mask, values.shape)
+    values = np.where(read_mask(mask, values.shape), values, 0.5)
+    outside = ~((values >= -1e-4) & (values <= 1 + 1e-4))  # rounding may leave y a little outside
     if outside.any():
         raise ValueError(
-            f"y must be relaxed labels in [0, 1], but holds {values[outside][0]}: give sigmoid(scores)"
+            f"y must be relaxed labels in [0, 1], but holds {values[outside][0]}: give sigmoid(scores), "
+            "or find the examples whose inference diverged"
         )
     values = np.clip(values, 1e-7, 1 - 1e-7)
     return np.log(values) - np.log1p(-values)

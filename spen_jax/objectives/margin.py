@@ -1,11 +1,5 @@
-"""Objectives: what training minimises, `(params, batch, key) -> (scalar, metrics)`.
+"""The structured hinge loss: the truth's energy is to lie below that of the most offending answer, by a margin."""
 
-A batch has fields `x` (B, D) and `y` (B, L), the truth; the key draws dropout masks and random
-starts.
-"""
-
-import inspect
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -13,28 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from spen_jax import losses
-from spen_jax.domains import Box, Domain
-from spen_jax.inference import Differentiate, Unrolled, minimize
-from spen_jax.inference.solvers import GradientDescent, MirrorDescent, Solver
-from spen_jax.types import Cost, Energy, Features, Objective
+from spen_jax.inference import minimize
+from spen_jax.objectives.batch import check_predictor, check_share, given, hint
+from spen_jax.predictor import Predictor
+from spen_jax.types import Cost, Energy, Objective
 
-Start = float | Callable[[Any, jax.Array], jax.Array]
 Variant = Literal["margin", "slack", "perceptron", "contrastive"]
-
-
-def feed_forward(logits: Features, loss: Cost = losses.cross_entropy) -> Objective:
-    """Mean over the batch of loss(sigmoid(logits(x)), truth): a feature network alone, with no energy.
-
-    `logits(params, x)` or `logits(params, x, key=None)` returns (B, L) for x (B, D), such as `logits_of`.
-    """
-    logits = _with_key(logits)
-
-    def objective(params, batch, key):
-        y = jax.nn.sigmoid(logits(params, batch.x, key))
-        value = jnp.mean(jax.vmap(loss)(y, batch.y))
-        return value, {"loss": value}
-
-    return objective
 
 
 def margin_loss(
@@ -50,24 +28,37 @@ def margin_loss(
     The same table stands in Tu & Gimpel (2018). `wrong` is the energy itself, not what `offending` minimises.
     ValueError for another name.
     """
-    _check_variant(variant)
+    check_variant(variant)
     margins: dict[Variant, Any] = {"margin": costs, "perceptron": 0.0}
     each = losses.hinge(correct, wrong, margins.get(variant, 1.0))
     return costs * each if variant == "slack" else each
 
 
+def compared(
+    variant: Variant, correct: jax.Array, wrong: jax.Array, costs: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The mean of `margin_loss` over a batch (B,), and metrics: cost and gap, means, and violated, a share."""
+    each = margin_loss(variant, correct, wrong, costs)
+    return jnp.mean(each), {
+        "cost": jnp.mean(costs),
+        "gap": jnp.mean(wrong - correct),
+        "violated": jnp.mean(each > 0),
+    }
+
+
 @lru_cache(maxsize=256)
-def loss_augmented(energy: Energy, cost: Callable[[jax.Array, jax.Array], jax.Array]) -> Energy:
+def loss_augmented(energy: Energy, cost: Cost) -> Energy:
     """E(x, y) - D(y, truth): what loss-augmented inference minimises, an energy whose context is (context, truth).
 
     Its minimiser is the most offending answer, low in energy and far from the truth. `cost(y, truth)` gives
-    D for one example. Equal arguments give the same function, so that nothing compiles twice. Source:
-    Tsochantaridis et al. (2004), margin rescaling; Belanger & McCallum (2016).
+    D for one example; what else stands in the context after the truth, such as a mask, is handed to it too. Equal
+    arguments give the same function, so that nothing compiles twice. Source: Tsochantaridis et al. (2004), margin
+    rescaling; Belanger & McCallum (2016).
     """
 
     def augmented(params, context, y):
-        inner, truth = context
-        return energy(params, inner, y) - cost(y, truth)
+        inner, *truth = context
+        return energy(params, inner, y) - cost(y, *truth)
 
     return augmented
 
@@ -85,34 +76,28 @@ def offending(variant: Variant, energy: Energy, cost: Cost) -> Energy:
 
     Equal arguments give the same function, so that nothing compiles twice. ValueError for another name.
     """
-    _check_variant(variant)
+    check_variant(variant)
     if variant == "margin":
         return loss_augmented(energy, cost)
 
     def slack(params, context, y):
-        inner, truth = context
+        inner, truth, *counts = context
         violation = 1 + energy(params, inner, truth) - energy(params, inner, y)
-        return -jnp.where(violation > 0, cost(y, truth), 1) * violation
+        return -jnp.where(violation > 0, cost(y, truth, *counts), 1) * violation
 
     def plain(params, context, y):
-        inner, _ = context
-        return energy(params, inner, y)
+        return energy(params, context[0], y)
 
     return slack if variant == "slack" else plain
 
 
 def max_margin(
-    energy: Energy,
-    features: Features | None = None,
+    predictor: Predictor,
     *,
     cost: Cost = losses.squared_error,
     variant: Variant = "margin",
     augmented: bool = True,
-    start: Start = 0.5,
-    domain: Domain = Box(),
-    solver: Solver = GradientDescent(),
-    steps: int = 30,
-    differentiate: Differentiate = "stopped",
+    known: float = 0.0,
 ) -> Objective:
     """mean over the batch of max(0, D(y_hat, y) - E(x, y_hat) + E(x, y)), the structured hinge loss.
 
@@ -122,201 +107,61 @@ def max_margin(
     inference is stopped). Sources: Belanger & McCallum (2016); of the variants Tu & Gimpel (2018).
 
     Args:
-      energy: `(params, context, y) -> scalar` for one example.
-      features: `(params, x) -> context` for a whole batch, x (B, D), or for one with dropout
-        `(params, x, key=None) -> context`, which is given a key, by that name, in training and none in
-        prediction; None where the energy sees x itself.
+      predictor: how y_hat is found, with "stopped" inference unless it says otherwise. Where it has a temperature the
+        energy of y_hat is E - temperature H, and the entropy H of the truth counts as 0.
       cost: D(y, truth) of one example.
       variant: which loss.
       augmented: whether y_hat maximises the variant's violation, see `offending`, or minimises E. For "perceptron" and
         "contrastive" that is the same, and the cost only a metric.
-      start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
-      domain: where y lives.
-      solver: the algorithm of inference.
-      steps: its steps.
-      differentiate: see `spen_jax.inference.minimize`.
+      known: the largest share of the truth that inference is told; the cost counts the rest.
 
     Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
     share of examples with a positive loss; residual, inference's mean.
+
+    Raises ValueError for another variant, a share outside [0, 1], and slack rescaling with a temperature.
     """
-    _check_variant(variant)
-    features = _with_key(features)
-    searched = offending(variant, energy, cost) if augmented else energy
+    check_predictor(predictor)
+    check_variant(variant)
+    check_share(known)
+    if variant == "slack" and predictor.temperature is not None:
+        raise ValueError(
+            "slack rescaling multiplies the energy, and an entropy beside it would lose its weight: leave the "
+            "temperature out and put the entropy into the energy"
+        )
+    judge = losses.counted(cost)
+    mode = predictor.differentiate or "stopped"
 
     def objective(params, batch, key):
         feature_key, start_key = jax.random.split(key)
-        context = features(params, batch.x, feature_key)
-        truth = jnp.asarray(batch.y)
+        seen = given(predictor, params, batch, feature_key)
+        held, counts = hint(predictor.domain, seen, known, key)
+        searched, inputs = seen.energy, seen.inputs
+        if augmented:
+            searched = offending(variant, seen.energy, judge)
+            inputs = inputs, seen.truth, counts
         solution = minimize(
             searched,
             params,
-            (context, truth) if augmented else context,
-            _start(start, context, truth, start_key),
-            domain=domain,
-            solver=solver,
-            steps=steps,
-            differentiate=differentiate,
+            inputs,
+            predictor.points(seen.context, seen.truth, key=start_key),
+            known=held,
+            **predictor.options(params, differentiate=mode, trace=()),
         )
-        energies = jax.vmap(energy, (None, 0, 0))
-        costs = jax.vmap(cost)(solution.y, truth)
+        costs = jax.vmap(judge)(solution.y, seen.truth, counts)
         # The energy that inference reports is known already, but for what the variant has done to it.
+        wrong = solution.energy
         if augmented and variant == "margin":
-            wrong = solution.energy + costs
+            wrong = wrong + costs
         elif augmented and variant == "slack":
-            wrong = energies(params, context, solution.y)
-        else:
-            wrong = solution.energy
-        correct = energies(params, context, truth)
-        each = margin_loss(variant, correct, wrong, costs)
-        value = jnp.mean(each)
-        return value, {
-            "loss": value,
-            "cost": jnp.mean(costs),
-            "gap": jnp.mean(wrong - correct),
-            "violated": jnp.mean(each > 0),
-            "residual": jnp.mean(solution.residual),
-        }
+            wrong = seen.each(solution.y)
+        value, metrics = compared(variant, seen.each(seen.truth), wrong, costs)
+        return value, {"loss": value, **metrics, "residual": jnp.mean(solution.residual)}
 
     return objective
 
 
-def increasing(steps: int) -> list[float]:
-    """w_t proportional to 1 / (T - t + 1) for t = 1, ..., T = `steps`, and w_0 = 0: T + 1 `weights` of sum 1.
-
-    The start has no say in its own loss, and the later a point, the more it counts: inference learns to be right soon.
-    Source: Belanger, Yang & McCallum (2017). ValueError for fewer than 1 step.
-    """
-    if steps < 1:
-        raise ValueError(f"weights that increase need steps of 1 or more, got {steps}")
-    each = [0.0] + [1 / (steps - t + 1) for t in range(1, steps + 1)]
-    return [w / sum(each) for w in each]
-
-
-def end_to_end(
-    energy: Energy,
-    features: Features | None = None,
-    *,
-    loss: Cost = losses.cross_entropy,
-    weights: Sequence[float] | None = None,
-    convergence: float = 0.0,
-    start: Start = 0.5,
-    domain: Domain = Box(),
-    solver: Solver = MirrorDescent(),
-    steps: int = 10,
-    settings: Callable[[Any], dict[str, Any]] | None = None,
-    differentiate: Differentiate = "unrolled",
-    tolerance: float = 1e-3,
-    stop_early: bool = False,
-) -> Objective:
-    """Mean over the batch of sum_t w_t loss(y_t, truth) + convergence ||y_T - y_(T-1)||^2, through inference's steps.
-
-    y_0 is the start and y_T the last point. `weights` are the T + 1 numbers w_0, ..., w_T; by default only
-    the last point counts. Source: Belanger, Yang & McCallum (2017), who also want inference to converge
-    quickly; that a long last step costs something is our reading of it.
-
-    With `differentiate="implicit"` it is loss(y, truth) at the minimiser y, however inference got there; give it the
-    steps to get there, and `stop_early`. Where it has not, or its linear solve fails, the gradient is wrong or NaN:
-    watch `converged`. Source: Blondel et al. (2022).
-
-    Args:
-      energy: `(params, context, y) -> scalar` for one example.
-      features: `(params, x) -> context` for a whole batch, x (B, D), or for one with dropout
-        `(params, x, key=None) -> context`, which is given a key, by that name, in training and none in
-        prediction; None where the energy sees x itself.
-      loss: the task loss (y, truth) -> scalar of one example.
-      weights: w_0, ..., w_T, such as `increasing(steps)`, or None.
-      convergence: weight of the last step's squared length, at least 0.
-      start: where inference starts: a constant, or a function `(context, key) -> points (B, L)`.
-      domain: where y lives.
-      solver: the algorithm of inference. Projected gradient descent stands still, as does cross-entropy, where it
-        has put a label at 0 or 1; mirror descent stays inside.
-      steps: its steps.
-      settings: learned numbers of the solver, from the parameters:
-        `lambda params: {"step_size": jnp.exp(params["log_step"])}`, scalars or one for each step. Inference
-        after training is to be given the same.
-      differentiate: "unrolled" or "implicit", see `spen_jax.inference.minimize`; `weights` and `convergence` need
-        unrolled steps.
-      tolerance: the residual up to which an example counts as converged.
-      stop_early: whether each example stops once it has converged; not where steps are unrolled.
-
-    Metrics: loss; last, the loss of the last point alone; residual, inference's mean; converged, the share of
-    examples within the tolerance.
-
-    Raises ValueError for options that do not go together.
-    """
-    path = weights is not None or convergence != 0
-    unrolled = differentiate == "unrolled" or isinstance(differentiate, Unrolled)
-    if weights is not None and len(weights) != steps + 1:
-        raise ValueError(
-            f"weights needs steps + 1 = {steps + 1} numbers, one for the start and one after each step, "
-            f"got {len(weights)}"
-        )
-    if convergence < 0 or convergence and steps < 1:
-        raise ValueError(
-            f"convergence must be 0 or more and needs a step, got {convergence} with steps={steps}"
-        )
-    if path and not unrolled:
-        raise ValueError(
-            f"weights and convergence need the points of unrolled steps, got {differentiate!r}"
-        )
-    if differentiate == "stopped":
-        raise ValueError(
-            'end_to_end needs "unrolled" or "implicit" steps: "stopped" has no gradient'
-        )
-    if stop_early and unrolled:
-        raise ValueError('stop_early needs differentiate="implicit": unrolled steps run in full')
-    features = _with_key(features)
-
-    def objective(params, batch, key):
-        feature_key, start_key = jax.random.split(key)
-        context = features(params, batch.x, feature_key)
-        solution = minimize(
-            energy,
-            params,
-            context,
-            _start(start, context, batch.y, start_key),
-            domain=domain,
-            solver=solver,
-            steps=steps,
-            settings=settings(params) if settings else None,
-            differentiate=differentiate,
-            tolerance=tolerance,
-            stop_early=stop_early,
-            trace="y" if path else (),
-        )
-        last = value = jnp.mean(jax.vmap(loss)(solution.y, batch.y))
-        if weights is not None:
-            each = jax.vmap(jax.vmap(loss, (0, None)))(solution.trace["y"], batch.y)  # (B, T + 1)
-            value = jnp.asarray(weights) @ jnp.mean(each, axis=0)
-        if convergence:
-            moved = solution.y - solution.trace["y"][:, -2]
-            value += convergence * jnp.sum(moved**2) / len(moved)
-        return value, {
-            "loss": value,
-            "last": last,
-            "residual": jnp.mean(solution.residual),
-            "converged": jnp.mean(solution.converged),
-        }
-
-    return objective
-
-
-def _check_variant(variant: str) -> None:
+def check_variant(variant: str) -> None:
+    """ValueError for a name that is not in the table of `margin_loss`."""
     if variant not in get_args(Variant):
         names = ", ".join(map(repr, get_args(Variant)))
         raise ValueError(f"variant must be one of {names}, got {variant!r}")
-
-
-def _with_key(features: Features | None) -> Features:
-    """`features` as a function of (params, x, key), whether or not it has dropout."""
-    if features is None:
-        return lambda params, x, key: x
-    if "key" in inspect.signature(features).parameters:
-        return lambda params, x, key: features(params, x, key=key)
-    return lambda params, x, key: features(params, x)
-
-
-def _start(start: Start, context: Any, truth: jax.Array, key: jax.Array) -> jax.Array:
-    if callable(start):
-        return start(context, key)
-    return jnp.full(truth.shape, start, jnp.result_type(float))

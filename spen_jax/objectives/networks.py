@@ -1,17 +1,18 @@
 """Inference networks: a network that answers at once, trained against an energy, or by it.
 
-Two players share one tree of parameters, {"energy": theta, "predictor": phi}. The energy is that of the other
-objectives, its features too: `energy(theta, context, y)` and `features(theta, x)`. The predictor is a feed-forward
-network, `predict(phi, x) -> logits` (B, L), such as `logits_of` makes; its answer is y_hat = sigmoid(logits). After
-training the prediction is y_hat, or what `minimize` makes of it.
+Two players share one tree of parameters, {"energy": theta, "answer": phi}. The energy is the predictor's, its
+features too: `energy(theta, context, y)` and `features(theta, x)`. `answer(phi, x) -> scores` (B, ...) is a
+feed-forward network, such as `logits_of` makes, handed `key` and `mask` where it has parameters of those names; its
+answer is y_hat = link(scores), by the predictor's domain: sigmoid, softmax. After training the prediction is y_hat,
+or what inference makes of it.
 
-Each objective is the sum of a loss of the energy, for which y_hat is constant, and one of the predictor, for which
+Each objective is the sum of a loss of the energy, for which y_hat is constant, and one of the answer, for which
 theta is: its gradient gives each player its own. Its value means nothing; the metrics have both.
 `params` of another form raise ValueError.
 """
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,134 +20,138 @@ import optax
 from jax.lax import stop_gradient
 
 from spen_jax import losses
-from spen_jax.objectives import likelihood
-from spen_jax.objectives.margin import (
-    Variant,
-    _with_key,
-    margin_loss,
-    offending,
+from spen_jax.arguments import handing
+from spen_jax.checks import check_whole
+from spen_jax.domains import Box, Domain, Simplex
+from spen_jax.objectives.batch import (
+    Given,
+    check_least,
+    check_predictor,
+    given,
+    of_each,
+    read,
 )
-from spen_jax.types import Cost, Energy, Features, Objective
+from spen_jax.objectives.margin import Variant, check_variant, compared, offending
+from spen_jax.objectives.noise import IndependentBernoulli, IndependentCategorical, levels, ranked
+from spen_jax.predictor import Predictor
+from spen_jax.types import Cost, Features, Objective
 
-PLAYERS = {"energy": "energy", "predictor": "predictor"}
-"""Labels of the two players' parameters: `optax.partition({"energy": ..., "predictor": ...}, PLAYERS)`."""
+PLAYERS = {"energy": "energy", "answer": "answer"}
+"""Labels of the two players' parameters: `optax.partition({"energy": ..., "answer": ...}, PLAYERS)`."""
 
 
 def inference_network(
-    energy: Energy,
-    features: Features | None = None,
+    predictor: Predictor,
     *,
-    predict: Features,
+    answer: Features,
     cost: Cost = losses.squared_error,
     variant: Variant = "margin",
     augmented: bool = True,
     cross_entropy: float = 1.0,
 ) -> Objective:
-    """min over theta, max over phi of [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, y_hat = sigmoid(predict(phi, x)).
+    """min over theta, max over phi of [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, y_hat = link(answer(phi, x)).
 
     That is the margin-rescaled variant; `objectives.margin_loss` has the equations of all four. The energy minimises
-    the mean of this loss. The predictor minimises the mean of what the most offending answer does, such as E - D (see
+    the mean of this loss. The answer minimises the mean of what the most offending one does, such as E - D (see
     `objectives.offending`; not cut off at 0, so that it learns on where the margin is kept), plus
-    `cross_entropy` times the cross-entropy of y_hat against the truth, which keeps it near the data while the
+    `cross_entropy` times the domain's loss of y_hat against the truth, which keeps it near the data while the
     energy knows nothing. Sources: Tu & Gimpel (2018); without the cut-off Tu, Pang & Gimpel (2020).
 
     Args:
-      energy: `(theta, context, y) -> scalar` for one example.
-      features: `(theta, x) -> context` for a batch, see `objectives.max_margin`; None where the energy sees x itself.
-      predict: `(phi, x) -> logits` (B, L), or with a key for dropout, given as to features.
+      predictor: its energy, features and domain.
+      answer: see the module.
       cost: D(y, truth) of one example.
       variant: which loss.
-      augmented: whether the predictor sees the cost; else it minimises E. After training with it, the predictor's
-        answers are the offending ones; train it on with the energy held fixed and variant "perceptron".
-      cross_entropy: its weight, 0 or more; summed over the labels, as costs are.
+      augmented: whether the answer sees the cost; else it minimises E. After training with it, the answers
+        are the offending ones; train the network on with the energy held fixed and variant "perceptron".
+      cross_entropy: the weight of the domain's loss, 0 or more; summed over the parts, as costs are.
 
-    Metrics: loss, the energy's; predictor, the predictor's; cost, the mean D(y_hat, y); gap, the mean of
+    Metrics: loss, the energy's; answer, the answer's; cost, the mean D(y_hat, y); gap, the mean of
     E(x, y_hat) - E(x, y); violated, the share of examples with a positive loss.
 
     Raises ValueError for another variant or a negative weight.
     """
-    _check_weight("cross_entropy", cross_entropy)
-    features, predict = _with_key(features), _with_key(predict)
-    searched = jax.vmap(
-        offending(variant if augmented else "perceptron", energy, cost), (None, 0, 0)
-    )
+    check_predictor(predictor)
+    check_variant(variant)
+    check_least("cross_entropy", cross_entropy)
+    judge, domain = losses.counted(cost), predictor.domain
+    apart = losses.counted(domain.loss_of_scores)
 
     def objective(params, batch, key):
-        theta, context, logits, truth, _ = _both(features, predict, params, batch, key)
-        y_hat = jax.nn.sigmoid(logits)
-        loss, metrics = _energy_player(
-            variant, energy, cost, theta, context, truth, stop_gradient(y_hat)
-        )
-        offence = searched(*stop_gradient((theta, (context, truth))), y_hat)
-        # From logits: `losses.cross_entropy` has no slope where an answer is certain and wrong.
-        apart = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, truth), axis=-1)
-        predictor = jnp.mean(offence + cross_entropy * apart)
-        return loss + predictor, {"loss": loss, "predictor": predictor, **metrics}
+        seen, scores, _ = _both(predictor, answer, params, batch, key)
+        y_hat = domain.link(scores)
+        loss, metrics = _energy_player(variant, judge, seen, stop_gradient(y_hat))
+        fixed = seen.held()
+        searched = offending(variant if augmented else "perceptron", seen.energy, judge)
+        offence = of_each(searched, fixed.params, (fixed.inputs, seen.truth, seen.mask), y_hat)
+        # From the scores: `domain.loss` has no slope where an answer is certain and wrong.
+        data = jax.vmap(apart)(scores, seen.truth, seen.mask)
+        answers = jnp.mean(offence + cross_entropy * data)
+        return loss + answers, {"loss": loss, "answer": answers, **metrics}
 
     return objective
 
 
 def energy_as_loss(
-    energy: Energy,
-    features: Features | None = None,
+    predictor: Predictor,
     *,
-    predict: Features,
-    loss: Cost = losses.cross_entropy,
+    answer: Features,
+    loss: Cost | None = None,
     weight: float = 1.0,
-    learn: Literal["margin", "ranking"] | None = None,
+    learn: Literal["margin", "ranking_nce"] | None = None,
     cost: Cost = losses.squared_error,
     samples: int = 20,
 ) -> Objective:
-    """Mean over the batch of loss(y_hat, truth) + weight E(x, y_hat), y_hat = sigmoid(predict(phi, x)): SEAL.
+    """Mean over the batch of loss(y_hat, truth) + weight E(x, y_hat), y_hat = link(answer(phi, x)): SEAL.
 
-    The predictor is the model, the energy a part of its loss that knows how labels go together. `learn` says what
+    The network is the model, the energy a part of its loss that knows how parts of y go together. `learn` says what
     the energy itself minimises meanwhile:
     None: nothing, it is a trained one and its gradient is 0 (SEAL-static);
     "margin": mean [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, as in `inference_network`;
-    "ranking": mean -log softmax_0 of s_k = -E(x, y_k) - log q(y_k), y_0 the truth and y_1, ..., y_K drawn from the
-    predictor, independent labels q = Bernoulli(y_hat) (noise-contrastive ranking). It less log(K + 1) tends, as K
-    grows, to -log P(truth | x) + log q(truth), P the Gibbs distribution: for the energy, maximum likelihood.
+    "ranking_nce": mean -log softmax_0 of s_k = -E(x, y_k) - log q(y_k), y_0 the truth and y_1, ..., y_K drawn from the
+    network's answer, independent labels q = Bernoulli(y_hat) on Box(0, 1), independent parts q = Categorical(y_hat) on
+    a Simplex. It less log(K + 1) tends, as K grows, to -log P(truth | x) + log q(truth), P the Gibbs distribution:
+    for the energy, maximum likelihood.
     The last two are SEAL-dynamic.
     Source: Lee et al. (2022).
 
     Args:
-      energy: `(theta, context, y) -> scalar` for one example.
-      features: `(theta, x) -> context` for a batch, see `objectives.max_margin`; None where the energy sees x itself.
-      predict: `(phi, x) -> logits` (B, L), or with a key for dropout, given as to features.
-      loss: the task loss (y_hat, truth) -> scalar of one example.
+      predictor: its energy, features and domain.
+      answer: see the module.
+      loss: the task loss (y_hat, truth) -> scalar of one example; None is the domain's, of the scores.
       weight: of the energy, 0 or more.
-      learn: None, "margin" or "ranking".
+      learn: None, "margin" or "ranking_nce".
       cost: D(y, truth) of one example, for "margin" only.
-      samples: K, for "ranking" only.
+      samples: K, for "ranking_nce" only.
 
-    Metrics: loss, the predictor's; task, the task loss alone; energy, the mean E(x, y_hat); with `learn` learned, the
+    Metrics: loss, the answer's; task, the task loss alone; energy, the mean E(x, y_hat); with `learn` learned, the
     energy's own loss.
 
-    Raises ValueError for another name, a negative weight or no samples.
+    Raises ValueError for another name, a domain without such a q, a negative weight or no samples.
     """
-    _check_weight("weight", weight)
-    if learn not in (None, "margin", "ranking"):
-        raise ValueError(f"learn must be None, 'margin' or 'ranking', got {learn!r}")
-    if samples != int(samples) or samples < 1:
-        raise ValueError(f"samples must be a whole number, 1 or more, got {samples}")
-    features, predict = _with_key(features), _with_key(predict)
-    energies = jax.vmap(energy, (None, 0, 0))
+    check_predictor(predictor)
+    check_least("weight", weight)
+    check_whole("samples", samples, 1)
+    if learn not in (None, "margin", "ranking_nce"):
+        raise ValueError(f"learn must be None, 'margin' or 'ranking_nce', got {learn!r}")
+    domain, judge = predictor.domain, losses.counted(cost)
+    independent = _independent(domain) if learn == "ranking_nce" else None
+    task_of = losses.counted(loss or domain.loss_of_scores)
 
     def objective(params, batch, key):
-        theta, context, logits, truth, key = _both(features, predict, params, batch, key)
-        y_hat = jax.nn.sigmoid(logits)
-        task = jnp.mean(jax.vmap(loss)(y_hat, truth))
-        mean_energy = jnp.mean(energies(*stop_gradient((theta, context)), y_hat))
-        value = task + weight * mean_energy
-        metrics = {"loss": value, "task": task, "energy": mean_energy}
+        seen, scores, key = _both(predictor, answer, params, batch, key)
+        y_hat = domain.link(scores)
+        task = jax.vmap(task_of)(y_hat if loss else scores, seen.truth, seen.mask)
+        task, energy = jnp.mean(task), jnp.mean(seen.held().each(y_hat))
+        value = task + weight * energy
+        metrics = {"loss": value, "task": task, "energy": energy}
         if learn is None:
             return value, metrics
-        if learn == "margin":
-            learned, _ = _energy_player(
-                "margin", energy, cost, theta, context, truth, stop_gradient(y_hat)
-            )
+        if independent:
+            noise = independent(lambda _: stop_gradient(scores))
+            learned = ranked(levels(noise, seen, key, samples))
         else:
-            learned = _ranking(energy, theta, context, truth, stop_gradient(logits), samples, key)
+            learned, _ = _energy_player("margin", judge, seen, stop_gradient(y_hat))
         return value + learned, metrics | {"learned": learned}
 
     return objective
@@ -155,74 +160,69 @@ def energy_as_loss(
 @lru_cache(maxsize=64)
 def alternating(
     energy_optimizer: optax.GradientTransformation,
-    predictor_optimizer: optax.GradientTransformation,
-    predictor_steps: int = 1,
+    answer_optimizer: optax.GradientTransformation,
+    answer_steps: int = 1,
 ) -> optax.GradientTransformation:
-    """One step of the energy, then `predictor_steps` of the predictor, and again.
+    """One step of the energy, then `answer_steps` of the answer, and again.
 
     While a player is idle neither its parameters nor the state of its optimiser change, so that a schedule counts
     its own steps; its gradient is still computed. Equal arguments give the same transformation, so that
     nothing compiles twice. Raises ValueError for fewer than one step.
     """
-    if predictor_steps != int(predictor_steps) or predictor_steps < 1:
-        raise ValueError(
-            f"predictor_steps must be a whole number, 1 or more, got {predictor_steps}"
-        )
+    check_whole("answer_steps", answer_steps, 1)
 
     def energys_turn(step: Any, **_: Any) -> Any:
-        return step % (predictor_steps + 1) == 0
+        return step % (answer_steps + 1) == 0
 
-    def predictors_turn(step: Any, **_: Any) -> Any:
+    def answers_turn(step: Any, **_: Any) -> Any:
         return ~energys_turn(step)
 
     return optax.partition(
         {
             "energy": optax.conditionally_mask(energy_optimizer, energys_turn),
-            "predictor": optax.conditionally_mask(predictor_optimizer, predictors_turn),
+            "answer": optax.conditionally_mask(answer_optimizer, answers_turn),
         },
         PLAYERS,
     )
 
 
-def _both(features, predict, params, batch, key):
-    """(theta, context, logits, truth, a key not used yet)."""
+class _Both(NamedTuple):
+    """What both players make of a batch, and a key not used yet."""
+
+    seen: Given
+    scores: Any
+    key: jax.Array
+
+
+def _both(predictor, answer, params, batch, key):
     if not isinstance(params, dict) or set(params) != set(PLAYERS):
         got = sorted(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(
-            f'params must be {{"energy": theta, "predictor": phi}}, those of both players, got {got}'
+            f'params must be {{"energy": theta, "answer": phi}}, those of both players, got {got}'
         )
-    feature_key, predict_key, key = jax.random.split(key, 3)
-    context = features(params["energy"], batch.x, feature_key)
-    logits = predict(params["predictor"], batch.x, predict_key)
-    truth = jnp.asarray(batch.y, logits.dtype)
-    if logits.shape != truth.shape:
-        raise ValueError(
-            f"predict must return logits of the truth's shape {truth.shape}, got {logits.shape}"
-        )
-    return params["energy"], context, logits, truth, key
+    feature_key, answer_key, key = jax.random.split(key, 3)
+    x, _, mask = read(batch)
+    seen = given(predictor, params["energy"], batch, feature_key)
+    scores = handing(answer, key=answer_key, mask=mask)(params["answer"], x)
+    shapes, wanted = (jax.tree.map(jnp.shape, tree) for tree in (scores, seen.truth))
+    if shapes != wanted:
+        raise ValueError(f"answer must return scores of the truth's shape {wanted}, got {shapes}")
+    return _Both(seen, scores, key)
 
 
-def _energy_player(
-    variant: Variant, energy: Energy, cost: Cost, theta: Any, context: Any, truth: Any, y: jax.Array
-):
+def _energy_player(variant: Variant, judge: Cost, seen: Given, y: Any):
     """The energy's loss against the fixed answers y, and what max-margin training shows of it."""
-    energies = jax.vmap(energy, (None, 0, 0))
-    correct, wrong = energies(theta, context, truth), energies(theta, context, y)
-    costs = jax.vmap(cost)(y, truth)
-    each = margin_loss(variant, correct, wrong, costs)
-    return jnp.mean(each), {
-        "cost": jnp.mean(costs),
-        "gap": jnp.mean(wrong - correct),
-        "violated": jnp.mean(each > 0),
-    }
+    costs = jax.vmap(judge)(y, seen.truth, seen.mask)
+    return compared(variant, seen.each(seen.truth), seen.each(y), costs)
 
 
-def _ranking(energy, theta, context, truth, logits, samples, key):
-    noise = likelihood.IndependentBernoulli(lambda _: logits)
-    levels = likelihood.levels(noise, energy, theta, context, truth, key, samples)
-    return jnp.mean(losses.info_nce(levels[:, 0], levels[:, 1:]))
-
-
-def _check_weight(name, weight):
-    if not weight >= 0:
-        raise ValueError(f"{name} must be 0 or more, got {weight}")
+def _independent(domain: Domain):
+    """The distribution over the corners of a domain whose parts are independent."""
+    if domain == Box(0, 1):
+        return IndependentBernoulli
+    if isinstance(domain, Simplex):
+        return IndependentCategorical
+    raise ValueError(
+        'learn="ranking_nce" draws answers of independent parts, on Box(0, 1) or a Simplex, which it cannot on '
+        f'{domain}; learn="margin" takes any domain'
+    )

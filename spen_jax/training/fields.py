@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from spen_jax.objectives import read
+
 
 def fields_of(data: Any) -> dict[str, Any]:
     """The fields of a NamedTuple, a dict or a dataclass by name; none of other data."""
@@ -26,19 +28,25 @@ def replaced(data: Any, **fields: Any) -> Any:
     return data._replace(**fields)
 
 
-def counting(data: Any) -> Any:
-    """`data`, with y zero where by the field `mask` it does not count, whatever stands there."""
-    fields = fields_of(data)
-    mask = fields.get("mask")
-    if mask is None or "y" not in fields:
-        return data
+def check_finite(data: Any) -> None:
+    """ValueError for numbers that are not finite, but for those of y that by `mask` or `length` do not count."""
+    wrong = _not_finite(data)
+    if wrong and {"mask", "length"} & set(fields_of(data)):
+        wrong = _not_finite(replaced(data, y=read(data).y))
+    for where, count in wrong.items():
+        raise ValueError(
+            f"data{where} must be finite, but {count} of its values are not; drop or mend those rows, or say in a "
+            "field `mask` which parts of y count"
+        )
 
-    def zeroed(y, mask):
-        return jnp.where(mask.reshape(*mask.shape, *[1] * (y.ndim - mask.ndim)), y, 0)
 
-    if isinstance(mask, jax.Array):
-        return replaced(data, y=jax.tree.map(lambda y: zeroed(y, mask), fields["y"]))
-    return replaced(data, y=jax.tree.map(zeroed, fields["y"], mask))
+def _not_finite(data):
+    """How many numbers of each array are not finite, by its path, where there are any."""
+    return {
+        jax.tree_util.keystr(path): int(jnp.sum(~jnp.isfinite(a)))
+        for path, a in jax.tree.leaves_with_path(data)
+        if jnp.issubdtype(a.dtype, jnp.floating) and not jnp.isfinite(a).all()
+    }
 
 
 def written_back(

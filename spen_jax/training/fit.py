@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from spen_jax.checks import check_whole
-from spen_jax.training.fields import counting, written_back
+from spen_jax.training.fields import check_finite, written_back
 from spen_jax.training.optimizers import states_of
 from spen_jax.types import Objective
 
@@ -108,9 +108,10 @@ def scan(
 
 def _times(at, total):
     """The different numbers of steps among `at`, and which of them each of `at` is."""
-    times = np.asarray(() if at is None else at, int)
-    if np.any(np.diff(times, prepend=0, append=total) < 0):
-        raise ValueError(f"at must be ascending numbers of steps from 0 to {total}, got {at}")
+    given = np.asarray(() if at is None else at)
+    times = given.astype(int)
+    if np.any(times != given) or np.any(np.diff(times, prepend=0, append=total) < 0):
+        raise ValueError(f"at must be ascending whole numbers from 0 to {total}, got {at}")
     return np.unique(times, return_inverse=True)
 
 
@@ -157,7 +158,7 @@ def fit(
     """
     data = jax.tree.map(jnp.asarray, data)
     n = _shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
-    _check_data(data)
+    check_finite(data)
     check_whole("batch_size", batch_size, 1)
     batch_size = min(batch_size, n)
     owned: set[str] = set()
@@ -185,27 +186,18 @@ def _shared_axis(tree, need):
     return sizes[0][0]
 
 
-def _check_data(data):
-    for path, a in jax.tree.leaves_with_path(counting(data)):
-        if jnp.issubdtype(a.dtype, jnp.floating) and not jnp.isfinite(a).all():
-            raise ValueError(
-                f"data{jax.tree_util.keystr(path)} must be finite, but {int(jnp.sum(~jnp.isfinite(a)))} of "
-                "its values are not; drop or mend those rows, or where y is not known say so in a field `mask`"
-            )
-
-
 def _means(params, history, taken):
     """The mean metrics of the steps that were taken; FloatingPointError where they left `params` not finite."""
     history, taken = jax.device_get((history, taken))
     kept = [metrics for metrics, flags in zip(history, taken, strict=True) if all(flags)]
     means = {k: float(np.mean([m[k] for m in kept])) if kept else math.nan for k in history[0]}
     if taken[0]:
-        _check_finite(params)
+        _check_params(params)
         means["skipped"] = float(len(history) - len(kept))
     return means
 
 
-def _check_finite(params):
+def _check_params(params):
     wrong = [
         f"params{jax.tree_util.keystr(path)}"
         for path, a in jax.tree.leaves_with_path(params)

@@ -5,11 +5,16 @@ import pytest
 from jax import lax
 from problems import assert_trees_close
 
-from spen_jax import batching
 from spen_jax.domains import Simplex
 from spen_jax.energies import softplus
-from spen_jax.inference import minimize
-from spen_jax.solvers import GradientDescent, MirrorDescent, OnLogits
+from spen_jax.inference import (
+    GradientDescent,
+    MirrorDescent,
+    OnLogits,
+    minimize,
+    over_examples,
+    suits_last,
+)
 
 RNG = np.random.default_rng(0)
 SHARED = {
@@ -90,29 +95,32 @@ SUITED = {
 }
 
 
-def compare(function):
-    inward = jax.tree.map(lambda a: np.moveaxis(a, 0, -1), EXAMPLES)
-    both = jax.jit(
-        lambda p, inward, e: (
-            batching.over_examples(function, p, inward, last=True),
-            batching.over_examples(function, p, e, last=False),
-        )
-    )
-    last, first = both(SHARED, inward, EXAMPLES)
-    want = jax.vmap(function, (None, 0))(SHARED, EXAMPLES)
-    assert_trees_close(first, want, rtol=1e-12, atol=1e-12)
-    assert_trees_close(
-        jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), last), want, rtol=1e-12, atol=1e-12
-    )
-    kinds = jax.tree.map(lambda a: a.dtype, last)
-    assert kinds == jax.tree.map(lambda a: a.dtype, want)
+@pytest.fixture(scope="module")
+def both_ways():
+    """Name -> (with the examples last, with them first, by vmap), of one compilation."""
+
+    def all_of_them(shared, inward, examples):
+        ways = {}
+        for name, function in SUITED.items():
+            last = over_examples(function, shared, inward, last=True)
+            first = over_examples(function, shared, examples, last=False)
+            ways[name] = last, first, jax.vmap(function, (None, 0))(shared, examples)
+        return ways
+
+    with jax.enable_x64(True):
+        inward = jax.tree.map(lambda a: np.moveaxis(a, 0, -1), EXAMPLES)
+        return jax.tree.map(np.asarray, jax.jit(all_of_them)(SHARED, inward, EXAMPLES))
 
 
 @pytest.mark.parametrize("name", SUITED, ids=lambda n: n.replace(" ", "_"))
-def test_with_the_examples_last_a_function_gives_what_vmap_gives(name, x64):
+def test_with_the_examples_last_a_function_gives_what_vmap_gives(name, both_ways, x64):
     one = jax.tree.map(lambda a: a[0], EXAMPLES)
-    assert batching.suits_last(SUITED[name], SHARED, one)
-    compare(SUITED[name])
+    assert suits_last(SUITED[name], SHARED, one)
+    last, first, want = both_ways[name]
+    assert_trees_close(first, want, rtol=1e-12, atol=1e-12)
+    moved = jax.tree.map(lambda a: np.moveaxis(a, -1, 0), last)
+    assert_trees_close(moved, want, rtol=1e-12, atol=1e-12)
+    assert jax.tree.map(lambda a: a.dtype, last) == jax.tree.map(lambda a: a.dtype, want)
 
 
 UNSUITED = {
@@ -132,7 +140,7 @@ UNSUITED = {
 @pytest.mark.parametrize("name", UNSUITED, ids=lambda n: n.replace(" ", "_"))
 def test_operations_without_a_form_with_the_examples_last_do_not_suit(name):
     y = jnp.linspace(-1, 1, 3)
-    suits = batching.suits_last(UNSUITED[name], y + 1, y)
+    suits = suits_last(UNSUITED[name], y + 1, y)
     products = "dot_general" in str(jax.make_jaxpr(UNSUITED[name])(y + 1, y))
     assert not suits or (name == "batched product" and not products)
 
@@ -190,7 +198,7 @@ def test_the_two_ways_are_really_taken():
     context, start = jax.tree.map(lambda a: jnp.asarray(a[0], jnp.float32), examples(2))
     for energy, suits in [(network, True), (with_sort, False)]:
         step = jax.grad(lambda y, e=energy: e(PARAMS, context, y))
-        assert batching.suits_last(lambda _, y, s=step: s(y), None, start) == suits
+        assert suits_last(lambda _, y, s=step: s(y), None, start) == suits
 
 
 def test_a_simplex_which_sorts_gives_the_same_in_a_large_batch(x64):
@@ -255,29 +263,6 @@ def test_a_derivative_rule_in_y_is_honoured_with_the_examples_last(x64):
         np.testing.assert_allclose(found.y, 0.3)
         np.testing.assert_allclose(found.energy, 2 * 0.09)
         np.testing.assert_allclose(found.residual, 0.3)
-
-
-# Blocks
-
-
-@pytest.mark.parametrize("batch", [0, 1, 31, 255, 256, 257, 511, 512, 513, 700])
-@pytest.mark.parametrize("numbers", [10, 5000])
-def test_blocks_join_in_order(batch, numbers):
-    blocks, block = batching.block_sizes(batch, numbers)
-    assert blocks * block >= batch > (blocks - 1) * block or batch == 0
-    assert blocks == 1 or block % 8 == 0
-    assert block * numbers <= 40960 or block <= 32
-    seen = []
-
-    def solve(part):
-        seen.append(part["x"].shape[0])
-        return {"twice": 2 * part["x"], "row": part["m"].sum(1), "none": None}
-
-    x = np.arange(batch, dtype=np.float32)
-    got = batching.in_blocks(solve, {"x": x, "m": np.stack([x, x], 1)}, numbers)
-    np.testing.assert_array_equal(got["twice"], 2 * x)
-    np.testing.assert_array_equal(got["row"], 2 * x)
-    assert got["none"] is None and set(seen) == {block}
 
 
 def test_a_reshape_in_another_order_and_a_wider_product_are_not_confused():

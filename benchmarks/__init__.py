@@ -1,0 +1,1 @@
+"""Benchmarks: one script a claim; README.md prints one run of each."""

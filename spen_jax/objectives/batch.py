@@ -1,0 +1,217 @@
+"""What an objective knows of a batch: the context, the truth, which parts of it count, and energies of points.
+
+Data says once which parts of y count. A batch has fields x and y, and optionally `mask` (B, ...), booleans with
+leading axes of y ((B, T) for y (B, T, K)), or `length` (B,), how many entries of y's first axis count. Where y
+is a tree, a mask is one array for all leaves or a tree of such arrays.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax import trees
+from spen_jax.checks import as_floats
+from spen_jax.domains import Domain, counting
+from spen_jax.predictor import Predictor
+from spen_jax.types import Energy
+
+
+class Batch(NamedTuple):
+    """B examples as `read` found them: x, y as floats with 0 where it does not count, and what counts, or None."""
+
+    x: Any
+    y: Any
+    mask: Any = None
+
+
+def field(batch: Any, name: str) -> Any:
+    """The field of this name of a NamedTuple, dataclass or dict, or of a pair (x, y); None where there is none."""
+    if type(batch) in (tuple, list) and len(batch) == 2:
+        batch = Batch(*batch)
+    return batch.get(name) if isinstance(batch, Mapping) else getattr(batch, name, None)
+
+
+def read(batch: Any) -> Batch:
+    """(x, y, mask or None) of a NamedTuple, dataclass or dict with fields of those names, or of a pair (x, y).
+
+    What does not count may be anything in the data, NaN too. ValueError for a batch without y, and for a mask or
+    lengths that do not fit it.
+    """
+    y, mask, length = (field(batch, name) for name in ("y", "mask", "length"))
+    if y is None:
+        raise ValueError(
+            "a batch needs fields x and y, and mask or length where not all of y counts, or is a pair (x, y); got a "
+            f"{type(batch).__name__}"
+        )
+    y = jax.tree.map(as_floats, y)
+    if length is not None:
+        if mask is not None:
+            raise ValueError("a batch has a mask or a length, not both")
+        mask = jax.tree.map(partial(_up_to, jnp.asarray(length)), y)
+    if mask is not None:
+        mask = jax.tree.map(jnp.asarray, mask)
+        jax.tree.map(_check_mask, jax.tree.broadcast(mask, y), y)
+        y = counting(mask, y)
+    return Batch(field(batch, "x"), y, mask)
+
+
+def _up_to(length, y):
+    if y.ndim < 2 or length.shape != y.shape[:1]:
+        raise ValueError(
+            f"length needs one number for each example and y an axis after that of the examples, got shapes "
+            f"{length.shape} and {y.shape}"
+        )
+    return jnp.arange(y.shape[1])[None] < length[:, None]
+
+
+def _check_mask(mask, y):
+    if mask.dtype != bool or not mask.ndim or mask.shape != y.shape[: mask.ndim]:
+        raise ValueError(
+            f"a mask must be booleans with leading axes of y, whose shape is {y.shape}; got {mask.dtype} of "
+            f"shape {mask.shape}"
+        )
+
+
+@lru_cache(maxsize=256)
+def of_what_counts(energy: Energy) -> Energy:
+    """The energy that sees y with 0 in the parts that do not count; its context is (context, mask).
+
+    Equal arguments give the same function, so that nothing compiles twice.
+    """
+
+    def of_parts(params, context, y):
+        inner, mask = context
+        return energy(params, inner, counting(mask, y))
+
+    return of_parts
+
+
+class Given(NamedTuple):
+    """What an objective knows of a batch.
+
+    Attributes:
+      energy: `(params, inputs, y) -> scalar` for one example; where there is a mask it is that of what counts.
+      params: the parameters of the energy.
+      context: what the features made of x, or x itself.
+      truth: y, as floats.
+      mask: what counts, arranged like the truth, or None.
+    """
+
+    energy: Energy
+    params: Any
+    context: Any
+    truth: Any
+    mask: Any
+
+    @property
+    def inputs(self) -> Any:
+        """The energy's context."""
+        return self.context if self.mask is None else (self.context, self.mask)
+
+    def held(self) -> "Given":
+        """The same with parameters and context as constants."""
+        params, context = jax.lax.stop_gradient((self.params, self.context))
+        return self._replace(params=params, context=context)
+
+    def each(self, y: Any) -> jax.Array:
+        """The energies of one point for each example, (B, ...) -> (B,)."""
+        return of_each(self.energy, self.params, self.inputs, y)
+
+    def several(self, y: Any) -> jax.Array:
+        """The energies of n points for each example, (B, n, ...) -> (B, n)."""
+        return of_each(jax.vmap(self.energy, (None, None, 0)), self.params, self.inputs, y)
+
+    def of_all(self, y: Any) -> jax.Array:
+        """The energies of K points that are the same for all examples, (K, ...) -> (B, K)."""
+        over = jax.vmap(self.energy, (None, None, 0))
+        return jax.vmap(over, (None, 0, None))(self.params, self.inputs, y)
+
+
+def of_each(function: Any, params: Any, inputs: Any, y: Any) -> Any:
+    """function(params, inputs, y) of each example."""
+    return jax.vmap(function, (None, 0, 0))(params, inputs, y)
+
+
+def given(predictor: Predictor, params: Any, batch: Any, key: Any) -> Given:
+    """The batch as the predictor's features and energy see it; the key is for dropout."""
+    x, truth, mask = read(batch)
+    context = predictor.context(params, x, key=key, mask=mask)
+    if mask is None:
+        return Given(predictor.energy, params, context, truth, None)
+    counts = jax.tree.broadcast(mask, truth)
+    return Given(of_what_counts(predictor.energy), params, context, truth, counts)
+
+
+def size_of(tree: Any) -> int:
+    """B, the number of examples."""
+    return len(jax.tree.leaves(tree)[0])
+
+
+# Parts of the truth that inference is told
+
+
+class Hint(NamedTuple):
+    """`known` as `minimize` takes it, and what is left for the cost to judge, both None where there is nothing."""
+
+    known: tuple[Any, Any] | None
+    counts: Any
+
+
+def hint(domain: Domain, seen: Given, share: float, key: jax.Array) -> Hint:
+    """Tells inference each part of the truth with a probability that each example draws from [0, share].
+
+    The parts are those of the domain; parts that do not count are not told. Share 0 tells nothing and draws nothing.
+    """
+    if not share:
+        return Hint(None, seen.mask)
+    leaves, structure = jax.tree.flatten(seen.truth)
+    parts = structure.flatten_up_to(domain.parts(trees.one_of(seen.truth)))
+    # The third key: an objective splits the same one in two for its features and its start.
+    share_key, *keys = jax.random.split(jax.random.fold_in(key, 2), 1 + len(leaves))
+    shares = jax.random.uniform(share_key, (size_of(leaves),), maxval=share)
+
+    def drawn(key, shape):
+        numbers = jax.random.uniform(key, (len(shares), *shape))
+        return numbers < shares.reshape(-1, *[1] * len(shape))
+
+    told = list(map(drawn, keys, parts))
+    counts = [jnp.ones(a.shape, bool) for a in told]
+    if seen.mask is not None:
+        counts = [by_parts(m, p) for m, p in zip(jax.tree.leaves(seen.mask), parts, strict=True)]
+        told = [a & b for a, b in zip(told, counts, strict=True)]
+    judged = [a & ~b for a, b in zip(counts, told, strict=True)]
+    return Hint((structure.unflatten(told), seen.truth), structure.unflatten(judged))
+
+
+def by_parts(mask: jax.Array, parts: tuple[int, ...]) -> jax.Array:
+    """A mask with leading axes of y for its parts, (B, *parts): a part counts where all of it does."""
+    mask = jnp.all(mask, axis=tuple(range(1 + len(parts), mask.ndim)))
+    mask = mask.reshape(*mask.shape, *[1] * (1 + len(parts) - mask.ndim))
+    return jnp.broadcast_to(mask, (len(mask), *parts))
+
+
+# What is said before anything is traced
+
+
+def check_predictor(predictor: Any) -> None:
+    """ValueError for anything that is not a `Predictor`."""
+    if not isinstance(predictor, Predictor):
+        raise ValueError(
+            "an objective needs a predictor first, which says how answers are found: sx.Predictor(energy, features); "
+            f"got {predictor!r}"
+        )
+
+
+def check_share(known: float) -> None:
+    """ValueError for a share of the truth outside [0, 1]."""
+    if not 0 <= known <= 1:
+        raise ValueError(f"known is a share of the truth, between 0 and 1, got {known}")
+
+
+def check_least(name: str, value: float) -> None:
+    """ValueError for a weight below 0, or one that is not a number."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 or more, got {value}")

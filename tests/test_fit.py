@@ -1,0 +1,425 @@
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import Batch, assert_trees_close, counting
+
+from spen_jax import fit, training
+from spen_jax.training import average_of, stable
+from spen_jax.training.fields import fields_of, written_back
+
+RNG = np.random.default_rng(0)
+DATA = Batch(np.float32(RNG.normal(size=(10, 3))), np.float32(RNG.normal(size=(10,))))
+PARAMS = {"w": np.float32([0.1, -0.2, 0.3]), "b": np.float32(0.5)}
+ADAM = optax.adamw(0.1, weight_decay=0.2)
+SGD = optax.sgd(0.1)
+POINT = {"w": np.float32(0)}
+
+
+def regression(params, batch, key):
+    """A mean squared error, with noise that the key draws on the target."""
+    noise = 0.1 * jax.random.normal(key)
+    error = batch.x @ params["w"] + params["b"] - batch.y - noise
+    value = jnp.mean(error**2)
+    return value, {"loss": value, "noise": noise}
+
+
+REGRESSION, TRACES = counting(regression)
+
+
+def start(seed=0):
+    return training.init(PARAMS, ADAM, jax.random.key(seed))
+
+
+def run(seed=0, epochs=2):
+    return list(fit(REGRESSION, ADAM, start(seed), DATA, epochs=epochs, batch_size=4))
+
+
+def run_on(data, objective, epochs=1, batch_size=4):
+    state = training.init(POINT, SGD, jax.random.key(0))
+    return [m for _, m in fit(objective, SGD, state, data, epochs=epochs, batch_size=batch_size)]
+
+
+def assert_same(a, b):
+    for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+        np.testing.assert_array_equal(u, v)
+
+
+# One step
+
+
+def numpy_adamw(p, gradient, moments, t):
+    """AdamW's (p, moments) after step t = 1, 2, ..., by its formula."""
+    m, v = 0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient**2
+    move = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return p - 0.1 * (move + 0.2 * p), (m, v)
+
+
+def test_a_step_is_the_optax_step_on_the_chosen_rows():
+    state, rows = start(), np.array([7, 1, 1, 4])
+    x, y = DATA.x[rows], DATA.y[rows]
+    params, moments = PARAMS, {name: (0.0, 0.0) for name in PARAMS}
+    for t in (1, 2):
+        key, step_key = jax.random.split(state.key)
+        error = x @ params["w"] + params["b"] - y - 0.1 * float(jax.random.normal(step_key))
+        gradient = {"w": 2 * x.T @ error / 4, "b": 2 * error.mean()}
+        new = {k: numpy_adamw(params[k], gradient[k], moments[k], t) for k in params}
+        params, moments = ({k: pair[i] for k, pair in new.items()} for i in (0, 1))
+
+        state, metrics = training.step(REGRESSION, ADAM, state, DATA, rows)
+        np.testing.assert_allclose(metrics["loss"], np.mean(error**2), rtol=1e-5)
+        assert state.key == key
+        assert_trees_close(state.params, params, rtol=1e-4, atol=1e-5)
+        adam = state.opt_state[0]
+        for k, (m, v) in moments.items():
+            np.testing.assert_allclose(adam.mu[k], m, rtol=1e-4)
+            np.testing.assert_allclose(adam.nu[k], v, rtol=1e-4)
+
+
+# A compiled loop
+
+
+def test_a_scan_is_a_loop_of_steps_for_several_seeds_at_once():
+    rows = np.random.default_rng(1).integers(0, 10, (2, 6, 4))  # (seeds, steps, batch)
+    at = (0, 1, 1, 4, 6)
+
+    def on_rows(params, rows, key):
+        return regression(params, jax.tree.map(lambda a: jnp.asarray(a)[rows], DATA), key)
+
+    @jax.jit
+    @jax.vmap
+    def trained(seed, rows):
+        return training.scan(on_rows, ADAM, start(seed), rows, at=at)
+
+    states, metrics, snapshots = trained(np.arange(2), rows)
+    assert jax.tree.map(jnp.shape, snapshots) == {"w": (2, 5, 3), "b": (2, 5)}
+    for seed in range(2):
+        state, path, history = start(seed), [PARAMS], []
+        for some in rows[seed]:
+            state, step_metrics = training.step(REGRESSION, ADAM, state, DATA, some)
+            path.append(state.params)
+            history.append(step_metrics)
+        got = jax.tree.map(lambda a, seed=seed: a[seed], (states, metrics, snapshots))
+        assert got[0].key == state.key
+        want = jax.tree.map(lambda *a: np.stack(a), *history)
+        assert_trees_close(got[1], want, rtol=1e-5)
+        assert_trees_close(got[0].opt_state, state.opt_state, rtol=1e-5)
+        want = jax.tree.map(lambda *a: np.stack(a), *(path[t] for t in at))
+        assert_trees_close(got[2], want, rtol=1e-5)
+
+
+def test_a_scan_hands_what_it_writes_from_step_to_step():
+    """Each step halves the way of the codes it is given to 1, and moves w by the codes' sum."""
+
+    def objective(params, given, key):
+        (row, times), buffers = given
+        codes = buffers["codes"].at[row].add(times * (1 - buffers["codes"][row]) / 2)
+        return -jnp.sum(codes) * params["w"], {"seen": jnp.sum(codes), "codes": codes}
+
+    state = training.init(POINT, SGD, jax.random.key(0))
+    batches = np.array([0, 2, 0]), np.float32([1, 1, 2])
+    buffers = {"codes": np.zeros(3, np.float32)}
+    state, metrics = jax.jit(
+        lambda state: training.scan(objective, SGD, state, batches, buffers=buffers)
+    )(state)
+    np.testing.assert_allclose(metrics["codes"], [1, 0, 0.5])
+    np.testing.assert_allclose(metrics["seen"], [0.5, 1.0, 1.5])
+    np.testing.assert_allclose(state.params["w"], 0.1 * 3.0, rtol=1e-6)
+
+    with pytest.raises(ValueError, match="buffers.*codes are not among loss"):
+        forgets = lambda params, given, key: (params["w"], {"loss": params["w"]})  # noqa: E731
+        training.scan(forgets, SGD, state, batches, buffers=buffers)
+
+
+@pytest.mark.parametrize(
+    "batches, at, message",
+    [
+        ((np.zeros(3), np.zeros(2)), None, "leading axis of steps.*2 and 3 steps"),
+        (np.zeros(0), None, "leading axis of steps.*0 steps"),
+        (0.0, None, "leading axis of steps.*no steps"),
+        (np.zeros(3), (1, 0), r"ascending.*0 to 3, got \(1, 0\)"),
+        (np.zeros(3), (0, 4), "from 0 to 3"),
+        (np.zeros(3), (-1,), "from 0 to 3"),
+        (np.zeros(3), (0.5,), "whole numbers"),
+    ],
+)
+def test_a_scan_refuses_batches_and_snapshots_that_cannot_be(batches, at, message):
+    with pytest.raises(ValueError, match=message):
+        training.scan(regression, ADAM, start(), batches, at=at)
+
+
+# Epochs
+
+
+def test_the_same_key_gives_bit_identical_numbers_and_another_key_others():
+    (one, one_metrics), (same, same_metrics), (other, _) = run()[-1], run()[-1], run(seed=1)[-1]
+    assert_same(one.params, same.params)
+    assert one_metrics == same_metrics
+    for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
+        assert np.any(a != b)
+
+
+def test_a_fit_that_goes_on_from_a_state_equals_one_that_never_stopped():
+    (half, _), (whole, metrics) = run()
+    [(resumed, again)] = fit(REGRESSION, ADAM, half, DATA, epochs=1, batch_size=4)
+    assert metrics == again
+    assert_same(whole.params, resumed.params)
+
+
+def test_fit_traces_its_objective_once():
+    run()
+    before = len(TRACES)
+    run(epochs=3)
+    run(seed=5)
+    assert len(TRACES) == before
+
+
+@pytest.mark.parametrize("n, batch_size, steps", [(10, 4, 3), (10, 5, 2), (3, 128, 1)])
+def test_an_epoch_sees_each_example_once_but_for_the_filling_of_its_last_batch(
+    n, batch_size, steps
+):
+    def seen(params, batch, key):
+        assert len(batch) == min(batch_size, n)
+        return params["w"], {"seen": jnp.sum(batch), "one": jnp.ones(())}
+
+    history = run_on(np.float32(4) ** np.arange(n), seen, epochs=3, batch_size=batch_size)
+    assert training.steps_per_epoch(n, batch_size) == steps
+    # How often each was seen: the digits, in base 4, of the sum over the steps.
+    sums = [round(steps * metrics["seen"]) for metrics in history]
+    counts = np.array([[s // 4**i % 4 for i in range(n)] for s in sums])
+    filling = steps * min(batch_size, n) - n
+    assert np.all((counts == 1) | (counts == 2)) and np.all((counts == 2).sum(1) == filling)
+    if filling:  # each epoch has an order of its own
+        assert len(np.unique(counts, axis=0)) > 1
+    for metrics in history:
+        assert metrics["one"] == 1 and all(type(v) is float for v in metrics.values())
+
+
+def nothing(params, batch, key):
+    return params["w"], {}
+
+
+@pytest.mark.parametrize(
+    "data, batch_size, message",
+    [
+        ({"x": np.zeros(5), "y": np.zeros(3)}, 2, "of 3 and 5 examples"),
+        ({"x": np.zeros(5), "y": 0.0}, 2, "of no and 5 examples"),
+        ({}, 2, "no examples"),
+        (np.zeros(0), 2, "0 examples"),
+        (np.zeros(5), 0, "batch_size.*0"),
+        (np.zeros(5), -2, "batch_size.*-2"),
+    ],
+)
+def test_fit_refuses_data_and_batches_that_cannot_be(data, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        run_on(data, nothing, batch_size=batch_size)
+
+
+UNKNOWN = np.float32([[1, np.nan], [np.inf, 0]])
+
+
+def test_fit_refuses_numbers_that_are_not_finite_but_where_the_mask_says_they_do_not_count():
+    x, ones = np.zeros((2, 2), np.float32), np.ones((2, 2), bool)
+    for data, message in [
+        ({"x": x, "y": UNKNOWN}, r"data\['y'\] must be finite, but 2"),
+        ({"x": x, "y": UNKNOWN, "mask": ones}, r"data\['y'\].* 2 of"),
+        ({"x": UNKNOWN, "y": x, "mask": ~ones}, r"data\['x'\].* 2 of"),
+        ({"x": x, "y": UNKNOWN, "mask": ones ^ [[False, True]]}, r"data\['y'\].* 1 of"),
+        ((x, UNKNOWN), r"data\[1\].* 2 of"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run_on(data, nothing)
+    known = np.array([[True, False], [False, True]])
+    data = {"x": x, "y": UNKNOWN, "mask": known}
+    assert run_on(data, nothing) == [{}]
+    rows = {"x": x, "y": np.stack([UNKNOWN, UNKNOWN]), "mask": known}  # (B, T, K), (B, T)
+    with pytest.raises(ValueError, match="but 2 of"):
+        run_on(rows, nothing)
+
+
+# Fields of the data that training writes
+
+
+class Chains(NamedTuple):
+    x: jax.Array
+    visits: jax.Array
+    chains: dict[str, jax.Array]
+
+
+ChainsClass = dataclasses.make_dataclass("ChainsClass", Chains._fields)
+
+
+def chains_of(n, module=np):
+    x = module.arange(1, n + 1, dtype=np.float32)
+    zeros = module.zeros((n, 2, 3), dtype=np.float32)
+    return Chains(x, module.zeros(n, dtype=np.int32), {"a": zeros, "b": zeros[:, 0]})
+
+
+def visited(batch):
+    """Each visit adds x to all numbers of an example's chains."""
+    x = batch.x[:, None]
+    moved = {"a": batch.chains["a"] + x[..., None], "b": batch.chains["b"] + x}
+    wrong = jnp.abs(batch.chains["a"] - (batch.visits * batch.x)[:, None, None]).max()
+    wrong += jnp.abs(batch.chains["b"] - (batch.visits * batch.x)[:, None]).max()
+    metrics = {"wrong": wrong, "visits": batch.visits + 1, "seen": jnp.mean(batch.visits)}
+    return metrics | {"chains": moved}
+
+
+VISITING, VISITS = counting(lambda params, batch, key: (params["w"], visited(batch)))
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+def test_a_metric_named_as_a_field_is_written_into_the_rows_of_its_batch(module):
+    data = chains_of(12, module)
+    history = run_on(data, VISITING, epochs=3)
+    assert history == [{"wrong": 0, "seen": epoch} for epoch in range(3)]
+    assert len(VISITS) == 1
+    for a in jax.tree.leaves((data.visits, data.chains)):  # what the caller passed
+        assert not np.asarray(a).any()
+
+
+def test_the_examples_that_fill_the_last_batch_go_on_from_what_was_written_before():
+    def visiting(params, batch, key):
+        return params["w"], visited(Chains(**batch))
+
+    first, second = run_on(chains_of(10)._asdict(), visiting, epochs=2)
+    assert first == {"wrong": 0, "seen": pytest.approx(2 / 12)}
+    # All ten, of 12 visits, and the two that fill, of 2 or 3 each.
+    assert second["wrong"] == 0 and 15.9 < 12 * second["seen"] < 18.1
+
+
+ROWS = np.array([3, 0])
+
+
+def metrics_of(**new):
+    chains = {"a": jnp.ones((2, 2, 3)), "b": jnp.array([[1.0, jnp.nan, 1.0], [2.0, 2.0, 2.0]])}
+    return {"loss": jnp.ones(()), "chains": chains} | new
+
+
+@pytest.mark.parametrize(
+    "of",
+    [lambda c: c, lambda c: c._asdict(), lambda c: ChainsClass(*c)],
+    ids=["tuple", "dict", "dc"],
+)
+def test_fields_of_any_kind_of_data_are_written_but_for_rows_that_are_not_finite(of):
+    given, owned = of(chains_of(5, jnp)), set()
+    data, metrics = written_back(given, ROWS, metrics_of(), owned)
+    assert metrics == {"loss": 1} and owned == {"chains"} and type(data) is type(given)
+    chains = fields_of(data)["chains"]
+    want = np.zeros((5, 3))
+    want[0] = 2  # of row 3 one number was not finite
+    np.testing.assert_array_equal(chains["b"], want)
+    np.testing.assert_array_equal(chains["a"][:, 0, 0], [1, 0, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "new, message",
+    [
+        (jnp.zeros((2, 3), jnp.int32), r"'visits'.*\(2,\) int32.*\(2, 3\) int32"),
+        (jnp.zeros(2), r"'visits'.*\(2,\) int32.*\(2,\) float32"),
+        (jnp.zeros((), jnp.int32), r"'visits'.*another name"),
+        ({"a": jnp.zeros(2, jnp.int32)}, "'visits'"),
+    ],
+)
+def test_a_metric_that_does_not_fit_the_field_of_its_name_is_refused(new, message):
+    with pytest.raises(ValueError, match=message):
+        written_back(chains_of(5), ROWS, {"visits": new}, set())
+
+
+def test_a_metric_that_is_neither_a_field_nor_a_scalar_is_refused():
+    with pytest.raises(ValueError, match="metrics each must be scalars.*Chains"):
+        written_back(chains_of(5), ROWS, {"each": jnp.zeros(2)}, set())
+
+
+# Steps that are not finite
+
+
+class Marked(NamedTuple):
+    x: jax.Array
+    bad: jax.Array
+
+
+def marked(params, batch, key):
+    """mean (w - x)^2 / 2, not a number where the batch has a bad row."""
+    value = jnp.mean((params["w"] - batch.x) ** 2) / 2
+    value = value * jnp.where(jnp.any(batch.bad), jnp.nan, 1)
+    return value, {"loss": value}
+
+
+GUARDED = stable(optax.sgd(0.1, momentum=0.5), average=0.8, skip=7)
+
+
+def marked_data(bad):
+    return Marked(np.ones(len(bad), np.float32), np.array(bad))
+
+
+def fit_marked(bad, epochs=1, failures=0):
+    """One example a step, after so many failures in a row."""
+    state = training.init(POINT, GUARDED, jax.random.key(0))
+    guard = state.opt_state._replace(notfinite_count=jnp.array(failures, jnp.int32))
+    state = state._replace(opt_state=guard)
+    return fit(marked, GUARDED, state, marked_data(bad), epochs=epochs, batch_size=1)
+
+
+def momentum_path(steps):
+    """(params, losses) of heavy-ball steps of 0.1, momentum 0.5, on (w - 1)^2 / 2 from 0."""
+    w, velocity, path, losses = 0.0, 0.0, [], []
+    for _ in range(steps):
+        losses.append((w - 1) ** 2 / 2)
+        velocity = 0.5 * velocity + (w - 1)
+        w -= 0.1 * velocity
+        path.append(w)
+    return path, losses
+
+
+def test_a_step_that_is_not_finite_is_skipped_alone_and_reported():
+    [(state, metrics)] = fit_marked([False, True, False, False])
+    path, losses = momentum_path(3)
+    assert metrics == {"loss": pytest.approx(np.mean(losses)), "skipped": 1}
+    np.testing.assert_allclose(state.params["w"], path[-1], rtol=1e-6)
+    weights = 0.8 ** np.arange(3)[::-1]  # the skipped step has no share
+    want = weights @ path / weights.sum()
+    np.testing.assert_allclose(average_of(state)["w"], want, rtol=1e-6)
+    [(_, metrics)] = fit_marked([False] * 4)
+    assert metrics == {"loss": pytest.approx(np.mean(momentum_path(4)[1])), "skipped": 0}
+
+
+def test_a_step_that_is_not_finite_leaves_parameters_and_state_as_they_were():
+    data = marked_data([False, True, False, False])
+    state = training.init(POINT, GUARDED, jax.random.key(0))
+    state, _ = training.step(marked, GUARDED, state, data, np.array([0]))
+    after, metrics = training.step(marked, GUARDED, state, data, np.array([1]))
+    assert np.isnan(metrics["loss"])
+    kept, still = ((s.params, s.opt_state.inner_state) for s in (state, after))
+    assert_same(kept, still)
+
+
+def test_a_training_that_goes_on_failing_ends_with_an_error_and_a_sound_state():
+    epochs = fit_marked([True] * 4, epochs=9)
+    state, metrics = next(epochs)  # four failures in a row: skipped
+    assert metrics["skipped"] == 4 and np.isnan(metrics["loss"])
+    with pytest.raises(
+        FloatingPointError, match=r"not finite: params\['w'\]\. .*state yielded last"
+    ):
+        next(epochs)  # and eight
+    assert state.params["w"] == 0
+    [(_, metrics)] = fit_marked([True] * 4, failures=3)  # and seven: skipped
+    assert metrics["skipped"] == 4
+
+
+# Evaluation
+
+
+def test_a_function_in_batches_compiles_once_though_the_last_batch_is_smaller():
+    double, traces = counting(lambda x: {"twice": 2 * x["x"], "sum": x["x"].sum(axis=1)})
+    x = RNG.normal(size=(23, 3)).astype(np.float32)
+    found = training.in_batches(jax.jit(double), {"x": x}, batch_size=10)
+    assert len(traces) == 1
+    np.testing.assert_allclose(found["twice"], 2 * x, rtol=1e-6)
+    np.testing.assert_allclose(found["sum"], x.sum(axis=1), rtol=1e-5)
+    with pytest.raises(ValueError, match="batch_size >= 1, got 23 and 0"):
+        training.in_batches(double, x, batch_size=0)
