@@ -23,13 +23,13 @@ def run(*arguments, script=SCRIPT):
 
 def test_the_inference_benchmark_compares_its_contestants_and_writes_a_row_for_each(tmp_path):
     file = tmp_path / "rows.json"
-    small = "--batches 1,8 --steps 3 --threads 1 --seconds 0.02".split()
+    small = "--batches 8 --steps 3 --threads 1 --seconds 0.02".split()
     done = run(*small, "--without", SLOW, "--json", str(file))
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())
     names = ["spen_jax", "spen_jax_compiled", "spen_jax_dense", "spen_jax_flax"]
     names += ["jax_plain", "optax_loop"]
-    assert [(r["name"], r["batch"]) for r in rows] == [(n, b) for b in (1, 8) for n in names]
+    assert [(r["name"], r["batch"]) for r in rows] == [(name, 8) for name in names]
     for row in rows:
         assert row["threads"] == 1
         assert row["median_seconds"] > 0

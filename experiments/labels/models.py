@@ -8,7 +8,7 @@ global term. Its minimiser is the feature network's answer, so that the differen
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,43 +34,51 @@ class Parts(NamedTuple):
     answer: Any
     """(phi, x, key) -> logits of the second network, of methods that have one."""
 
-    def recipe(self, *rates: tuple[str, float]) -> Recipe:
-        """How networks, and energies from scratch, are trained."""
-        s = self.settings
-        return Recipe(
-            s.epochs,
-            s.learning_rate,
-            s.weight_decay,
-            s.batch_size,
-            average=s.average,
-            keep="last" if s.to_the_end else "best",
-            patience=s.patience,
-            rates=rates,
-        )
-
-    def first(self, *rates: tuple[str, float]) -> Recipe:
-        """How a method that starts from a trained network is trained first."""
-        s = self.settings
-        recipe = self.recipe(*rates)
-        return replace(recipe, epochs=s.energy_epochs, weight_decay=s.joint_decay, keep="best")
-
-    def second(self, *rates: tuple[str, float]) -> Recipe:
-        """And then."""
-        s = self.settings
-        return replace(self.first(*rates), epochs=s.joint_epochs, learning_rate=s.joint_rate)
-
-    @property
-    def free(self) -> tuple[tuple[str, float], ...]:
-        """The rates where all parameters learn."""
-        return ("network", 1.0), ("", self.settings.global_rate)
-
     def cost(self, y: jax.Array, truth: jax.Array) -> jax.Array:
         """D(y, truth) = margin x squared error."""
         return self.settings.margin * losses.squared_error(y, truth)
 
+    @property
     def noise(self) -> dict[str, Any]:
         """What noise-contrastive objectives compare the truth with: draws of the network's own answer."""
         return {"noise": objectives.IndependentBernoulli(), "samples": self.settings.samples}
+
+    def first(self, *frozen: str) -> Recipe:
+        """How a method that starts from a trained network is trained, these parameters frozen."""
+        s = self.settings
+        recipe = from_scratch(s, *frozen)
+        return replace(recipe, epochs=s.energy_epochs, weight_decay=s.joint_decay, keep="best")
+
+    def second(self, *frozen: str) -> Recipe:
+        """And after that."""
+        s = self.settings
+        return replace(self.first(*frozen), epochs=s.joint_epochs, learning_rate=s.joint_rate)
+
+    def phases(self, objective: Any, prepare: Any = None) -> tuple[Phase, ...]:
+        """From a trained network: first with its hidden layer frozen, then all parameters."""
+        return (
+            Phase("energy", objective, self.first("hidden"), prepare),
+            Phase("all together", objective, self.second(), prepare),
+        )
+
+
+def from_scratch(s: Settings, *frozen: str) -> Recipe:
+    """How networks, and energies from random parameters, are trained."""
+    return Recipe(
+        s.epochs,
+        s.learning_rate,
+        s.weight_decay,
+        s.batch_size,
+        average=s.average,
+        keep="last" if s.to_the_end else "best",
+        patience=s.patience,
+        rates=(
+            *((name, 0.0) for name in frozen),
+            ("others", 10.0),
+            ("network", 1.0),
+            ("", s.global_rate),
+        ),
+    )
 
 
 def task_loss(soft_f1_weight: float) -> Callable[..., jax.Array]:
@@ -82,44 +90,18 @@ def task_loss(soft_f1_weight: float) -> Callable[..., jax.Array]:
     return loss
 
 
-# Phases of a method, by what they start from
-
-
-def at_once(parts: Parts, objective: Any) -> tuple[Phase, ...]:
-    """All parameters from random ones."""
-    return (Phase("all together", objective, parts.recipe(("others", 10.0), *parts.free)),)
-
-
-def on_features(parts: Parts, objective: Any, prepare: Any = None) -> tuple[Phase, ...]:
-    """From a trained network: first with its hidden layer frozen, then all parameters."""
-    frozen = ("hidden", 0.0), *parts.free
-    return (
-        Phase("energy", objective, parts.first(*frozen), prepare),
-        Phase("all together", objective, parts.second(*parts.free), prepare),
-    )
-
-
-# Methods: Parts -> phases
-
-
-def margin(variant: objectives.Variant) -> Callable[[Parts], tuple[Phase, ...]]:
+def margin(p: Parts, variant: objectives.Variant) -> tuple[Phase, ...]:
     """The structured hinge losses."""
-    return lambda p: on_features(
-        p, objectives.max_margin(p.predictor, cost=p.cost, variant=variant)
-    )
+    return p.phases(objectives.max_margin(p.predictor, cost=p.cost, variant=variant))
 
 
-def end_to_end(p: Parts) -> tuple[Phase, ...]:
-    """Through unrolled steps; the network's own answer has a tenth of a say."""
-    weights = 0.1, *[0] * (p.settings.steps - 1), 1
+def end_to_end(p: Parts, differentiate: Any = None) -> tuple[Phase, ...]:
+    """Through unrolled steps, with a tenth of a say for the network's own answer; or at the minimiser."""
+    weights = None if differentiate else (0.1, *[0] * (p.settings.steps - 1), 1)
+    predictor = replace(p.predictor, differentiate=differentiate)
     loss = task_loss(p.settings.soft_f1_weight)
-    return at_once(p, objectives.end_to_end(p.predictor, loss=loss, weights=weights))
-
-
-def implicit(p: Parts) -> tuple[Phase, ...]:
-    """At the minimiser."""
-    predictor = replace(p.predictor, differentiate=sx.Implicit(steps=100, tolerance=1e-2))
-    return at_once(p, objectives.end_to_end(predictor, loss=task_loss(p.settings.soft_f1_weight)))
+    objective = objectives.end_to_end(predictor, loss=loss, weights=weights)
+    return (Phase("all together", objective, from_scratch(p.settings)),)
 
 
 def enumerated(p: Parts) -> tuple[Phase, ...]:
@@ -129,26 +111,23 @@ def enumerated(p: Parts) -> tuple[Phase, ...]:
             f"likelihood goes through all label sets, of 10 labels at most, here {p.n_labels}: take ranking"
         )
     answers = np.array(list(itertools.product((0.0, 1.0), repeat=p.n_labels)), np.float32)
-    return on_features(p, objectives.maximum_likelihood(p.predictor, answers=answers))
+    return p.phases(objectives.maximum_likelihood(p.predictor, answers=answers))
 
 
-def divergence(persistent: bool) -> Callable[[Parts], tuple[Phase, ...]]:
+def divergence(p: Parts, persistent: bool) -> tuple[Phase, ...]:
     """Contrastive divergence by flips of single labels."""
 
     def at_truth(data, key):
         # From random corners, half of all labels on, ten flips an epoch never arrive.
         return objectives.Replay(data.x, data.y, data.y[:, None])
 
-    def phases(p):
-        objective = objectives.contrastive_divergence(
-            p.predictor,
-            sampler=sx.sampling.GibbsWithGradients(),
-            steps=p.settings.samples,
-            persistent=persistent,
-        )
-        return on_features(p, objective, at_truth if persistent else None)
-
-    return phases
+    objective = objectives.contrastive_divergence(
+        p.predictor,
+        sampler=sx.sampling.GibbsWithGradients(),
+        steps=p.settings.samples,
+        persistent=persistent,
+    )
+    return p.phases(objective, at_truth if persistent else None)
 
 
 def nce(p: Parts) -> tuple[Phase, ...]:
@@ -157,7 +136,7 @@ def nce(p: Parts) -> tuple[Phase, ...]:
     def log_partition(params, context):
         return jnp.sum(jax.nn.softplus(context["logits"]), axis=-1)
 
-    return on_features(p, objectives.nce(p.predictor, log_partition=log_partition, **p.noise()))
+    return p.phases(objectives.nce(p.predictor, log_partition=log_partition, **p.noise))
 
 
 def inference_network(p: Parts) -> tuple[Phase, ...]:
@@ -172,38 +151,29 @@ def inference_network(p: Parts) -> tuple[Phase, ...]:
             cross_entropy=p.settings.weight,
         )
 
-    together = replace(p.second(*p.free), alternate=True)
     return (
-        Phase("the two players", objective("margin"), together),
-        Phase("for prediction", objective("perceptron"), p.first(("energy", 0.0))),
+        Phase("the two players", objective("margin"), replace(p.second(), alternate=True)),
+        Phase("for prediction", objective("perceptron"), p.first("energy")),
     )
 
 
-def energy_as_loss(learn: Any) -> Callable[[Parts], tuple[Phase, ...]]:
+def energy_as_loss(p: Parts, learn: Any) -> tuple[Phase, ...]:
     """A learning energy beside its task network, or first the energy and then the network."""
+    s = p.settings
+    objective = objectives.energy_as_loss(
+        p.predictor, answer=p.answer, weight=s.weight, learn=learn, samples=s.samples
+    )
+    if learn:
+        return (Phase("both", objective, replace(p.second(), alternate=True)),)
+    ranking = objectives.ranking_nce(p.predictor, **p.noise)
 
-    def phases(p):
-        objective = objectives.energy_as_loss(
-            p.predictor,
-            answer=p.answer,
-            weight=p.settings.weight,
-            learn=learn,
-            samples=p.settings.samples,
-        )
-        if learn:
-            return (Phase("both", objective, replace(p.second(*p.free), alternate=True)),)
-        ranking = objectives.ranking_nce(p.predictor, **p.noise())
+    def alone(params, batch, key):
+        return ranking(params["energy"], batch, key)
 
-        def alone(params, batch, key):
-            return ranking(params["energy"], batch, key)
-
-        frozen = ("answer", 0.0), ("hidden", 0.0), *p.free
-        return (
-            Phase("energy", alone, p.first(*frozen)),
-            Phase("task network", objective, p.second(("energy", 0.0))),
-        )
-
-    return phases
+    return (
+        Phase("energy", alone, p.first("answer", "hidden")),
+        Phase("task network", objective, p.second("energy")),
+    )
 
 
 class Method(NamedTuple):
@@ -217,49 +187,45 @@ class Method(NamedTuple):
     """Whether a second network answers: parameters are {"energy": ..., "answer": {"network": ...}}."""
 
 
+IMPLICIT = sx.Implicit(steps=100, tolerance=1e-2)
 METHODS = {
-    "max-margin": Method("max-margin", margin("margin")),
-    "slack": Method("slack rescaling", margin("slack")),
-    "perceptron": Method("perceptron", margin("perceptron")),
-    "contrastive": Method("contrastive hinge", margin("contrastive")),
-    "end-to-end": Method("end to end", end_to_end, from_scratch=True),
-    "end-to-end-others": Method(
-        "end to end, sees other rows' labels", end_to_end, from_scratch=True
-    ),
-    "implicit": Method("implicit", implicit, from_scratch=True),
+    "max-margin": Method("max-margin", partial(margin, variant="margin")),
+    "slack": Method("slack rescaling", partial(margin, variant="slack")),
+    "perceptron": Method("perceptron", partial(margin, variant="perceptron")),
+    "contrastive": Method("contrastive hinge", partial(margin, variant="contrastive")),
+    "end-to-end": Method("end to end", end_to_end, True),
+    "end-to-end-others": Method("end to end, sees other rows' labels", end_to_end, True),
+    "implicit": Method("implicit", partial(end_to_end, differentiate=IMPLICIT), True),
     "likelihood": Method("likelihood by enumeration", enumerated),
     "pseudo-likelihood": Method(
-        "pseudo-likelihood", lambda p: on_features(p, objectives.pseudo_likelihood(p.predictor))
+        "pseudo-likelihood", lambda p: p.phases(objectives.pseudo_likelihood(p.predictor))
     ),
-    "contrastive-divergence": Method("contrastive divergence", divergence(False)),
-    "persistent": Method("persistent CD", divergence(True)),
+    "contrastive-divergence": Method(
+        "contrastive divergence", partial(divergence, persistent=False)
+    ),
+    "persistent": Method("persistent CD", partial(divergence, persistent=True)),
     "nce": Method("noise-contrastive", nce),
     "ranking": Method(
-        "ranking NCE", lambda p: on_features(p, objectives.ranking_nce(p.predictor, **p.noise()))
+        "ranking NCE", lambda p: p.phases(objectives.ranking_nce(p.predictor, **p.noise))
     ),
-    "deep-value": Method(
-        "deep value", lambda p: on_features(p, objectives.deep_value(p.predictor))
-    ),
+    "deep-value": Method("deep value", lambda p: p.phases(objectives.deep_value(p.predictor))),
     "inference-network": Method("inference network", inference_network, two_players=True),
-    "seal-static": Method("energy as loss, static", energy_as_loss(None), two_players=True),
+    "seal-static": Method(
+        "energy as loss, static", partial(energy_as_loss, learn=None), two_players=True
+    ),
     "seal-dynamic": Method(
-        "energy as loss, dynamic", energy_as_loss("ranking_nce"), two_players=True
+        "energy as loss, dynamic", partial(energy_as_loss, learn="ranking_nce"), two_players=True
     ),
 }
 
 
-# Models
-
-
 def network_of(settings: Settings, n_labels: int) -> Any:
     """The feature network: one hidden layer of rectified units."""
-    dropout: dict[str, Any] = {
-        "input_dropout": settings.input_dropout,
-        "dropout": settings.dropout,
-    }
-    if settings.others:
-        return NetworkWithOthers(n_labels, settings.width, **dropout)
-    return sx.FeatureNetwork(n_labels, (settings.width,), **dropout)
+    s = settings
+    dropout: dict[str, Any] = {"input_dropout": s.input_dropout, "dropout": s.dropout}
+    if s.others:
+        return NetworkWithOthers(n_labels, s.width, **dropout)
+    return sx.FeatureNetwork(n_labels, (s.width,), **dropout)
 
 
 def spen_of(settings: Settings, n_labels: int) -> sx.SPEN:
@@ -306,14 +272,13 @@ def of_two_players(predictor: sx.Predictor, answer: Any) -> sx.Predictor:
 def network_model(settings: Settings, n_labels: int) -> Model:
     """The feature network alone, trained by cross-entropy: where most methods start."""
     network = network_of(settings, n_labels)
-    objective, predictor = objectives.feed_forward(sx.logits_of(network)), alone(network)
-    recipe = Parts(settings, n_labels, predictor, None).recipe()
-    return Model(
-        "network, cross-entropy",
-        lambda key, x, y: network.init(key, x)["params"],
-        (Phase("features", objective, recipe),),
-        predictor,
-    )
+    objective = objectives.feed_forward(sx.logits_of(network))
+    phase = Phase("features", objective, replace(from_scratch(settings), rates=()))
+
+    def init(key, x, y):
+        return network.init(key, x)["params"]
+
+    return Model("network, cross-entropy", init, (phase,), alone(network))
 
 
 @lru_cache(maxsize=64)
@@ -340,7 +305,6 @@ def model(settings: Settings, name: str, n_labels: int, local: bool = False) -> 
         method.phases(Parts(settings, n_labels, predictor, answer)),
         of_two_players(predictor, answer) if method.two_players else predictor,
         network_from=None if method.from_scratch else "network",
-        control=None if local else "control",
     )
 
 

@@ -18,7 +18,7 @@ import spen_jax as sx
 from experiments import shared
 from experiments.labels.inputs import Inputs
 from spen_jax import metrics
-from spen_jax.training import Phase, Refitted, Trained
+from spen_jax.training import Phase, Refitted, Trained, choose_then_refit, fit_phases
 
 DATASETS = "bibtex", "delicious", "scene", "yeast"
 
@@ -65,8 +65,6 @@ class Model(NamedTuple):
     predictor: sx.Predictor
     network_from: str | None = None
     """The model whose parameters this one's feature networks, all those named "network", start from."""
-    control: str | None = None
-    """The model beside which its gain is shown."""
 
 
 class Rows(NamedTuple):
@@ -96,6 +94,11 @@ class Outcome(NamedTuple):
     def params(self) -> Any:
         """Trained on all training rows, or without refit on those that do not choose."""
         return self.final[-1].params
+
+    def seconds(self, phase: int) -> float:
+        """Of a phase's trainings, both."""
+        trainings = {id(t): t.seconds for t in (self.chosen[phase], self.final[phase])}
+        return sum(trainings.values())
 
 
 def load(
@@ -184,27 +187,16 @@ def train(
         if model.network_from is not None:
             network = done[model.network_from]
             start, again = (on_network(start, phases[-1].params) for phases in network)
-        score = partial(validation_f1, model.predictor, few)
-        of_model = (ready or {}).get(name)
+        how: dict[str, Any] = {"score": partial(validation_f1, model.predictor, few)}
+        how["ready"] = (ready or {}).get(name)
         epochs = sum(phase.recipe.epochs for phase in model.phases)
-        title = f"seed {seed}: {model.title}"
+        phases, bar = model.phases, f"seed {seed}: {model.title}"
         if refit:
-            both = sx.training.choose_then_refit(
-                model.phases,
-                start,
-                rows.part,
-                rows.data,
-                key,
-                score=score,
-                ready=of_model,
-                again=again,
-            )
-            done[name] = shared.followed(both, progress, title, 2 * epochs)
+            both = choose_then_refit(phases, start, rows.part, rows.data, key, again=again, **how)
+            done[name] = shared.followed(both, progress, bar, 2 * epochs)
         else:
-            one = sx.training.fit_phases(
-                model.phases, start, rows.part, key, score=score, ready=of_model
-            )
-            chosen = shared.followed(one, progress, title, epochs)
+            one = fit_phases(phases, start, rows.part, key, **how)
+            chosen = shared.followed(one, progress, bar, epochs)
             done[name] = Refitted(chosen, chosen)
     return done
 
@@ -302,9 +294,7 @@ def begin(config: Any, name: str, share: float = 1.0) -> Run:
 
 def mark(result: Mapping[str, Any]) -> str:
     """What the title of every figure begins with."""
-    return (
-        "synthetic data: " if result["synthetic"] else "quick run: " if result["quick"] else ""
-    )
+    return "synthetic data: " if result["synthetic"] else "quick run: " if result["quick"] else ""
 
 
 def title(result: Mapping[str, Any], subject: str) -> str:

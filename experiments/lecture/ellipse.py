@@ -137,7 +137,7 @@ def when(steps: int) -> tuple[int, ...]:
 
 
 @partial(jax.jit, static_argnames="decoder")
-def measure(seeds: jax.Array, run: Any, decoder: str, beta: Any, snapshot: Any = -1) -> Any:
+def measure(seeds: jax.Array, run: Any, decoder: str, beta: Any, snapshot: int) -> Any:
     """Mean F of the training and of the held-out points of each seed, at one snapshot of `train`."""
 
     def one(given):
@@ -151,8 +151,8 @@ def measure(seeds: jax.Array, run: Any, decoder: str, beta: Any, snapshot: Any =
 
 def judged(seeds: jax.Array, run: Any, decoder: str) -> dict[str, dict[str, np.ndarray]]:
     """`measure` after training at several beta, by name."""
-    every = {name: measure(seeds, run, decoder, beta) for name, beta in MEASURED_AT.items()}
-    return jax.device_get(every)
+    at = MEASURED_AT.items()
+    return {name: jax.device_get(measure(seeds, run, decoder, beta, -1)) for name, beta in at}
 
 
 def verdict(free: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -180,7 +180,7 @@ def main(config: Config) -> dict:
     for decoder, name in runs.tracked(list(itertools.product(DECODERS, TRAINED_AT))):
         of = train(seeds, TRAINED_AT[name], decoder, fine, steps[decoder])
         found[decoder][name], free[decoder][name] = of, judged(seeds, of, decoder)
-    true = {"g": jnp.tile(AXES, (len(seeds), 1, 1))}
+    true = {"g": jnp.tile(AXES, (len(seeds), SNAPSHOTS + 1, 1))}
     free["true ellipse"] = {"not trained": judged(seeds, true, "ellipse")}
     by_beta = [train(seeds[:1], b, "ellipse", fine, config.steps)["g"][0, -1] for b in SWEEP]
     sweep, (y, _) = np.abs(by_beta), draw(config.seeds[0])
@@ -217,7 +217,7 @@ def main(config: Config) -> dict:
 
 def draw_overfitting(seeds: jax.Array, runs: dict[str, Any], steps: int, reference: float) -> Any:
     """The network's manifolds of the first seed and F of all seeds during training."""
-    found, snapshots = {}, jnp.arange(SNAPSHOTS + 1)
+    found, snapshots = {}, range(SNAPSHOTS + 1)
     for name, of in runs.items():
         first = jax.tree.map(lambda a: a[0, -1], of)
         curve = jax.vmap(NETWORK.decode, (None, None, 0))(first, None, JUDGE.z)

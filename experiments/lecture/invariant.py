@@ -261,6 +261,7 @@ def main(config: Config) -> dict:
     }
     title = "Accuracy on test images: mean ± spread over seeds, %"
     table = runs.summary(title, result["accuracy"])
+    table.columns[0].no_wrap = False  # the longest name is too long for a line
     return run.finish(result, table, **{"scikit-learn": sklearn.__version__})
 
 
