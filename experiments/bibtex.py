@@ -16,7 +16,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,10 +25,11 @@ from rich.table import Table
 
 import spen_jax as sx
 from experiments import shared
-from experiments.labels import figures, protocol
+from experiments.labels import figures, protocol, runs
 from experiments.labels.inputs import Inputs
-from experiments.labels.models import METHODS, build, model
-from experiments.labels.protocol import RULES, Model, Outcome, Rows, Run
+from experiments.labels.models import METHODS, build, model_of
+from experiments.labels.protocol import Model, Outcome, Rows
+from experiments.labels.runs import Run
 from experiments.labels.settings import Settings, settings_of
 from spen_jax.metrics import Expected
 from spen_jax.training import Trained, checkpoints
@@ -43,41 +44,19 @@ PUBLISHED = {  # sources: the docstring
 class Config:
     """Train a SPEN and compare it with its feature network; or, with --run, predict."""
 
-    method: Annotated[str, tyro.conf.arg(metavar="|".join(METHODS))] = "end-to-end"
-    """How the energy is trained."""
-
-    dataset: Literal["bibtex", "delicious", "scene", "yeast"] = "bibtex"
-    """What it is trained on."""
-
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of the validation rows, the parameters and the batches; several give mean and spread."""
-
-    data_dir: Path | None = None
-    """Folder that holds bibtex/ (or another data set's); else SPEN_JAX_DATA, else the cache, else a download."""
-
-    out: Path | None = None
-    """Folder to write, new or empty; runs/bibtex-<date> by default."""
-
-    features: Path | None = None
-    """Start from the feature network in this features-seed<N>.npz of an earlier run of the same seed."""
-    refit: bool = True
-    """Train every model again on all training rows once its epochs and decision rules are chosen."""
-    quick: bool = False
-    """A run of seconds on few rows, to see that everything works; its figures mean nothing."""
-    run: Path | None = None
-    """Folder of a finished run to predict with, instead of training."""
-
+    method: runs.Method = "end-to-end"
+    dataset: runs.Dataset = "bibtex"
+    seeds: runs.Seeds = (0,)
+    data_dir: runs.DataDir = None
+    out: runs.Out = None
+    quick: runs.Quick = False
+    features: Path | None = None  # start from this features-seed<N>.npz of a run of the same seed
+    refit: bool = True  # train again on all training rows once epochs and decision rules are chosen
+    run: Path | None = None  # folder of a finished run to predict with, instead of training
+    # With --run: an ARFF file, or the words of one entry; prints the tags of each.
     predict: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE.arff|WORDS")] = ()
-    """With --run: an ARFF file, or the words of one entry; prints the tags of each."""
-
-    validation: float = 0.2
-    """Share of the training rows that chooses epochs and decision rules."""
-
-    share: float = 1.0
-    """Share of the training rows that are used at all."""
-
+    # Settings in place of the method's own: `--override width 500 epochs 20`; labels/settings.py lists them.
     override: dict[str, float] = field(default_factory=dict)
-    """Settings in place of the method's own: `--override width 500 epochs 20`; labels/settings.py lists them."""
 
 
 def load_features(config: Config, split: dict[str, Any], expected: Any) -> Trained:
@@ -91,7 +70,7 @@ def load_features(config: Config, split: dict[str, Any], expected: Any) -> Train
     if meta.get("split") != split:
         shared.fail(
             f"{config.features} may have seen this run's validation rows: give the features-seed<N>.npz "
-            "of a run on the same data, with the same --seeds, --validation, --share and --quick"
+            "of a run on the same data, with the same --seeds and --quick"
         )
     return Trained(params, meta["epoch"])
 
@@ -101,9 +80,8 @@ def run_seed(
 ) -> tuple[dict[str, Outcome], Rows]:
     """Train, tune and test all models with one seed, and save what they learned."""
     config, dataset = run.config, run.dataset
-    rows = protocol.rows_of(dataset, seed, config.validation, settings.others)
-    split = {"seed": seed, "validation": config.validation, "checksums": dataset.checksums}
-    split["rows"] = len(rows.data.x)
+    rows, inputs = protocol.rows_of(dataset, seed, settings.others)
+    split = {"seed": seed, "checksums": dataset.checksums, "rows": len(rows.data.x)}
     ready = {}
     if config.features is not None:
         network = models["network"].init(jax.random.key(seed), rows.data.x[:1], rows.data.y[:1])
@@ -111,18 +89,15 @@ def run_seed(
         others = {n: m._replace(network_from="network") for n, m in models.items()}
         models = others | {"network": models["network"]}
     outcomes = protocol.run_seed(models, rows, seed, progress, refit=config.refit, ready=ready)
-    meta = {
-        "synthetic": dataset.synthetic,
-        "config": json.loads(json.dumps(vars(config), default=str)),
-    }
+    meta = {"synthetic": dataset.synthetic, "method": config.method}
     for name, outcome in outcomes.items():
         tree: Any = outcome.params
         more: dict[str, Any] = {"model": name, "rules": outcome.rules.saved()}
         if name == "spen":
             more |= {"features": dataset.feature_names, "labels": dataset.label_names}
-            more["settings"] = dataclasses.asdict(settings)
-            inputs = {k: v for k, v in rows.inputs._asdict().items() if v is not None}
-            tree = {"model": tree, "inputs": inputs}
+            more |= {"settings": dataclasses.asdict(settings), "seed": seed}
+            kept = {k: v for k, v in inputs._asdict().items() if v is not None}
+            tree = {"model": tree, "inputs": kept}
         checkpoints.save(run.folder / f"{name}-seed{seed}.npz", tree, meta | more)
     (selected,) = outcomes["network"].chosen
     # Only this network has not seen the validation rows, so only its file says what the split was.
@@ -133,53 +108,40 @@ def run_seed(
 
 def train(config: Config) -> dict[str, Any]:
     """Run all seeds, write the folder, print the table, and return what result.json holds."""
-    of_spen, of_control = (
-        settings_of(
-            config.dataset, config.method, config.override, control=control, quick=config.quick
-        )
-        for control in (False, True)
+    of_spen, of_control = settings_of(
+        config.dataset, config.method, config.override, quick=config.quick
     )
-    run = protocol.begin(config, "{}", config.share)
+    run = runs.begin(config, "{}")
     models = build(of_spen, config.method, len(run.dataset.label_names), of_control)
     with shared.progress_bars() as progress:
         seeds = [run_seed(run, of_spen, models, seed, progress) for seed in config.seeds]
-    result: dict[str, Any] = {
-        "method": config.method,
-        "refit": config.refit,
-        "settings": dataclasses.asdict(of_spen),
-        "seconds_by_phase": {},
-    }
+    result: dict[str, Any] = {"method": config.method, "refit": config.refit}
+    result |= {"settings": dataclasses.asdict(of_spen), "seconds_by_phase": {}}
     for name, model in models.items():
         each = [outcomes[name] for outcomes, _ in seeds]
-        result[name] = protocol.by_seed([one.measures for one in each]) | {"title": model.title}
-        for i, phase in enumerate(model.phases):
-            result["seconds_by_phase"][f"{model.title}: {phase.name}"] = [
-                one.seconds(i) for one in each
-            ]
-    result["gain_of_the_energy"] = protocol.gains(result["spen"], result["control"])
+        result[name] = runs.by_seed([one.measures for one in each]) | {"title": model.title}
+        for phase, *seconds in zip(model.phases, *(o.seconds_by_phase for o in each), strict=True):
+            result["seconds_by_phase"][f"{model.title}: {phase.name}"] = seconds
+    result["gain_of_the_energy"] = runs.gains(result["spen"], result["control"])
     result = run.write(result)
-    figures.draw(run, protocol.mark(result), models, *seeds[0])
-    report(config, result, list(models), run.folder)
-    return result
+    figures.draw(run, runs.mark(result), models, *seeds[0])
+    phases = (f"{k} {sum(v):.0f}" for k, v in result["seconds_by_phase"].items())
+    return run.say(result, table_of(config, result, list(models)), "seconds: " + "; ".join(phases))
 
 
-def report(config: Config, result: dict[str, Any], names: list[str], folder: Path) -> None:
-    """Print the table, on one screen."""
-    title = protocol.title(result, f", {result['method']}")
+def table_of(config: Config, result: dict[str, Any], names: list[str]) -> Table:
+    """Test F1 by each rule."""
+    title = runs.title(result, f", {config.method}")
     columns = "", "fixed 0.5", "tuned threshold", "expected F1"
     table = Table(*columns, title=title, title_justify="left")
     for name in names:
-        cells = (shared.mean_and_spread(result[name][f"test_f1_{r}"]) for r in RULES)
-        table.add_row(result[name]["title"], *cells)
-    gains = (shared.mean_and_spread(result["gain_of_the_energy"][r]) for r in RULES)
+        table.add_row(result[name]["title"], *runs.cells(result[name]))
+    gains = map(shared.mean_and_spread, result["gain_of_the_energy"].values())
     table.add_row("what the global term adds", *gains, end_section=True)
     if not result["synthetic"] and not result["quick"]:
         for name, f1 in PUBLISHED.get(config.dataset, ()):
             table.add_row(f"published {name}", "", f1, "", style="dim")
-    shared.say(table)
-    phases = result["seconds_by_phase"].items()
-    shared.say("seconds: " + "; ".join(f"{k} {sum(v):.0f}" for k, v in phases))
-    shared.say(f"{result['seconds']:.0f} s in all; wrote {folder}")
+    return table
 
 
 class Finished(NamedTuple):
@@ -188,8 +150,7 @@ class Finished(NamedTuple):
     predictor: sx.Predictor
     params: Any
     inputs: Inputs
-    meta: dict[str, Any]
-    """The names of "features" and "labels", the "rules", the "config" and more."""
+    meta: dict[str, Any]  # the names of "features" and "labels", the "rules" and more
 
 
 def finished(folder: Path) -> Finished:
@@ -200,8 +161,8 @@ def finished(folder: Path) -> Finished:
     except (OSError, ValueError, KeyError) as error:
         shared.fail(f"--run needs the folder of a finished run, {folder} is none: {error}")
     settings, n_labels = Settings(**meta["settings"]), len(meta["labels"])
-    predictor = model(settings, meta["config"]["method"], n_labels).predictor
-    return Finished(predictor, tree["model"], Inputs(**tree["inputs"]), meta | {"seed": seed})
+    predictor = model_of(settings, meta["method"], n_labels).predictor
+    return Finished(predictor, tree["model"], Inputs(**tree["inputs"]), meta)
 
 
 def predict(config: Config) -> list[list[str]]:
@@ -218,8 +179,8 @@ def predict(config: Config) -> list[list[str]]:
         for row, on in zip(y, sets, strict=True)
     ]
     mark = "synthetic | " if shared.synthetic else ""
-    method = meta["config"]["method"]
-    print(f"{mark}{method} SPEN of seed {meta['seed']}, expected-F1 rule", file=sys.stderr)
+    model = f"{meta['method']} SPEN of seed {meta['seed']}"
+    print(f"{mark}{model}, expected-F1 rule", file=sys.stderr)
     for i, row in enumerate(tags):
         print(f"{mark}{i}: {', '.join(tag.removeprefix('TAG_') for tag in row)}")
     return tags
@@ -257,8 +218,8 @@ def read_query(
     return np.isin(list(known), given).astype(np.float32)[None]
 
 
-def check(config: Config) -> None:
-    """End with one clear line where the configuration cannot be run."""
+def main(config: Config) -> Any:
+    """Train, or predict with --run."""
     if config.method not in METHODS:
         shared.fail(f"--method must be one of {', '.join(METHODS)}, got {config.method}")
     if (config.run is None) != (not config.predict):
@@ -267,15 +228,6 @@ def check(config: Config) -> None:
         shared.fail("--features goes with one seed, that of the run which saved the file")
     if config.features is not None and not config.features.is_file():
         shared.fail(f"--features: there is no file {config.features}")
-    if not 0 < config.validation < 1:
-        shared.fail(f"--validation needs a share between 0 and 1, got {config.validation}")
-    if not 0 < config.share <= 1:
-        shared.fail(f"--share needs a share above 0, at most 1, got {config.share}")
-
-
-def main(config: Config) -> Any:
-    """Train, or predict with --run."""
-    check(config)
     return predict(config) if config.run else train(config)
 
 

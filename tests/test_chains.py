@@ -85,9 +85,11 @@ def test_nothing_compiles_twice_and_samples_are_constants():
 
 
 def test_float64_stays_float64(x64):
-    start, sampler = np.zeros((2, 3, 2)), Langevin(adjusted=True)
-    got = sample(parabola, A, B, start, jax.random.key(0), sampler=sampler, steps=2)
-    assert got.y.dtype == got.energy.dtype == got.state.dtype == np.float64
+    start, kinds = np.zeros((2, 3, 2)), (Langevin(), Langevin(noise="two-point"))
+    for sampler in (*kinds, Langevin(adjusted=True), GibbsWithGradients()):
+        run = partial(sample, parabola, sampler=sampler, steps=2)
+        got = jax.eval_shape(run, A, B, start, jax.random.key(0))
+        assert got.y.dtype == got.energy.dtype == got.state.dtype == np.float64
 
 
 def test_a_tree_of_domains_is_sampled_leaf_by_leaf():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems import assert_trees_close, small_spen
 
-from spen_jax import checkpoints
+from spen_jax.training import checkpoints
 
 TREE = {"network": {"output": {"kernel": np.arange(6.0).reshape(2, 3)}}, "c2": np.ones(3)}
 

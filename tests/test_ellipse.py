@@ -17,13 +17,13 @@ def test_both_trainings_find_the_half_axes_and_colder_is_lower(tmp_path, monkeyp
     monkeypatch.setattr(ellipse, "SNAPSHOTS", 2)
     monkeypatch.setattr(ellipse, "SWEEP", np.array([0.15, 0.3, 0.6, 2, 200]))
     out, printed = tmp_path / "run", io.StringIO()
-    config = ellipse.Config(seeds=(0, 7), steps=200, decoder_steps=20, out=out)
+    config = ellipse.Config(seeds=(0,), steps=200, decoder_steps=20, out=out)
     with contextlib.redirect_stdout(printed):
         ellipse.main(config)
     result = json.loads((out / "result.json").read_text())
     for trained in ("cold, 48 angles", "beta = 200, 288 angles"):
         found = result["axes_by_training"][trained]
-        np.testing.assert_allclose(found, [[2, 1.5]] * 2, atol=0.08)
+        np.testing.assert_allclose(found, [[2, 1.5]], atol=0.08)
     for of_training in result["free_energy"].values():
         for free in of_training.values():
             for points in ("train", "held_out"):

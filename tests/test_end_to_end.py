@@ -54,12 +54,12 @@ def cross_entropy(y, truth):
 
 def test_by_default_it_is_the_cross_entropy_of_the_last_point(x64):
     params, batch = problem()
-    predictor = Predictor(parabola_of_x, start=0.3, solver=MirrorDescent(0.7), steps=3)
+    predictor = Predictor(parabola_of_x, start=0.3, solver=MirrorDescent(0.2), steps=3)
     gradient, metrics = gradient_of(end_to_end(predictor), params, batch)
 
     def last(params):
         b = batch.x @ params["W"].T
-        return numpy_mirror(lambda y: params["a"] * y - b, np.full((5, 4), 0.3), 3, 0.7)[-1]
+        return numpy_mirror(lambda y: params["a"] * y - b, np.full((5, 4), 0.3), 3, 0.2)[-1]
 
     def value(params):
         return cross_entropy(last(params), batch.y).mean()

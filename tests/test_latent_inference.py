@@ -21,6 +21,7 @@ def ellipse(params, h, z):
     return scaled_circle(params, z[0])
 
 
+compiled = jax.jit(infer, static_argnames=("energy", "domain", "solver", "steps"))
 CALM = dict(domain=sx.Reals(), solver=sx.GradientDescent(0.1, 0.5), steps=300)
 ANGLES = np.linspace(-np.pi, np.pi, 8, endpoint=False, dtype=np.float32)
 RADII = np.float32([1.5, 0.7])
@@ -59,7 +60,7 @@ def test_the_inferred_z_is_the_best_of_a_fine_grid_and_its_gradient_the_envelope
 def test_unless_told_otherwise_z_is_any_real_number():
     y = np.full((2, 1), 3.0, np.float32)
     start = np.zeros((2, 1, 1), np.float32)
-    found = infer(lambda p, x, y, z: jnp.sum((y - z) ** 2), None, None, y, start, steps=300)
+    found = compiled(lambda p, x, y, z: jnp.sum((y - z) ** 2), None, None, y, start, steps=300)
     np.testing.assert_allclose(found.y, y, atol=1e-2)
 
 
@@ -67,7 +68,7 @@ def test_a_ball_limits_what_z_says():
     y, x = np.float32([[3, 4], [0.3, 0.1]]), np.float32([[1, 0], [0.1, 0]])
     energy = Decoder(lambda params, h, z: h + z, lambda shift, x: shift * x)
     start = np.zeros((2, 1, 2), np.float32)
-    found = infer(energy, {"f": 2.0}, x, y, start, domain=sx.L2Ball(0.5), steps=200)
+    found = compiled(energy, {"f": 2.0}, x, y, start, domain=sx.L2Ball(0.5), steps=200)
     left = y - 2 * x
     size = np.linalg.norm(left, axis=1)
     np.testing.assert_allclose(found.energy, np.maximum(size - 0.5, 0) ** 2, atol=1e-5)
@@ -78,7 +79,7 @@ def test_a_ball_limits_what_z_says():
 def test_a_penalty_makes_z_say_less():
     energy = Penalised(lambda p, x, y, z: jnp.sum((y - z) ** 2), lambda z: 3 * jnp.sum(z**2))
     y = np.float32([[1.0, -2.0], [0.4, 0]])
-    found = infer(energy, None, None, y, np.zeros((2, 1, 2), np.float32), **CALM)
+    found = compiled(energy, None, None, y, np.zeros((2, 1, 2), np.float32), **CALM)
     np.testing.assert_allclose(found.y, y / 4, atol=1e-3)
     np.testing.assert_allclose(found.energy, 0.75 * (y**2).sum(1), rtol=1e-4)
 
@@ -181,12 +182,11 @@ def test_sparse_codes_of_any_atoms_are_those_of_coordinate_descent_and_sooner_wi
     np.testing.assert_allclose(found.z, want, atol=1e-6)
     np.testing.assert_allclose(found.energy, lowest)
     np.testing.assert_allclose(found.residual, 0, atol=1e-7)
-    for steps in (20, 60):
-        fast, slow = (np.asarray(codes(steps, m).energy) - lowest for m in (fista, ista))
-        assert fast.sum() < 0.7 * slow.sum()
-        # Beck and Teboulle's bounds, their theorems 4.4 and 3.1.
-        assert np.all(fast <= 2 * (want**2).sum(1) / (STEP * (steps + 1) ** 2))
-        assert np.all(slow <= (want**2).sum(1) / (2 * STEP * steps))
+    fast, slow = (np.asarray(codes(20, m).energy) - lowest for m in (fista, ista))
+    assert fast.sum() < 0.7 * slow.sum()
+    # Beck and Teboulle's bounds, their theorems 4.4 and 3.1.
+    assert np.all(fast <= 2 * (want**2).sum(1) / (STEP * 21**2))
+    assert np.all(slow <= (want**2).sum(1) / (2 * STEP * 20))
 
 
 def test_the_steps_are_those_of_beck_and_teboulle_and_the_residual_that_of_a_step(x64):

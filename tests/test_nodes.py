@@ -8,7 +8,7 @@ from spen_jax.exact import Nodes, gauss_hermite, gauss_legendre, periodic, tenso
 
 
 def test_rules_are_exact_for_the_functions_they_are_made_for(x64):
-    for count in (1, 2, 5, 20):
+    for count in (1, 4, 20):
         z, w = map(np.asarray, gauss_legendre(count, -0.5, 2.0))
         for power in range(2 * count):
             want = (2.0 ** (power + 1) - (-0.5) ** (power + 1)) / (power + 1)

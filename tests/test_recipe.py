@@ -230,7 +230,13 @@ FEATURES, ENERGY = sx.functions_of(MODULE)
 @pytest.mark.parametrize(
     "make, solver, steps",
     [
-        (sx.objectives.max_margin, sx.GradientDescent(0.2, momentum=0.5), 10),
+        # The README trains by max-margin too.
+        pytest.param(
+            sx.objectives.max_margin,
+            sx.GradientDescent(0.2, momentum=0.5),
+            10,
+            marks=pytest.mark.slow,
+        ),
         (sx.objectives.end_to_end, sx.MirrorDescent(1.0), 5),
     ],
     ids=["max_margin", "end_to_end"],

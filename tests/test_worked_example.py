@@ -35,12 +35,12 @@ from spen_jax import (
     SPEN,
     FeatureNetwork,
     GradientDescent,
+    Predictor,
     functions_of,
-    loss_augmented,
     losses,
-    max_margin,
     minimize,
 )
+from spen_jax.objectives import loss_augmented, max_margin
 
 NLP, DATABASES, DEEP_LEARNING, BIOLOGY, VISION = range(5)
 TRUTH = [1.0, 0.0, 1.0, 0.0, 0.0]
@@ -56,8 +56,14 @@ PARAMS = {
     "c2": jnp.array([-1.5, 1.0]),
 }
 PAPER = Batch(x=jnp.zeros((1, 1)), y=jnp.array([TRUTH]))
-CONTEXT = FEATURES(PARAMS, PAPER.x)
+CONTEXT = {"logits": jnp.array([SCORES])}
 SOLVER = GradientDescent(step_size=0.6, momentum=0.0)
+LEARNER = jax.jit(
+    jax.value_and_grad(
+        max_margin(Predictor(ENERGY, FEATURES, solver=SOLVER, steps=5)), has_aux=True
+    )
+)
+ONE_ENERGY = jax.jit(ENERGY)
 
 
 def softplus(u):
@@ -69,7 +75,11 @@ def sigmoid(u):
 
 
 def library_energy(y):
-    return float(ENERGY(PARAMS, jax.tree.map(lambda a: a[0], CONTEXT), jnp.array(y)))
+    return float(ONE_ENERGY(PARAMS, {"logits": jnp.array(SCORES)}, jnp.array(y)))
+
+
+def test_0_the_context_is_the_scores():
+    np.testing.assert_array_equal(FEATURES(PARAMS, PAPER.x)["logits"], CONTEXT["logits"])
 
 
 def descend(steps):
@@ -103,9 +113,8 @@ def test_2_the_gradient_at_the_start_pulls_towards_nlp_and_deep_learning():
     by_hand[BIOLOGY] = 1.0 + others
     by_hand[VISION] = -0.6 + others
     assert by_hand == approx([-1.95, 0.2225, -0.55, 1.6225, 0.0225], abs=1e-4)
-    gradient = jax.grad(ENERGY, argnums=2)(
-        PARAMS, jax.tree.map(lambda a: a[0], CONTEXT), jnp.full(5, 0.5)
-    )
+    slope = jax.jit(jax.grad(ENERGY, argnums=2))
+    gradient = slope(PARAMS, {"logits": jnp.array(SCORES)}, jnp.full(5, 0.5))
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-5)
 
 
@@ -166,9 +175,7 @@ def test_5_the_truth_is_better_than_it_but_not_by_the_cost():
     hinge = max(0.0, cost + truth - wrong)
     assert hinge == approx(2.2699, abs=1e-4)
     assert float(losses.hinge(truth, wrong, cost)) == approx(hinge, rel=1e-6)
-    loss, metrics = max_margin(ENERGY, FEATURES, solver=SOLVER, steps=5)(
-        PARAMS, PAPER, jax.random.key(0)
-    )
+    (loss, metrics), _ = LEARNER(PARAMS, PAPER, jax.random.key(0))
     assert float(loss) == approx(hinge, rel=1e-6)
     assert float(metrics["cost"]) == cost
     assert float(metrics["gap"]) == approx(wrong - truth, rel=1e-6)
@@ -185,8 +192,7 @@ def test_6_the_gradient_raises_the_scores_of_missing_tags_and_lowers_those_of_wr
     by_weights = [softplus(1) - softplus(0), softplus(-1) - softplus(1)]
     assert by_weights == approx([0.6201, -1.0], abs=1e-4)
 
-    objective = jax.jit(max_margin(ENERGY, FEATURES, solver=SOLVER, steps=5))
-    gradient, _ = jax.grad(objective, has_aux=True)(PARAMS, PAPER, jax.random.key(0))
+    _, gradient = LEARNER(PARAMS, PAPER, jax.random.key(0))
     np.testing.assert_allclose(gradient["network"]["output"]["bias"], by_scores, atol=1e-6)
     np.testing.assert_allclose(gradient["c2"], by_weights, rtol=1e-5)
 
@@ -194,6 +200,6 @@ def test_6_the_gradient_raises_the_scores_of_missing_tags_and_lowers_those_of_wr
     learned = [s - 0.1 * g for s, g in zip(SCORES, by_scores, strict=True)]
     assert learned == approx([1.2, 0.3, -0.1, -1.0, 0.5])
     network = {"output": PARAMS["network"]["output"] | {"bias": jnp.array(learned)}}
-    loss, _ = objective(PARAMS | {"network": network}, PAPER, jax.random.key(0))
+    (loss, _), _ = LEARNER(PARAMS | {"network": network}, PAPER, jax.random.key(0))
     # The answer y_hat is still the worst, and the truth has gained 0.1 on it three times.
     assert float(loss) == approx(3 + energy_of_the_truth() - energy_of_y_hat() - 0.3, rel=1e-5)

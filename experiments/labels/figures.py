@@ -1,8 +1,10 @@
-"""The figures of one multi-label training."""
+"""What the figures of the multi-label experiments share, and those of one training."""
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,22 +12,46 @@ from matplotlib.ticker import MaxNLocator
 
 import spen_jax as sx
 from experiments import shared
-from experiments.labels.protocol import Model, Outcome, Rows, Run, taken
+from experiments.labels.protocol import Model, Outcome, Rows, taken
+from experiments.labels.runs import Run
 from spen_jax import metrics
+
+
+def plot_range(
+    axis: Any, at: Sequence[float], values: Sequence[Sequence[float]], label: str
+) -> None:
+    """The mean of several values at each point as a line, and their range as a band."""
+    (line,) = axis.plot(at, [np.mean(v) for v in values], "o-", label=label)
+    low, high = ([f(v) for v in values] for f in (min, max))
+    axis.fill_between(at, low, high, color=line.get_color(), alpha=0.2)
+
+
+def finish(
+    axis: Any,
+    title: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    *,
+    counts: Sequence[int] = (),
+    legend: Literal["inside", "beside"] = "inside",
+) -> None:
+    """Title, names, grid, and a legend where there are labels; a logarithmic axis for `counts` of rows."""
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if counts:
+        axis.set_xscale("log")
+        axis.set_xticks(counts, [f"{n:,}" for n in counts])
+        axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    if legend == "beside":
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    elif axis.get_legend_handles_labels()[0]:
+        axis.legend()
 
 
 def draw(
     run: Run, mark: str, models: dict[str, Model], outcomes: dict[str, Outcome], rows: Rows
 ) -> None:
-    """Write inference.png, training.png, tags.png and examples.png.
-
-    Args:
-      run: for its folder and the names of words and tags.
-      mark: what every title begins with.
-      models: by name; "spen" is drawn.
-      outcomes: of one seed.
-      rows: of that seed.
-    """
+    """Write inference.png, training.png, tags.png and examples.png of one seed's outcomes; titles begin with `mark`."""
     predictor, spen = models["spen"].predictor, outcomes["spen"]
     params, few, steps = spen.params, taken(rows.test, slice(2515)), predictor.steps
     longer = replace(predictor, steps=max(20, steps), trace=("y", "energy"))
@@ -52,12 +78,12 @@ def _inference(path: Path, mark, energy, f1, steps):
         (axes[1], f1, "C1", 2, "test F1, %", right),
     ):
         axis.plot(values, "o-", ms=3, color=color)
-        axis.set(xlabel="inference step", ylabel=name, title=title)
         low, high = axis.get_ylim()
         if high - low < least:
             axis.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         axis.axvline(steps, color="k", lw=0.8, ls=":", label=f"{steps} steps, as trained")
-        _whole_steps(axis)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        finish(axis, title, "inference step", name)
     shared.save_figure(figure, path)
 
 
@@ -71,16 +97,9 @@ def _training(path: Path, mark, models, outcomes):
             label = f"{model.title}: {phase.name}" if trained.scores else None
             axis.plot(epochs, 100 * np.asarray(trained.scores), ".-", ms=3, label=label)
             past += len(trained.scores)
-    title = f"{mark}validation F1 through training"
-    axis.set(xlabel="epoch", ylabel="validation F1, %", title=title)
-    _whole_steps(axis)
-    shared.save_figure(figure, path)
-
-
-def _whole_steps(axis):
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(alpha=0.3)
-    axis.legend()
+    finish(axis, f"{mark}validation F1 through training", "epoch", "validation F1, %")
+    shared.save_figure(figure, path)
 
 
 def _interactions(path: Path, mark, pairs, tags):

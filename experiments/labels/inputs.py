@@ -20,8 +20,7 @@ class Inputs(NamedTuple):
     shift: np.ndarray
     scale: np.ndarray
     words: np.ndarray
-    x: np.ndarray | None = None
-    """The training rows whose labels others see, (N, D)."""
+    x: np.ndarray | None = None  # the training rows whose labels others see, (N, D)
     y: np.ndarray | None = None
 
     @classmethod

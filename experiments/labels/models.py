@@ -31,8 +31,7 @@ class Parts(NamedTuple):
     settings: Settings
     n_labels: int
     predictor: sx.Predictor
-    answer: Any
-    """(phi, x, key) -> logits of the second network, of methods that have one."""
+    answer: Any  # (phi, x, key) -> logits of the second network, of methods that have one
 
     def cost(self, y: jax.Array, truth: jax.Array) -> jax.Array:
         """D(y, truth) = margin x squared error."""
@@ -42,6 +41,11 @@ class Parts(NamedTuple):
     def noise(self) -> dict[str, Any]:
         """What noise-contrastive objectives compare the truth with: draws of the network's own answer."""
         return {"noise": objectives.IndependentBernoulli(), "samples": self.settings.samples}
+
+    def margin(self, variant: objectives.Variant) -> tuple[Phase, ...]:
+        """By a structured hinge loss."""
+        objective = objectives.max_margin(self.predictor, cost=self.cost, variant=variant)
+        return self.phases(objective)
 
     def first(self, *frozen: str) -> Recipe:
         """How a method that starts from a trained network is trained, these parameters frozen."""
@@ -90,11 +94,6 @@ def task_loss(soft_f1_weight: float) -> Callable[..., jax.Array]:
     return loss
 
 
-def margin(p: Parts, variant: objectives.Variant) -> tuple[Phase, ...]:
-    """The structured hinge losses."""
-    return p.phases(objectives.max_margin(p.predictor, cost=p.cost, variant=variant))
-
-
 def end_to_end(p: Parts, differentiate: Any = None) -> tuple[Phase, ...]:
     """Through unrolled steps, with a tenth of a say for the network's own answer; or at the minimiser."""
     weights = None if differentiate else (0.1, *[0] * (p.settings.steps - 1), 1)
@@ -130,13 +129,9 @@ def divergence(p: Parts, persistent: bool) -> tuple[Phase, ...]:
     return p.phases(objective, at_truth if persistent else None)
 
 
-def nce(p: Parts) -> tuple[Phase, ...]:
-    """Noise-contrastive estimation that starts normalised: c is that of the energy without its global term."""
-
-    def log_partition(params, context):
-        return jnp.sum(jax.nn.softplus(context["logits"]), axis=-1)
-
-    return p.phases(objectives.nce(p.predictor, log_partition=log_partition, **p.noise))
+def _log_partition(params, context):
+    """Of the energy without its global term, so that noise-contrastive estimation starts normalised."""
+    return jnp.sum(jax.nn.softplus(context["logits"]), axis=-1)
 
 
 def inference_network(p: Parts) -> tuple[Phase, ...]:
@@ -189,10 +184,10 @@ class Method(NamedTuple):
 
 IMPLICIT = sx.Implicit(steps=100, tolerance=1e-2)
 METHODS = {
-    "max-margin": Method("max-margin", partial(margin, variant="margin")),
-    "slack": Method("slack rescaling", partial(margin, variant="slack")),
-    "perceptron": Method("perceptron", partial(margin, variant="perceptron")),
-    "contrastive": Method("contrastive hinge", partial(margin, variant="contrastive")),
+    "max-margin": Method("max-margin", lambda p: p.margin("margin")),
+    "slack": Method("slack rescaling", lambda p: p.margin("slack")),
+    "perceptron": Method("perceptron", lambda p: p.margin("perceptron")),
+    "contrastive": Method("contrastive hinge", lambda p: p.margin("contrastive")),
     "end-to-end": Method("end to end", end_to_end, True),
     "end-to-end-others": Method("end to end, sees other rows' labels", end_to_end, True),
     "implicit": Method("implicit", partial(end_to_end, differentiate=IMPLICIT), True),
@@ -204,7 +199,10 @@ METHODS = {
         "contrastive divergence", partial(divergence, persistent=False)
     ),
     "persistent": Method("persistent CD", partial(divergence, persistent=True)),
-    "nce": Method("noise-contrastive", nce),
+    "nce": Method(
+        "noise-contrastive",
+        lambda p: p.phases(objectives.nce(p.predictor, log_partition=_log_partition, **p.noise)),
+    ),
     "ranking": Method(
         "ranking NCE", lambda p: p.phases(objectives.ranking_nce(p.predictor, **p.noise))
     ),
@@ -219,22 +217,18 @@ METHODS = {
 }
 
 
-def network_of(settings: Settings, n_labels: int) -> Any:
-    """The feature network: one hidden layer of rectified units."""
+def spen_of(settings: Settings, n_labels: int) -> sx.SPEN:
+    """The paper's energy on a network of one hidden layer, with entropy for an inference on logits."""
     s = settings
     dropout: dict[str, Any] = {"input_dropout": s.input_dropout, "dropout": s.dropout}
+    network: Any = sx.FeatureNetwork(n_labels, (s.width,), **dropout)
     if s.others:
-        return NetworkWithOthers(n_labels, s.width, **dropout)
-    return sx.FeatureNetwork(n_labels, (s.width,), **dropout)
-
-
-def spen_of(settings: Settings, n_labels: int) -> sx.SPEN:
-    """The paper's energy, with entropy for an inference on logits."""
+        network = NetworkWithOthers(n_labels, s.width, **dropout)
     return sx.SPEN(
-        network_of(settings, n_labels),
-        settings.global_units,
-        sees_features=settings.sees_features,
-        global_dropout=settings.global_dropout,
+        network,
+        s.global_units,
+        sees_features=s.sees_features,
+        global_dropout=s.global_dropout,
         entropy=1.0,
         global_scale=3.0,
     )
@@ -244,6 +238,15 @@ def predictor_of(module: Any, steps: int) -> sx.Predictor:
     """Inference on logits, from the network's own answer, of a module with features and an energy."""
     features, energy = sx.functions_of(module)
     return sx.Predictor(energy, features, start=sx.logits_of(module), steps=steps)
+
+
+def init_of(module: Any) -> Callable[..., Any]:
+    """(key, x, y) -> parameters, of a network or of a module with an energy."""
+
+    def init(key, x, y):
+        return module.init(key, *((x, y) if hasattr(module, "energy") else (x,)))["params"]
+
+    return init
 
 
 @lru_cache(maxsize=64)
@@ -271,18 +274,14 @@ def of_two_players(predictor: sx.Predictor, answer: Any) -> sx.Predictor:
 @lru_cache(maxsize=64)
 def network_model(settings: Settings, n_labels: int) -> Model:
     """The feature network alone, trained by cross-entropy: where most methods start."""
-    network = network_of(settings, n_labels)
+    network: Any = spen_of(settings, n_labels).network
     objective = objectives.feed_forward(sx.logits_of(network))
     phase = Phase("features", objective, replace(from_scratch(settings), rates=()))
-
-    def init(key, x, y):
-        return network.init(key, x)["params"]
-
-    return Model("network, cross-entropy", init, (phase,), alone(network))
+    return Model("network, cross-entropy", init_of(network), (phase,), alone(network))
 
 
 @lru_cache(maxsize=64)
-def model(settings: Settings, name: str, n_labels: int, local: bool = False) -> Model:
+def model_of(settings: Settings, name: str, n_labels: int, local: bool = False) -> Model:
     """One method's model; with `local` its control, the energy without a global term."""
     method, spen = METHODS[name], spen_of(settings, n_labels)
     if local:
@@ -292,18 +291,16 @@ def model(settings: Settings, name: str, n_labels: int, local: bool = False) -> 
     def answer(phi, x, key=None):
         return logits(phi["network"], x, key)
 
-    def init(key, x, y):
-        theta = spen.init(key, x, y)["params"]
-        if not method.two_players:
-            return theta
-        phi = spen.network.init(jax.random.fold_in(key, 1), x)["params"]
-        return {"energy": theta, "answer": {"network": phi}}
+    def init_both(key, x, y):
+        phi = init_of(spen.network)(jax.random.fold_in(key, 1), x, y)
+        return {"energy": init_of(spen)(key, x, y), "answer": {"network": phi}}
 
+    two = method.two_players
     return Model(
         method.title + (", no global term" if local else ""),
-        init,
+        init_both if two else init_of(spen),
         method.phases(Parts(settings, n_labels, predictor, answer)),
-        of_two_players(predictor, answer) if method.two_players else predictor,
+        of_two_players(predictor, answer) if two else predictor,
         network_from=None if method.from_scratch else "network",
     )
 
@@ -314,6 +311,6 @@ def build(
     """A method beside its controls, in the order in which they are trained: "network", "control", "spen"."""
     return {
         "network": network_model(settings, n_labels),
-        "control": model(of_control or settings, name, n_labels, local=True),
-        "spen": model(settings, name, n_labels),
+        "control": model_of(of_control or settings, name, n_labels, local=True),
+        "spen": model_of(settings, name, n_labels),
     }

@@ -1,14 +1,12 @@
-"""The one protocol of the multi-label experiments: data, models, decision rules, choosing and refitting, a run's folder.
+"""The one protocol of the multi-label experiments: rows, decision rules, choosing and refitting, measures.
 
 A seeded share of the training rows, the validation rows, chooses epochs and tunes every decision rule; then each
 model is trained again on all training rows for as many epochs. Nothing is chosen on the test rows.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +17,6 @@ from experiments import shared
 from experiments.labels.inputs import Inputs
 from spen_jax import metrics
 from spen_jax.training import Phase, Refitted, Trained, choose_then_refit, fit_phases
-
-DATASETS = "bibtex", "delicious", "scene", "yeast"
 
 
 class Rules(NamedTuple):
@@ -59,8 +55,7 @@ class Model(NamedTuple):
     """A row of the table."""
 
     title: str
-    init: Callable[..., Any]
-    """(key, x, y) -> parameters."""
+    init: Callable[..., Any]  # (key, x, y) -> parameters
     phases: tuple[Phase, ...]
     predictor: sx.Predictor
     network_from: str | None = None
@@ -70,16 +65,11 @@ class Model(NamedTuple):
 class Rows(NamedTuple):
     """One seed's rows, as the networks see them."""
 
-    data: sx.data.Split
-    """All training rows."""
-    part: sx.data.Split
-    """Those that are trained on while epochs are chosen."""
-    valid: sx.data.Split
-    """Those that choose."""
+    data: sx.data.Split  # all training rows
+    part: sx.data.Split  # those that are trained on while epochs are chosen
+    valid: sx.data.Split  # those that choose
     test: sx.data.Split
-    inputs: Inputs
-    allow_empty: bool
-    """Whether some training row has no label."""
+    allow_empty: bool  # whether some training row has no label
 
 
 class Outcome(NamedTuple):
@@ -95,37 +85,17 @@ class Outcome(NamedTuple):
         """Trained on all training rows, or without refit on those that do not choose."""
         return self.final[-1].params
 
-    def seconds(self, phase: int) -> float:
-        """Of a phase's trainings, both."""
-        trainings = {id(t): t.seconds for t in (self.chosen[phase], self.final[phase])}
-        return sum(trainings.values())
+    @property
+    def seconds_by_phase(self) -> tuple[float, ...]:
+        """Of both trainings; without refit there is one."""
+        if self.chosen is self.final:
+            return tuple(t.seconds for t in self.chosen)
+        return tuple(a.seconds + b.seconds for a, b in zip(self.chosen, self.final, strict=True))
 
-
-def load(
-    name: str, data_dir: Path | None = None, share: float = 1.0, quick: bool = False
-) -> sx.data.Dataset:
-    """A Mulan data set, or where BibTeX cannot be downloaded the synthetic stand-in, announced.
-
-    With `share` only so much of the training rows, the first ones; `quick` takes 600 rows of each part.
-    """
-    try:
-        dataset = sx.data.load(name, data_dir)
-    except sx.data.DownloadError as error:
-        if name != "bibtex":
-            shared.fail(str(error))
-        shared.synthetic = True
-        shared.say(
-            "The BibTeX data could not be downloaded, so this run uses a made-up tagging corpus of the "
-            "same shape; its figures say nothing about BibTeX."
-        )
-        shared.say(str(error))
-        dataset = sx.data.tagging_corpus()
-    except (sx.data.DataError, FileNotFoundError) as error:
-        shared.fail(str(error))
-    n = round(share * len(dataset.train.x))
-    most = 600 if quick else None
-    train = taken(taken(dataset.train, slice(n)), slice(most))
-    return dataset._replace(train=train, test=taken(dataset.test, slice(most)))
+    @property
+    def seconds(self) -> float:
+        """Of training, in all."""
+        return sum(self.seconds_by_phase)
 
 
 def taken(split: sx.data.Split, rows: Any) -> sx.data.Split:
@@ -133,25 +103,31 @@ def taken(split: sx.data.Split, rows: Any) -> sx.data.Split:
     return jax.tree.map(lambda a: a[rows], split)
 
 
-def rows_of(
-    dataset: sx.data.Dataset, seed: int, validation: float = 0.2, others: bool = False
-) -> Rows:
-    """The rows of one seed, which draws the validation rows; with `others` they see the labels of other rows.
+def parted(train: sx.data.Split, test: sx.data.Split, seed: int) -> Rows:
+    """Rows that the models see as they are; the seed draws a fifth of the training rows for validation."""
+    part, valid = (taken(train, rows) for rows in sx.data.split(len(train.x), 0.2, seed))
+    return Rows(train, part, valid, test, bool(np.any(train.y.sum(axis=1) == 0)))
+
+
+def rows_of(dataset: sx.data.Dataset, seed: int, others: bool = False) -> tuple[Rows, Inputs]:
+    """The rows of one seed as the networks see them; with `others` they see the labels of other rows.
 
     Validation rows see labels of the rows that are trained on only, test rows those of all training rows.
     """
-    train, test = dataset.train, dataset.test
-    part, valid = (taken(train, r) for r in sx.data.split(len(train.x), validation, seed))
-    inputs = Inputs.of(train.x, train.y if others else None)
-    of_part = Inputs.of(part.x, part.y) if others else inputs
-    return Rows(
-        train._replace(x=inputs.of_training_rows() if others else inputs(train.x)),
-        part._replace(x=of_part.of_training_rows() if others else inputs(part.x)),
-        valid._replace(x=of_part(valid.x)),
-        test._replace(x=inputs(test.x)),
-        inputs,
-        bool(np.any(train.y.sum(axis=1) == 0)),
+    raw = parted(dataset.train, dataset.test, seed)
+    if others:
+        inputs, of_part = (Inputs.of(split.x, split.y) for split in (raw.data, raw.part))
+        data, part = inputs.of_training_rows(), of_part.of_training_rows()
+    else:
+        inputs = of_part = Inputs.of(raw.data.x)
+        data, part = inputs(raw.data.x), inputs(raw.part.x)
+    rows = raw._replace(
+        data=raw.data._replace(x=data),
+        part=raw.part._replace(x=part),
+        valid=raw.valid._replace(x=of_part(raw.valid.x)),
+        test=raw.test._replace(x=inputs(raw.test.x)),
     )
+    return rows, inputs
 
 
 def validation_f1(predictor: sx.Predictor, valid: sx.data.Split, params: Any) -> float:
@@ -175,13 +151,14 @@ def train(
     *,
     refit: bool = True,
     ready: Mapping[str, Mapping[str, Trained]] | None = None,
+    scored: int = 1000,
 ) -> dict[str, Refitted]:
     """Every model's phases: the epochs chosen on the validation rows, then, with `refit`, all rows for as many.
 
-    `ready` has, by model and phase, what is chosen already.
+    `ready` has, by model and phase, what is chosen already; at most so many rows are `scored` after each epoch.
     """
     key, done = jax.random.key(seed), {}
-    few = taken(rows.valid, slice(1000))
+    few = taken(rows.valid, slice(scored))
     for name, model in models.items():
         start = again = model.init(key, rows.part.x[:1], rows.part.y[:1])
         if model.network_from is not None:
@@ -228,6 +205,23 @@ def run_seed(
     return {name: tested(model, trained[name], rows) for name, model in models.items()}
 
 
+def search(
+    candidates: Sequence[Model], rows: Rows, seed: int, progress: Any, **how: Any
+) -> tuple[int, list[float], Outcome]:
+    """Which candidate has the best validation F1, at its threshold; that of each; the best refitted and tested."""
+    chosen = []
+    for model in candidates:
+        (trained,) = train({"": model}, rows, seed, progress, refit=False, **how).values()
+        chosen.append({p.name: t for p, t in zip(model.phases, trained.chosen, strict=True)})
+    last = [list(phases.values())[-1].params for phases in chosen]
+    pairs = zip(candidates, last, strict=True)
+    scores = [validation_f1(model.predictor, rows.valid, params) for model, params in pairs]
+    best = int(np.argmax(scores))
+    one = {"": candidates[best]}
+    (outcome,) = run_seed(one, rows, seed, progress, ready={"": chosen[best]}, **how).values()
+    return best, scores, outcome
+
+
 def measure(y: Any, truth: np.ndarray, rules: Rules) -> dict[str, float]:
     """All metrics of the answers y on test rows, in percent."""
     y = np.asarray(y)
@@ -243,63 +237,3 @@ def measure(y: Any, truth: np.ndarray, rules: Rules) -> dict[str, float]:
         "average_precision": metrics.average_precision(y, truth),
     }
     return rules.f1(y, truth, "test") | {name: 100 * value for name, value in shares.items()}
-
-
-def by_seed(each: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One list for each name, with a value of each seed."""
-    return {name: [one[name] for one in each] for name in each[0]}
-
-
-def gains(of: Mapping[str, list], control: Mapping[str, list]) -> dict[str, list[float]]:
-    """Test F1 of one model less that of another, seed by seed, by rule."""
-    return {
-        rule: np.subtract(of[f"test_f1_{rule}"], control[f"test_f1_{rule}"]).tolist()
-        for rule in RULES
-    }
-
-
-class Run(NamedTuple):
-    """A run in progress."""
-
-    config: Any
-    dataset: sx.data.Dataset
-    folder: Path
-    began: float
-
-    def write(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write result.json, with the data, the seeds, the versions and the seconds so far; and return that."""
-        head = {
-            "data": {"name": self.dataset.name, "checksums": self.dataset.checksums},
-            "synthetic": self.dataset.synthetic,
-            "quick": self.config.quick,
-            "seeds": self.config.seeds,
-            "environment": shared.environment(),
-            "seconds": time.perf_counter() - self.began,
-        }
-        result = head | result
-        shared.write_json(self.folder / "result.json", result)
-        return result
-
-
-def begin(config: Any, name: str, share: float = 1.0) -> Run:
-    """Check the seeds, load the data, and make the folder with config.json; {} in its name is the data set's."""
-    began = time.perf_counter()
-    shared.check_seeds(config.seeds)
-    shared.synthetic = False
-    dataset = load(getattr(config, "dataset", "bibtex"), config.data_dir, share, config.quick)
-    folder = shared.new_folder(config.out, name.format(dataset.name))
-    shared.write_json(folder / "config.json", vars(config))
-    return Run(config, dataset, folder, began)
-
-
-def mark(result: Mapping[str, Any]) -> str:
-    """What the title of every figure begins with."""
-    return "synthetic data: " if result["synthetic"] else "quick run: " if result["quick"] else ""
-
-
-def title(result: Mapping[str, Any], subject: str) -> str:
-    """Of a table of test F1."""
-    seeds = len(result["seeds"])
-    spread = f", mean ± spread over {seeds} seeds" * (seeds > 1)
-    text = f"{result['data']['name']}{subject}: test F1 averaged over examples, %{spread}"
-    return text + " (quick run: these figures mean nothing)" * result["quick"]

@@ -229,7 +229,7 @@ def draw_overfitting(seeds: jax.Array, runs: dict[str, Any], steps: int, referen
 def report(result: dict) -> Iterator[Any]:
     """The half-axes, free energies of training and held-out points, and what follows."""
     axes = {
-        trained: {f"r{i + 1}": f"{r.mean():.3f} ± {r.std(ddof=1):.3f}" for i, r in enumerate(of.T)}
+        trained: {f"1000 r{i + 1}": shared.mean_and_spread(1000 * r) for i, r in enumerate(of.T)}
         for trained, of in result["axes_by_training"].items()
     }
     yield runs.summary("Half-axes, mean ± spread over seeds", axes)

@@ -70,7 +70,7 @@ def in_words(beta: float) -> str:
     return {COLD: r"cold, $\beta=\infty$", 0.0: r"hot, $\beta=0$"}.get(beta, rf"$\beta={beta:g}$")
 
 
-def colour(beta: float) -> Any:
+def colour(beta: Any) -> Any:
     """Purple (cold) to yellow (hot); the limits are black and green."""
     return {COLD: "k", 0.0: "#2ca02c"}.get(beta, SCALE.to_rgba(beta))
 
@@ -88,8 +88,8 @@ def draw_stages(stages: dict[str, Any], y: jax.Array) -> Any:
         top.add_collection(LineCollection(pulls, colors="k", linewidths=1))
         top.plot(*on[best].T, "x", color=GUESS, ms=7, mew=1.8, label="at ž: the nearest point")
         top.plot(*y.T, **DOTS, label="data")
-        words = f"{stage}: half-axes ({radii[0]:.2f}, {radii[1]:.2f})"
-        top.set(aspect="equal", xlabel="$y_1$", title=f"{words}, mean $F_\\infty$ = {mean:.3g}")
+        words = f"{stage}: $r$ = ({radii[0]:.2f}, {radii[1]:.2f}), mean $F_\\infty$ = {mean:.3g}"
+        top.set(aspect="equal", xlabel="$y_1$", title=words)
         e = np.column_stack([e, e[:, 0]])
         image = bottom.pcolormesh(angles, points, e, norm=norm, cmap="magma")
         bottom.plot(angles[best], points, **DOTS | {"ms": 4, "color": "cyan"})
@@ -152,7 +152,7 @@ def draw_relaxation(radii: Any) -> Any:
     of_colour = {"label": r"$\beta$, from hot to cold", "location": "bottom", "aspect": 40}
     figure.colorbar(SCALE, ax=left, **of_colour)
     fine = np.geomspace(0.01, 200, 121)
-    at_centre = free_energies(radii, CENTRE, fine)[:, 0]
+    at_centre = free_energies(radii, SECTION, fine)[:, len(LINE) // 2]
     top.semilogx(fine, at_centre, color="0.6", lw=1)
     top.scatter(fine[::4], at_centre[::4], c=[colour(b) for b in fine[::4]], zorder=3)
     top.set(ylabel=r"$F_\beta(0, 0)$", title="At the centre")

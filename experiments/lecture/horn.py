@@ -282,6 +282,7 @@ def learn_decoder(seeds: jax.Array, limit: str, dimension: int, steps: int) -> t
     return jax.vmap(one)(seeds)
 
 
+@jax.jit
 def mean_of_the_horn() -> dict[str, jax.Array]:
     """The same for the squared distance to the true ellipse: the energy that knows everything."""
     every, ring = places(jax.random.key(0), jax.random.key(1)), exact.periodic(720)

@@ -12,7 +12,8 @@ from experiments.lecture import runs
 
 KINDS = "centre", "twice", "box"
 """Of points off the horn: its centre, twice the ellipse, random ones of a box."""
-TITLES = {"penalty": "0.1 ‖z‖²", "ball": "‖z‖ ≤ 1", "circle": "(‖z‖² − 1)²"}
+TITLES = {"free": "free", "penalty": "0.1 ‖z‖²", "circle": "(‖z‖² − 1)²"}
+TITLES |= {"ball": "‖z‖ ≤ 1", "noise": "noise"}
 
 
 def draw_horn(
@@ -52,9 +53,9 @@ def draw_planes(planes: dict[str, dict], grid: Any, ring: Any, y: Any, path: Pat
     size = 2.3 * across + 0.8, 2.3 * down + 0.4
     look = {"sharex": True, "sharey": True, "squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(down, across, figsize=size, **look)
-    extent, image = (grid[0], grid[-1]) * 2, None
+    extent = (grid[0], grid[-1]) * 2
     for column, (limit, of) in zip(axes.T, planes.items(), strict=True):
-        column[0].set_title(TITLES.get(limit, limit), fontsize=9)
+        column[0].set_title(TITLES[limit], fontsize=9)
         for axis, plane in zip(column, of.values(), strict=True):
             look = {"origin": "lower", "vmin": 0, "vmax": 1, "cmap": "magma"}
             image = axis.imshow(np.asarray(plane), extent=extent, **look)
@@ -83,7 +84,7 @@ def report(result: dict) -> Iterator[Any]:
     yield runs.summary("Half-axes: largest relative error on held-out x", rows)
     for kind, of_horn in result["gap_of_the_horn"].items():
         rows = {
-            TITLES.get(limit, limit): {f"z of {d}": run["gap_of"][kind] for d, run in of.items()}
+            TITLES[limit]: {f"z of {d}": run["gap_of"][kind] for d, run in of.items()}
             for limit, of in result["free_z"].items()
         }
         yield runs.summary(f"{kind}: F less that held out; of the true horn {of_horn:.2f}", rows)

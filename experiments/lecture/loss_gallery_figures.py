@@ -48,11 +48,8 @@ def draw_surfaces(entries: dict[str, Entry], path: Path) -> None:
         axis.plot(fine, fine + margin, "--", color="crimson", lw=1.8)
         axis.set(xlim=(-1.5, 2.5), ylim=(-1.5, 2.5), aspect="equal")
         axis.set_title(f"{name}, {IN_TITLES[entry.margin]}\n{entry.equation}", fontsize=10)
-    for axis in (*axes[2, :3], axes[1, 3]):
-        axis.set_xlabel("$E_c$, correct answer")
-        axis.tick_params(labelbottom=True)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("$E_w$, wrong answer")
+    figure.supxlabel("$E_c$, energy of the correct answer", y=0.05)
+    figure.supylabel("$E_w$, energy of the wrong answer", x=0.07)
     axes[2, 3].axis("off")
     axes[2, 3].text(0, 0.9, LEGEND, va="top", fontsize=9.5, transform=axes[2, 3].transAxes)
     shared.save_figure(figure, path, colours=128)
@@ -71,7 +68,7 @@ def draw_steps(axis: Any, loss: Loss) -> None:
 
 
 FIXED = (0.4, 0.8, 1.2, 1.6)
-ZERO = np.zeros(())
+ZERO: Any = np.zeros(())
 COMPETITORS: dict[str, Loss] = {
     "sum of hinges, $m = 1$": partial(losses.additive_margin, ZERO),
     "sum of log losses": partial(losses.additive_margin, ZERO, margin=0.0, pair=losses.log_loss),
@@ -98,11 +95,8 @@ def draw_competition(path: Path) -> dict[str, Any]:
         axis.set(title=name, xlabel="energy of the one that moves", ylabel="push up, $-dL/dE$")
         axis.set_ylim(-0.03 * max(1, push.max()), 1.08 * max(1, push.max()))
         shares[name] = push[0] / push[0].sum()
-
-    def at_zero(beta):
-        return jax.grad(partial(losses.info_nce, ZERO, beta=beta))(jnp.asarray([0, *FIXED]))
-
-    push = np.asarray(jax.jit(jax.vmap(at_zero))(jnp.asarray(betas)))
+    push_of = jax.jit(jax.vmap(jax.grad(partial(losses.info_nce, ZERO)), (None, 0)))
+    push = np.asarray(push_of(jnp.asarray([0, *FIXED]), jnp.asarray(betas)))
     draw_pushes(axes[1, 2], betas, push / push.sum(1, keepdims=True))
     axes[1, 2].set(xscale="log", xlabel=r"inverse temperature $\beta$", ylim=(-0.03, 1.08))
     axes[1, 2].set(title="InfoNCE, the red one at energy 0", ylabel="share of the whole push")

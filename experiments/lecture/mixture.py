@@ -289,7 +289,7 @@ def report(result: dict) -> Iterator[str]:
     found = {(method, name): of for method in METHODS for name, of in result[method].items()}
     for where, of in (found | {("sparse codes", "china.jpg"): sparse}).items():
         words = ", ".join(f"{name} {d:.1e}" for name, d in of["difference"].items())
-        yield f"{', '.join(where)}: largest differences from scikit-learn: {words}"
+        yield f"{', '.join(where)}: largest differences from scikit-learn, and rise: {words}"
     means = ", ".join(f"{beta}: {of['distinct_means']}" for beta, of in annealing["betas"].items())
     below = annealing["one_mean_below_beta"]
     yield f"distinct means at each beta: {means}; one below {below:.2f} expected"

@@ -39,6 +39,8 @@ from spen_jax.losses import negatives
 RADII = (0.2, 0.1)
 BETA = 100.0
 SNAPSHOTS = 20
+# The share of training before each; they are denser early on, when most of it happens.
+WHEN = (np.arange(SNAPSHOTS) / (SNAPSHOTS - 1)) ** 2
 X = jnp.linspace(-1, 1, 81)[:, None]
 
 
@@ -83,31 +85,17 @@ class Config:
     out: Path | None = None  # Folder to write, new or empty; runs/parabola-<date> by default.
 
 
-def when(snapshot: Any) -> Any:
-    """The share of training before a snapshot; they are denser early on, when most of it happens."""
-    return (snapshot / (SNAPSHOTS - 1)) ** 2
-
-
-def model_of(architecture: str) -> tuple[Any, Callable[[jax.Array], Any]]:
-    """The energy and its random parameters."""
-    network = sx.FeatureNetwork(1 if architecture == "A" else 10, (20,), activation=jnp.tanh)
-    g = sx.logits_of(network)
-
-    def init(key):
-        one, other = (network.init(k, jnp.ones(1))["params"] for k in jax.random.split(key))
-        return one if architecture == "A" else {"x": one, "y": other}
-
-    return (Regressor(g) if architecture == "A" else ImplicitRegressor(g, g)), init
-
-
 @partial(jax.jit, static_argnames=("pattern", "architecture", "loss", "steps"))
 def train(
     seeds: jax.Array, pattern: str, architecture: str, loss: str, steps: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """All seeds at once: surfaces (S, snapshots, X, Y), and what `measure` finds of the last."""
-    energy, init = model_of(architecture)
+    network = sx.FeatureNetwork(1 if architecture == "A" else 10, (20,), activation=jnp.tanh)
+    g = sx.logits_of(network)
+    energy = Regressor(g) if architecture == "A" else ImplicitRegressor(g, g)
     curve, optimizer = PATTERNS[pattern], optax.adam(1e-2)
-    at = np.round(steps * when(np.arange(SNAPSHOTS))).astype(int)
+    cell = curve.grid[1] - curve.grid[0]
+    at = np.round(steps * WHEN).astype(int)
 
     def objective(params, batch, _):
         x, y, radius = batch
@@ -118,10 +106,9 @@ def train(
         wrong = negatives.most_offending(everything, allowed=allowed).energy
         # A has this energy at the forbidden sphere where it is right; B scales itself.
         margin = radius**2 / 2 if architecture == "A" else 1.0
-        cell = curve.grid[1] - curve.grid[0]
         return jnp.mean(LOSSES[loss](correct, wrong, margin, everything, cell)), {}
 
-    def one(seed):
+    def of_seed(seed):
         data_key, init_key, order_key = jax.random.split(jax.random.key(seed), 3)
         x = jax.random.uniform(data_key, (200, 1), minval=-1, maxval=1)
         correct = curve.answers(x)
@@ -131,7 +118,9 @@ def train(
         step_keys = jax.vmap(jax.random.fold_in, (None, 0))(order_key, jnp.arange(steps))
         rows = jax.vmap(lambda key: jax.random.randint(key, (32,), 0, 200))(step_keys)
         radius = jnp.where(jnp.arange(steps) < steps // 2, *RADII)
-        state = training.init(init(init_key), optimizer, order_key)
+        one, other = (network.init(k, X[0])["params"] for k in jax.random.split(init_key))
+        params = one if architecture == "A" else {"x": one, "y": other}
+        state = training.init(params, optimizer, order_key)
         state, _, snapshots = training.scan(
             objective, optimizer, state, (x[rows], y[rows], radius), at=tuple(at.tolist())
         )
@@ -140,7 +129,7 @@ def train(
         on_data = jax.vmap(of_x, (None, 0, 0))(state.params, X, curve.answers(X)[..., None])
         return surfaces, measure(surfaces, on_data, curve)
 
-    return jax.vmap(one)(seeds)
+    return jax.vmap(of_seed)(seeds)
 
 
 def measure(surfaces: jax.Array, on_data: jax.Array, curve: Pattern) -> dict[str, jax.Array]:
@@ -153,10 +142,9 @@ def measure(surfaces: jax.Array, on_data: jax.Array, curve: Pattern) -> dict[str
     elsewhere = jnp.mean(last, where=jnp.min(from_each, axis=-1) > RADII[1])
     gap = (elsewhere - jnp.mean(on_data)) / (jnp.max(surfaces[0]) - jnp.min(surfaces[0]))
     near = (from_each < RADII[1]) & exact.local_minima(last)[..., None]
-    answers = {"best": curve.grid[jnp.argmin(last, axis=1)][:, None], "mean": jnp.mean(correct)}
-    error, of_mean = (
-        jnp.sqrt(jnp.mean(jnp.min((y - correct) ** 2, axis=-1))) for y in answers.values()
-    )
+    best = curve.grid[jnp.argmin(last, axis=1)][:, None]
+    squared = (jnp.min((y - correct) ** 2, axis=-1) for y in (best, jnp.mean(correct)))
+    error, of_mean = (jnp.sqrt(jnp.mean(s)) for s in squared)
     return {
         "gap": gap,
         "found": jnp.mean(jnp.any(near, axis=1)),
@@ -179,10 +167,11 @@ def draw_surface(axis: Any, surfaces: np.ndarray, index: int, curve: Pattern) ->
 def draw_stages(of_loss: dict[str, tuple], curve: Pattern, title: str, path: Path) -> None:
     """One column for each loss, one row for each stage of training, of the first seed."""
     figure, axes = plt.subplots(3, len(of_loss), figsize=(14, 5.75))
-    for row, index in zip(axes, (0, SNAPSHOTS // 3, SNAPSHOTS - 1), strict=True):
+    stages = {"untrained": 0, f"after {WHEN[SNAPSHOTS // 3]:.0%}": SNAPSHOTS // 3, "trained": -1}
+    for row, (stage, index) in zip(axes, stages.items(), strict=True):
         for axis, (surfaces, _) in zip(row, of_loss.values(), strict=True):
             draw_surface(axis, surfaces[0], index, curve)
-        row[0].set_ylabel(f"after {when(index):.0%}\ny")
+        row[0].set_ylabel(f"{stage}\ny")
     for column, (name, (_, measured)) in zip(axes.T, of_loss.items(), strict=True):
         share = np.mean(measured["collapsed"])
         verdict = {0: "", 1: "collapsed"}.get(share, f"{share:.0%} collapsed")
@@ -202,14 +191,14 @@ def draw_animation(of_loss: dict[str, tuple], curve: Pattern, path: Path) -> Non
             draw_surface(axis, surfaces[0], index, curve)
             axis.set_title(name, fontsize=9)
         axes[1, 4].axis("off")
-        axes[1, 4].text(0.5, 0.5, f"{when(index):.0%}\nof training", ha="center", va="center")
+        axes[1, 4].text(0.5, 0.5, f"{WHEN[index]:.0%}\nof training", ha="center", va="center")
         figure.tight_layout()
         figure.canvas.draw()
         image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # pyright: ignore
         frames.append(image.quantize(64))
         plt.close(figure)
-    durations = [250] * (SNAPSHOTS - 1) + [2000]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    times = [250] * (SNAPSHOTS - 1) + [2000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)
 
 
 def main(config: Config) -> dict:

@@ -32,7 +32,7 @@ import spen_jax as sx
 from experiments import shared
 from experiments.lecture import parabola, runs
 from spen_jax import exact, losses, training
-from spen_jax.energies import Regressor, Saturated
+from spen_jax.energies import Saturated
 from spen_jax.losses import negatives
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
@@ -42,6 +42,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 }
 NETWORK = sx.FeatureNetwork(5, (32,))
 EXPERT = sx.logits_of(NETWORK)
+ADAM = optax.adam(1e-2)
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,26 @@ class Config:
     out: Path | None = None  # Folder to write, new or empty; runs/probabilities-<date> by default.
 
 
-def same_answers(path: Path) -> dict[str, Any]:
+def same_answers(path: Path) -> tuple[dict[str, dict[str, float]], bool]:
     """Energies that agree on every answer; their partition functions over wider and wider intervals of y."""
-    quadratic, widths = Regressor(lambda params, x: x**2), (1.0, 3.0, 10.0, 30.0, 100.0)
+    widths = (1.0, 3.0, 10.0, 30.0, 100.0)
 
-    def narrow(params, x, y):
-        return 100 * quadratic(params, x, y)
+    def quadratic(params, x, y):
+        return 50 * jnp.sum((y - x**2) ** 2)
 
     energies = {
-        "E = 50 (y - x²)²": narrow,
-        "4 E + 1": lambda p, x, y: 4 * narrow(p, x, y) + 1,
-        "1 - exp(-E)": Saturated(narrow),
+        "E = 50 (y - x²)²": quadratic,
+        "4 E + 1": lambda p, x, y: 4 * quadratic(p, x, y) + 1,
+        "1 - exp(-E)": Saturated(quadratic),
     }
     x, y = jnp.linspace(-1, 1, 81)[:, None], jnp.linspace(-0.5, 1.5, 201)[:, None]
+
+    def partition_function(energy, w):
+        """The integral of exp(-E(0, y)) over y in [-w, w], on a grid of step 0.01."""
+        y = jnp.linspace(-w, w, int(200 * w) + 1)[:, None]
+        on_grid = exact.pairwise(energy, None, jnp.zeros((1, 1)), y)
+        return float(jnp.exp(-exact.softmin(on_grid, weights=y[1] - y[0]))[0])
+
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.2), layout="tight")
     answers, partition = [], {}
     for axis, (name, energy) in zip(axes, energies.items(), strict=False):
@@ -81,14 +89,7 @@ def same_answers(path: Path) -> dict[str, Any]:
     axes[-1].legend(fontsize=7)
     shared.save_figure(figure, path, colours=128)
     agree = all(np.array_equal(answers[0], other) for other in answers)
-    return {"answers_agree": agree, "partition": partition}
-
-
-def partition_function(energy: Any, width: float) -> float:
-    """Integral of exp(-E(0, y)) over y in [-width, width], on a grid of step 0.01."""
-    y = jnp.linspace(-width, width, int(200 * width) + 1)[:, None]
-    on_grid = exact.pairwise(energy, None, jnp.zeros((1, 1)), y)
-    return float(jnp.exp(-exact.softmin(on_grid, weights=y[1] - y[0]))[0])
+    return partition, agree
 
 
 def ravine(config: Config, path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -97,7 +98,7 @@ def ravine(config: Config, path: Path) -> dict[str, dict[str, np.ndarray]]:
     grid, x = np.asarray(parabola.PATTERNS["parabola"].grid), np.asarray(parabola.X[:, 0])
     column = np.argmin(np.abs(x - 0.5))
     near = np.abs(grid - x[column] ** 2) < 0.15
-    steps = parabola.when(np.arange(parabola.SNAPSHOTS)) * config.steps
+    steps = parabola.WHEN * config.steps
     result = {}
     for loss in LOSSES:
         run = parabola.train(jnp.asarray(config.seeds), "parabola", "B", loss, config.steps)
@@ -131,11 +132,6 @@ def energies_of(params: Any, x: jax.Array) -> jax.Array:
     return jnp.concatenate([EXPERT(p, x) for p in params], axis=-1)
 
 
-def own(energies: jax.Array, y: jax.Array) -> jax.Array:
-    """Those of the expert that knows y, and infinity in place of the other's."""
-    return jnp.where(jnp.arange(10)[None] // 5 == y[:, None] // 5, energies, jnp.inf)
-
-
 def losses_of(loss: str, energies: jax.Array, y: jax.Array) -> jax.Array:
     """Of the correct classes (B,) among (B, 10)."""
     correct = jnp.take_along_axis(energies, y[:, None], axis=1)[:, 0]
@@ -144,17 +140,19 @@ def losses_of(loss: str, energies: jax.Array, y: jax.Array) -> jax.Array:
 
 def fit(objective: Callable[[Any], jax.Array], params: Any, steps: int) -> Any:
     """Adam on all rows."""
-    optimizer = optax.adam(1e-2)
-    state = training.init(params, optimizer, jax.random.key(0))
-    return training.scan(
-        lambda params, *_: (objective(params), {}), optimizer, state, jnp.arange(steps)
-    )[0].params
+    state = training.init(params, ADAM, jax.random.key(0))
+    given = jnp.arange(steps)
+    return training.scan(lambda p, *_: (objective(p), {}), ADAM, state, given)[0].params
 
 
 @partial(jax.jit, static_argnames=("loss", "steps"))
 def compare(train: Any, held_out: Any, test: Any, key: jax.Array, loss: str, steps: int) -> dict:
     """Way to make two experts one model of ten classes -> test accuracy, in percent."""
-    (x, y), scale_one = train, jnp.where(jnp.arange(10) < 5, 10, 1)[None]
+    x, y = train
+
+    def own(energies, y):
+        """Those of the expert that knows y, and infinity in place of the other's."""
+        return jnp.where(jnp.arange(10)[None] // 5 == y[:, None] // 5, energies, jnp.inf)
 
     def apart(params):
         """Each expert's loss on the rows of its own classes."""
@@ -177,7 +175,7 @@ def compare(train: Any, held_out: Any, test: Any, key: jax.Array, loss: str, ste
     energies = {
         "told which": own(found, test[1]),
         "apart": found,
-        "times 10": found * scale_one,
+        "times 10": found * jnp.where(jnp.arange(10) < 5, 10, 1)[None],
         "calibrated": calibrated(numbers, found),
         "end to end": energies_of(joint, test[0]),
     }
@@ -204,15 +202,11 @@ def two_experts(config: Config) -> dict[str, dict[str, np.ndarray]]:
 def main(config: Config) -> dict:
     """Run the experiment, write its folder and return the result."""
     run = runs.begin(config, "probabilities", steps=parabola.SNAPSHOTS)
-    same = same_answers(run.folder / "same_answers.png")
-    dug, experts = ravine(config, run.folder / "ravine.png"), two_experts(config)
-    result = {"same_answers": same, "ravine": dug, "two_experts": experts}
-    tables = {
-        "Partition functions of the same answers": same["partition"],
-        "The ravine at x = 0.5": dug,
-        "Two experts on ten digits: test accuracy, %": experts,
-    }
-    return run.finish(result, *(runs.summary(title, rows) for title, rows in tables.items()))
+    partition, agree = same_answers(run.folder / "same_answers.png")
+    dug = ravine(config, run.folder / "ravine.png")
+    parts = {"partition": partition, "ravine": dug, "two_experts": two_experts(config)}
+    tables = (runs.summary(name.replace("_", " "), rows) for name, rows in parts.items())
+    return run.finish({"answers_agree": agree, **parts}, *tables)
 
 
 if __name__ == "__main__":

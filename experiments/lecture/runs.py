@@ -1,7 +1,7 @@
-"""What the lecture's experiments do alike: a run from its settings to its folder, a look at its progress, tables."""
+"""What the lecture's experiments do alike: a run from its settings to its folder, a look at its progress, a table."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,25 +47,19 @@ def tracked(cases: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
             progress.advance(bar)
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], **look: Any) -> Table:
-    """A Rich table; all columns but the first are aligned to the right."""
-    made = Table(title=title, **look)
-    for n, column in enumerate(columns):
-        made.add_column(column, justify="right" if n else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def summary(title: str, rows: dict[str, dict[str, Any]], **look: Any) -> Table:
-    """The table of {row: {column: value}}: text, a number, or several numbers, of which mean and spread."""
+def summary(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    """The table of {row: {column: value}}: text, a number, several (mean ± spread), {condition: whether it holds}."""
 
     def shown(value):
+        if isinstance(value, dict):
+            return ", ".join(name for name, holds in value.items() if holds) or "none"
         if isinstance(value, str):
             return value
-        mean, several = f"{np.mean(value):.3g}", np.size(value) > 1
-        return f"{mean} ± {np.std(value, ddof=1):.2g}" if several else mean
+        mean = f"{np.mean(value):.3g}"
+        return f"{mean} ± {np.std(value, ddof=1):.2g}" if np.size(value) > 1 else mean
 
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = ([name, *(shown(row.get(c, "")) for c in columns)] for name, row in rows.items())
-    return table(title, ("", *columns), cells, **look)
+    table = Table("", *(column.replace("_", " ") for column in columns), title=title)
+    for name, row in rows.items():
+        table.add_row(name, *(shown(row.get(column, "")) for column in columns))
+    return table

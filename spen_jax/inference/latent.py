@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spen_jax import checks
 from spen_jax.domains import Domain, Reals
 from spen_jax.exact import energy_of_z
-from spen_jax.inference.minimize import Solution, minimize, minimize_best
+from spen_jax.inference.minimize import Solution, from_each_start, minimize_best
 from spen_jax.types import Energy, LatentEnergy
 
 
@@ -57,12 +56,8 @@ def minima(
     """
     if starts.ndim != 3:
         raise ValueError(f"minima needs starts of shape (B, S, D), got {starts.shape}")
-    batch, many = starts.shape[:2]
-    checks.check_context(context, batch)
-    repeated = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), many, axis=0), context)
-    flat = starts.reshape(batch * many, -1)
-    found = minimize(energy, params, repeated, flat, domain=domain, **options)
-    energies = jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
+    found, energies = from_each_start(energy, params, context, starts, domain=domain, **options)
+    batch, many = energies.shape
     order = jnp.argsort(energies, axis=1)
     y = jnp.take_along_axis(found.y.reshape(starts.shape), order[..., None], axis=1)
     energies = jnp.take_along_axis(energies, order, axis=1)

@@ -134,12 +134,34 @@ def minimize(
 
 
 def minimize_best(
-    energy: Energy, params: Any, context: Any, starts: Any, **options: Any
+    energy: Energy,
+    params: Any,
+    context: Any,
+    starts: Any,
+    *,
+    known: tuple[Any, Any] | None = None,
+    **options: Unpack[Options],
 ) -> Solution:
     """The solution of lowest energy among S starts for each example; failed ones come last.
 
     `starts` is (B, S, ...), or a pytree of such arrays; everything else is as in `minimize`.
     """
+    found, energies = from_each_start(energy, params, context, starts, known=known, **options)
+    batch, many = energies.shape
+    best = jnp.arange(batch) * many + jnp.argmin(energies, axis=1)
+    return jax.tree.map(lambda a: a[best], found)
+
+
+def from_each_start(
+    energy: Energy,
+    params: Any,
+    context: Any,
+    starts: Any,
+    *,
+    known: tuple[Any, Any] | None = None,
+    **options: Unpack[Options],
+) -> tuple[Solution, jax.Array]:
+    """The B S solutions from S starts for each example, and their energies (B, S), infinite where one failed."""
     shape = jax.tree.leaves(starts)[0].shape
     if len(shape) < 2 or not shape[1]:
         raise ValueError(
@@ -148,11 +170,9 @@ def minimize_best(
     batch, many = shape[:2]
     checks.check_context(context, batch)
     flat = jax.tree.map(lambda a: a.reshape(batch * many, *a.shape[2:]), starts)
-    repeated = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a), many, axis=0), context)
-    found = minimize(energy, params, repeated, flat, **options)
-    energies = jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
-    best = jnp.arange(batch) * many + jnp.argmin(energies, axis=1)
-    return jax.tree.map(lambda a: a[best], found)
+    context, known = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), (context, known))
+    found = minimize(energy, params, context, flat, known=known, **options)
+    return found, jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
 
 
 @partial(jax.jit, static_argnums=0)

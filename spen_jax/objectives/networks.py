@@ -76,13 +76,14 @@ def inference_network(
     check_least("cross_entropy", cross_entropy)
     judge, domain = losses.counted(cost), predictor.domain
     apart = losses.counted(domain.loss_of_scores)
+    goal = variant if augmented else "perceptron"
 
     def objective(params, batch, key):
         seen, scores, _ = _both(predictor, answer, params, batch, key)
         y_hat = domain.link(scores)
         loss, metrics = _energy_player(variant, judge, seen, stop_gradient(y_hat))
-        fixed = seen.held()
-        searched = offending(variant if augmented else "perceptron", seen.energy, judge)
+        fixed = (seen if goal in ("margin", "slack") else _whole(predictor, seen)).held()
+        searched = offending(goal, fixed.energy, judge)
         offence = of_each(searched, fixed.params, (fixed.inputs, seen.truth, seen.mask), y_hat)
         # From the scores: `domain.loss` has no slope where an answer is certain and wrong.
         data = jax.vmap(apart)(scores, seen.truth, seen.mask)
@@ -142,7 +143,7 @@ def energy_as_loss(
         seen, scores, key = _both(predictor, answer, params, batch, key)
         y_hat = domain.link(scores)
         task = jax.vmap(task_of)(y_hat if loss else scores, seen.truth, seen.mask)
-        task, energy = jnp.mean(task), jnp.mean(seen.held().each(y_hat))
+        task, energy = jnp.mean(task), jnp.mean(_whole(predictor, seen).held().each(y_hat))
         value = task + weight * energy
         metrics = {"loss": value, "task": task, "energy": energy}
         if learn is None:
@@ -208,6 +209,11 @@ def _both(predictor, answer, params, batch, key):
     if shapes != wanted:
         raise ValueError(f"answer must return scores of the truth's shape {wanted}, got {shapes}")
     return _Both(seen, scores, key)
+
+
+def _whole(predictor: Predictor, seen: Given) -> Given:
+    """The same with an energy that sees all of y, as in prediction: what does not count may be unknown labels."""
+    return seen._replace(energy=predictor.energy, mask=None)
 
 
 def _energy_player(variant: Variant, judge: Cost, seen: Given, y: Any):

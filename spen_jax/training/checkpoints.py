@@ -54,7 +54,7 @@ def load(path: str | Path) -> tuple[Any, dict]:
         metadata = json.loads(str(arrays.pop(_META)))
     except (KeyError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
         raise ValueError(
-            f"{path} is damaged, or not a parameter file written by spen_jax.checkpoints.save"
+            f"{path} is damaged, or not a parameter file written by spen_jax.training.checkpoints.save"
         ) from None
     params: dict = {}
     for name, array in arrays.items():

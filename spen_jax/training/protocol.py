@@ -56,12 +56,10 @@ def fit_phases(
     for index, phase in enumerate(phases):
         phase_key = jax.random.fold_in(key, index + 1)
         if ready and phase.name in ready:
-            done = (*done, ready[phase.name])
-            yield done
+            epochs = iter([ready[phase.name]])
         else:
             chains_key = jax.random.fold_in(phase_key, 0)
-            before = done
-            for trained in train(
+            epochs = train(
                 phase.objective,
                 params,
                 phase.prepare(data, chains_key) if phase.prepare else data,
@@ -69,10 +67,11 @@ def fit_phases(
                 phase_key,
                 score=score,
                 stop_after=None if stops is None else stops[index],
-            ):
-                done = (*before, trained)
-                yield done
-        params = done[-1].params
+            )
+        before = done
+        for trained in epochs:
+            params, done = trained.params, (*before, trained)
+            yield done
 
 
 def choose_then_refit(

@@ -1,8 +1,6 @@
 import contextlib
 import io
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,21 +11,18 @@ import spen_jax as sx
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+pytest.importorskip("tyro")
 
-import baselines  # noqa: E402
-import methods  # noqa: E402
-import multilabel  # noqa: E402
-import recipes  # noqa: E402
-import scarce  # noqa: E402
-import tune  # noqa: E402
+from experiments.labels import baselines, methods, models, protocol, runs, scarce, tune
+from experiments.labels.inputs import Inputs, NetworkWithOthers, unit
+from experiments.labels.settings import DEFAULTS, settings_of
 
 
 @pytest.fixture
 def blocks(monkeypatch):
     """Small exclusive blocks in the place of every data set."""
-    dataset = sx.synthetic.exclusive_blocks(0, 150, 60)
-    monkeypatch.setattr(multilabel, "load", lambda *_, **__: dataset)
+    dataset = sx.data.exclusive_blocks(0, 160, 32)  # as many test as validation rows: one shape
+    monkeypatch.setattr(runs, "load", lambda *_, **__: dataset)
     return dataset
 
 
@@ -38,14 +33,14 @@ def quietly(function, *args):
 
 def test_words_become_tf_idf_and_numbers_are_standardised():
     words = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 0], [1, 0, 0]], np.float32)
-    inputs = multilabel.Inputs.of(words)
+    inputs = Inputs.of(words)
     idf = np.log(4 / (1 + np.array([3, 1, 1])))
     np.testing.assert_allclose(inputs(words)[0], 8 * idf * words[0] / np.hypot(*idf[[0, 2]]), 1e-6)
     np.testing.assert_array_equal(inputs(words)[2], 0)
-    np.testing.assert_array_equal(inputs(words), multilabel.Inputs(**inputs._asdict())(words))
+    np.testing.assert_array_equal(inputs(words), Inputs(**inputs._asdict())(words))
 
     numbers = np.random.default_rng(0).normal(3, 5, (50, 4)).astype(np.float32)
-    standard = multilabel.Inputs.of(numbers)(numbers)
+    standard = Inputs.of(numbers)(numbers)
     np.testing.assert_allclose(standard.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(standard.std(0), 1, atol=1e-5)
 
@@ -54,25 +49,25 @@ def test_what_other_rows_say_of_a_row_is_what_they_say_without_it():
     rng = np.random.default_rng(0)
     x = (rng.random((60, 12)) < 0.4).astype(np.float32)
     y = (rng.random((60, 5)) < 0.3).astype(np.float32)
-    inputs = multilabel.Inputs.of(x, y)
+    inputs = Inputs.of(x, y)
     seen = inputs.of_training_rows()
     assert seen.shape == (60, 12 + 2 * 5)
-    np.testing.assert_allclose(seen[:, :12], multilabel.Inputs.of(x)(x), rtol=1e-5)
+    np.testing.assert_allclose(seen[:, :12], Inputs.of(x)(x), rtol=1e-5)
     for i in (0, 17):
         without = np.arange(60) != i
         # Centred by the mean of all rows, as the closed form is.
         apart = inputs._replace(x=x[without], y=y[without])
-        known = multilabel._unit(apart._own(apart.x))
+        known = unit(apart.own(apart.x))
         ridge = np.linalg.solve(
             known.T @ known + np.eye(12), known.T @ (y[without] - y.mean(axis=0))
         )
-        own = multilabel._unit(inputs._own(x[i : i + 1]))
+        own = unit(inputs.own(x[i : i + 1]))
         np.testing.assert_allclose(seen[i, 17:], 4 * (own @ ridge)[0], atol=1e-4)
         np.testing.assert_allclose(seen[i, 12:17], apart(x[i : i + 1])[0, 12:17], atol=1e-6)
 
     changed = y.copy()
     changed[7] = 1 - changed[7]
-    other = multilabel.Inputs.of(x, changed)
+    other = Inputs.of(x, changed)
     centre = y.mean(axis=0) - changed.mean(axis=0)  # all that a row's own labels change
     here, there = seen[7, 17:], other.of_training_rows()[7, 17:]
     assert np.abs(there - here).max() < 4 * np.abs(centre).max() * 2
@@ -80,20 +75,19 @@ def test_what_other_rows_say_of_a_row_is_what_they_say_without_it():
 
 
 def test_validation_rows_see_no_label_of_a_validation_row(blocks):
-    rows = multilabel.rows_of(blocks, 5, others=True)
-    _, held_out = sx.data.split(150, 0.2, 5)
+    rows, _ = protocol.rows_of(blocks, 5, others=True)
+    _, held_out = sx.data.split(160, 0.2, 5)
     y = blocks.train.y.copy()
     y[held_out] = 1 - y[held_out]
-    other = multilabel.rows_of(
-        blocks._replace(train=sx.data.Split(blocks.train.x, y)), 5, others=True
-    )
+    changed = blocks._replace(train=sx.data.Split(blocks.train.x, y))
+    other, _ = protocol.rows_of(changed, 5, others=True)
     np.testing.assert_array_equal(rows.valid.x, other.valid.x)
     np.testing.assert_array_equal(rows.part.x, other.part.x)
     assert not np.array_equal(rows.test.x, other.test.x)  # test rows see all training rows
 
 
 def test_what_other_rows_say_enters_the_hidden_layer_and_by_two_scalars_the_logits():
-    network = recipes.NetworkWithOthers(3, 5, input_dropout=0.9, dropout=0.9)
+    network = NetworkWithOthers(3, 5, input_dropout=0.9, dropout=0.9)
     x = np.random.default_rng(0).normal(size=(4, 2 + 2 * 3)).astype(np.float32)
     p = random_like(network.init(jax.random.key(0), x)["params"])
     h = np.maximum(x @ p["hidden_0"]["kernel"] + p["hidden_0"]["bias"], 0)
@@ -106,97 +100,109 @@ def test_what_other_rows_say_enters_the_hidden_layer_and_by_two_scalars_the_logi
 
 
 def test_the_rows_of_a_seed_part_the_training_rows_and_leave_the_test_rows_alone(blocks):
-    rows = multilabel.rows_of(blocks, 5)
-    assert (len(rows.part.x), len(rows.valid.x), len(rows.test.x)) == (120, 30, 60)
+    rows, _ = protocol.rows_of(blocks, 5)
+    assert (len(rows.part.x), len(rows.valid.x), len(rows.test.x)) == (128, 32, 32)
     together = np.concatenate([rows.part.x, rows.valid.x])
     np.testing.assert_array_equal(np.unique(together, axis=0), np.unique(rows.data.x, axis=0))
     np.testing.assert_array_equal(rows.test.y, blocks.test.y)
     assert not rows.allow_empty  # four labels an example
-    other = multilabel.rows_of(blocks, 6)
+    other, _ = protocol.rows_of(blocks, 6)
     assert not np.array_equal(rows.valid.x, other.valid.x)
 
 
 def test_a_trained_network_takes_the_place_of_every_network_and_of_nothing_else():
     network = {"hidden_0": 1, "output": 2}
-    pair = {"energy": {"network": 0, "C1": 5}, "predictor": {"network": 0}}
-    got = multilabel.on_network(pair, network)
-    assert got == {"energy": {"network": network, "C1": 5}, "predictor": {"network": network}}
-    assert multilabel.on_network({"hidden_0": 7, "output": 8}, network) == network
+    pair = {"energy": {"network": 0, "C1": 5}, "answer": {"network": 0}}
+    got = protocol.on_network(pair, network)
+    assert got == {"energy": {"network": network, "C1": 5}, "answer": {"network": network}}
 
 
-def test_the_comparison_trains_each_method_beside_its_control(blocks, tmp_path):
-    names = ("persistent",)
+def test_the_comparison_trains_each_method_beside_its_control(blocks, tmp_path, monkeypatch):
     config = methods.Config(
-        dataset="scene", methods=names, seeds=(0,), quick=True, baselines=False, out=tmp_path / "m"
+        dataset="scene", methods=("seal-dynamic",), seeds=(0,), quick=True, out=tmp_path / "m"
     )
+    monkeypatch.setattr(baselines, "BASELINES", {})
     quietly(methods.main, config)
-    saved = json.loads((tmp_path / "m" / "result.json").read_text())
-    assert set(saved["models"]) == {"network", *names, *(f"{n}, control" for n in names)}
-    for name in names:
-        row = saved["models"][name]
-        control = saved["models"][f"{name}, control"]
-        gain = row["test_f1_tuned"][0] - control["test_f1_tuned"][0]
-        assert row["gain"]["tuned"] == [pytest.approx(gain)]
-        assert len(row["f1_by_step"][0]) == methods.STEPS + 1
-        low, middle, high = row["energy_gap"][0]
-        assert low <= middle <= high
+    saved = json.loads((tmp_path / "m" / "result.json").read_text())["models"]
+    assert list(saved) == ["network", "seal-dynamic, control", "seal-dynamic"]
+    row, control = saved["seal-dynamic"], saved["seal-dynamic, control"]
+    gain = row["test_f1_tuned"][0] - control["test_f1_tuned"][0]
+    assert row["gain"]["tuned"] == [pytest.approx(gain)]
+    assert len(row["f1_by_step"][0]) == methods.STEPS + 1
+    low, middle, high = row["energy_gap"][0]
+    assert low <= middle <= high
     for figure in ("seconds", "steps", "gap"):
         assert (tmp_path / "m" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_likelihood_of_many_labels_is_not_enumerated(capsys):
     with pytest.raises(SystemExit):
-        recipes.build(recipes.settings_of("scene", "likelihood"), "likelihood", 16)
+        models.build(settings_of("scene", "likelihood")[0], "likelihood", 16)
     assert "10 labels at most, here 16: take ranking" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(recipes.METHODS) - {"likelihood"}))
+@pytest.mark.parametrize("name", sorted(set(models.METHODS) - {"likelihood"}))
 def test_every_method_trains_and_answers(blocks, name):
-    rows = multilabel.rows_of(blocks, 0, others=name == "end-to-end-others")
-    settings = recipes.settings_of("scene", name, methods.QUICK)
-    models = recipes.build(settings, name, 16)
-    outcome = multilabel.run_seed(models, rows, 0, None)
-    for measures in outcome.measures.values():
-        assert 0 < measures["test_f1_tuned"] <= 100
+    rows, _ = protocol.rows_of(blocks, 0, others=name == "end-to-end-others")
+    settings, _ = settings_of("scene", name, quick=True)
+    outcomes = protocol.run_seed(models.build(settings, name, 16), rows, 0, None)
+    for outcome in outcomes.values():
+        assert 0 < outcome.measures["test_f1_tuned"] <= 100
 
 
-def test_a_method_that_starts_from_the_network_starts_at_its_answers(blocks):
-    rows = multilabel.rows_of(blocks, 0)
-    settings = recipes.settings_of("scene", "max-margin", methods.QUICK)
-    network, control, _ = recipes.build(settings, "max-margin", 16).values()
-    key = jax.random.key(0)
-    learned = network.init(key, rows.data.x[:1], rows.data.y[:1])
-    start = multilabel.on_network(control.init(key, rows.data.x[:1], rows.data.y[:1]), learned)
-    y, z, residual = multilabel.predicted(control, start, rows.test.x)
-    np.testing.assert_allclose(y, multilabel.predicted(network, learned, rows.test.x)[0], atol=1e-5)
-    assert residual.max() < 1e-4  # without a global term the network's answer is the minimiser
+@pytest.mark.parametrize("name", ["max-margin", "seal-static"])
+def test_a_method_that_starts_from_the_network_starts_at_its_answers(blocks, name):
+    rows, _ = protocol.rows_of(blocks, 0)
+    settings, _ = settings_of("scene", name, quick=True)
+    network, control, _ = models.build(settings, name, 16).values()
+    example = jax.random.key(0), rows.data.x[:1], rows.data.y[:1]
+    learned = network.init(*example)
+    start = protocol.on_network(control.init(*example), learned)
+    found = control.predictor(start, rows.test.x)
+    np.testing.assert_allclose(found.y, network.predictor(learned, rows.test.x).y, atol=1e-5)
+    assert (
+        found.residual.max() < 1e-4
+    )  # without a global term the network's answer is the minimiser
 
 
 def test_fewer_rows_are_drawn_by_the_seed(blocks):
     part = scarce.part_of(blocks, 0.2, 0)
-    assert len(part.train.x) == 30
+    assert len(part.train.x) == 32
     assert not np.array_equal(part.train.x, scarce.part_of(blocks, 0.2, 1).train.x)
 
 
 def test_trials_begin_with_the_defaults_and_do_not_repeat():
-    for method in recipes.METHODS:
+    for method in models.METHODS:
         if method == "end-to-end-others":
             continue
         grid = tune.grid_of(method)
-        trials = tune.draw(grid, recipes.DEFAULTS["bibtex"], 20)
+        trials = tune.draw(grid, DEFAULTS["bibtex"], 20)
         assert trials[0] == {} and len(trials) == 20
         assert len({tuple(sorted(t.items(), key=str)) for t in trials}) == 20
-        assert tune.draw(grid, recipes.DEFAULTS["bibtex"], 5) == trials[:5]
+        assert tune.draw(grid, DEFAULTS["bibtex"], 5) == trials[:5]
 
 
 def test_tuning_scores_a_half_of_the_rows_by_rules_tuned_on_the_other(blocks):
-    stripped = tune.without_test(blocks)
-    assert len(stripped.test.x) == 0
-    rows = multilabel.rows_of(blocks, 0)
-    truth = np.asarray(rows.valid.y)
-    right = multilabel.Model("", None, (), lambda _, x: (truth, 20 * truth - 10, np.zeros(len(x))))
-    assert tune.held_out_f1(right, None, rows, 0) == {"tuned": 100, "expected": 100}
+    rows, _ = protocol.rows_of(blocks, 0)
+    right = protocol.Model("", None, (), models.alone(sx.FeatureNetwork(16, ())))
+    # A network whose logits are its inputs, which are the truth.
+    params = {"output": {"kernel": 20 * np.eye(16), "bias": np.full(16, -10.0)}}
+    known = rows._replace(valid=rows.valid._replace(x=rows.valid.y))
+    f1 = tune.held_out(right, params, known, 0)
+    assert f1 == {"tuned": 100, "expected": 100, "score": 100}
+
+
+def test_a_search_takes_the_better_candidate_and_trains_it_on_all_rows(blocks):
+    rows, _ = protocol.rows_of(blocks, 0)
+    slow, quick = (
+        models.network_model(settings_of("scene", "nce", override, quick=True)[0], 16)
+        for override in ({"learning_rate": 1e-6}, {"learning_rate": 0.03, "epochs": 12})
+    )
+    best, scores, outcome = protocol.search((slow, quick), rows, 0, None)
+    assert best == 1 and scores[1] > scores[0]
+    alone = protocol.run_seed({"": quick}, rows, 0, None)[""]
+    assert outcome.measures == alone.measures
 
 
 @pytest.mark.slow
@@ -206,7 +212,7 @@ def test_the_curve_has_a_point_for_each_share(blocks, tmp_path):
     )
     quietly(scarce.main, config)
     saved = json.loads((tmp_path / "s" / "result.json").read_text())
-    assert [row["rows"] for row in saved["shares"].values()] == [75, 150]
+    assert [row["rows"] for row in saved["shares"].values()] == [80, 160]
     assert (tmp_path / "s" / "scarce.png").exists()
 
 
@@ -215,7 +221,8 @@ def test_the_baselines_choose_their_regularisation_and_beat_chance(blocks, monke
     monkeypatch.setattr(baselines, "CHAINS", 2)
     y = blocks.train.y.copy()
     y[:, 3] = 0  # a label that is never on
-    rows = multilabel.rows_of(blocks._replace(train=sx.data.Split(blocks.train.x, y)), 0)
+    changed = blocks._replace(train=sx.data.Split(blocks.train.x, y))
+    rows, _ = protocol.rows_of(changed, 0)
     for name in baselines.BASELINES:
         found = baselines.run(rows, name, 0)
         assert found["C"] == 0.1  # at the other the weights are 0

@@ -1,34 +1,21 @@
 import contextlib
 import io
 import json
-import os
-import re
-import sys
-from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-
-import spen_jax as sx
-from spen_jax import checkpoints, data
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("tyro")
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
 
-import bibtex  # noqa: E402
-import exclusive  # noqa: E402
-import shared  # noqa: E402
-
-RULES = ("test_f1_fixed", "test_f1_tuned", "test_f1_expected")
+from experiments import bibtex, shared
+from experiments.labels import exclusive, figures, protocol, runs
+from spen_jax import data
+from spen_jax.training import checkpoints
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path):
+def offline(monkeypatch):
     """No data set was named, the cache is empty and nothing can be downloaded."""
 
     def refuse(*_):
@@ -36,6 +23,20 @@ def offline(monkeypatch, tmp_path):
 
     monkeypatch.delenv("SPEN_JAX_DATA", raising=False)
     monkeypatch.setattr(data, "load", refuse)
+    whole = data.tagging_corpus(n_train=80, n_test=16)
+
+    def first(split):  # words and tags, at least one for each row
+        y = split.y[:, :12].copy()
+        y[y.sum(axis=1) == 0, 0] = 1
+        return data.Split(split.x[:, :50], y)
+
+    few = whole._replace(
+        train=first(whole.train),
+        test=first(whole.test),
+        feature_names=whole.feature_names[:50],
+        label_names=whole.label_names[:12],
+    )
+    monkeypatch.setattr(data, "tagging_corpus", lambda: few)
     yield
     shared.synthetic = False
 
@@ -57,8 +58,9 @@ def test_the_main_job_offline_runs_on_the_stand_in_and_says_so_in_every_line(
     assert (saved["method"], saved["seeds"]) == ("end-to-end", [3])
     assert saved["seconds"] > 0
     for model in ("control", "spen"):
-        for rule in RULES:
-            assert len(saved[model][rule]) == 1 and 0 <= saved[model][rule][0] <= 100
+        for rule in protocol.RULES:
+            (f1,) = saved[model][f"test_f1_{rule}"]
+            assert 0 <= f1 <= 100
     gain = saved["spen"]["test_f1_tuned"][0] - saved["control"]["test_f1_tuned"][0]
     assert saved["gain_of_the_energy"]["tuned"] == [pytest.approx(gain)]
     assert result["spen"]["test_f1_tuned"] == saved["spen"]["test_f1_tuned"]
@@ -74,7 +76,11 @@ def test_the_main_job_offline_runs_on_the_stand_in_and_says_so_in_every_line(
     assert capsys.readouterr().out.startswith("synthetic")
 
 
-def test_the_same_seed_gives_the_same_run_and_its_features_start_another(offline, tmp_path):
+def test_the_same_seed_gives_the_same_run_and_its_features_start_another(tmp_path, monkeypatch):
+    blocks = data.exclusive_blocks(0, 80, 16)
+    monkeypatch.setattr(runs, "load", lambda *_: blocks)
+    monkeypatch.setattr(figures, "draw", lambda *_: None)
+
     def run(name, **settings):
         config = bibtex.Config(
             method="max-margin", quick=True, refit=False, out=tmp_path / name, **settings
@@ -120,6 +126,15 @@ def test_an_arff_file_is_predicted_row_by_row_whatever_the_order_of_its_columns(
         bibtex.read_query((str(file),), known, set())
 
 
+def test_words_of_a_query_are_marked_and_those_that_no_entry_has_are_named(capsys):
+    known = {"alpha": 0, "beta": 1, "gamma": 2}
+    x = bibtex.read_query(("Gamma, alpha", "delta"), known, set())
+    np.testing.assert_array_equal(x, [[1, 0, 1]])
+    assert "left out: delta" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bibtex.read_query(("delta",), known, set())
+
+
 def test_an_output_folder_with_files_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(SystemExit):
@@ -127,59 +142,30 @@ def test_an_output_folder_with_files_is_refused(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
+def test_a_setting_that_is_not_known_or_cannot_be_ends_the_run_with_one_line(tmp_path, capsys):
+    for override in ({"depth": 3}, {"dropout": 1.0}, {"epochs": 0}):
+        with pytest.raises(SystemExit) as stop:
+            bibtex.main(bibtex.Config(override=override, out=tmp_path / "run"))
+        assert stop.value.code == 2 and not (tmp_path / "run").exists()
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_small_run_of_the_exclusive_blocks_writes_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(exclusive, "WEIGHT_DECAYS", (0.03,))
     config = exclusive.Config(
-        sizes=(200,),
+        sizes=(80,),
         noises=(0.1,),
-        noisy_size=200,
+        noisy_size=80,
         draws=(0,),
-        n_test=300,
-        updates=30,
+        n_test=16,
+        updates=10,
         out=tmp_path / "run",
     )
     with contextlib.redirect_stdout(io.StringIO()):
         exclusive.main(config)
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert [(task["size"], task["noise"]) for task in saved["tasks"]] == [(200, 0), (200, 0.1)]
+    assert [(task["size"], task["noise"]) for task in saved["tasks"]] == [(80, 0), (80, 0.1)]
     for task in saved["tasks"]:
         for model in ("linear", "mlp", "spen"):
             assert len(task[model]) == 1 and 0 < task[model][0] <= 100
     assert (tmp_path / "run" / "exclusive.png").exists()
-
-
-def run_example(number):
-    """The last line that the README's example of this number prints."""
-    text = (ROOT / "README.md").read_text()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number], {})
-    return printed.getvalue().splitlines()[-1]
-
-
-def test_the_fifteen_lines_of_the_readme_run_and_learn():
-    assert (
-        float(run_example(0).split()[0]) > 0.83
-    )  # a linear model of each label alone reaches 0.80
-
-
-@pytest.mark.skipif("SPEN_JAX_DATA" not in os.environ, reason="needs the files of Scene")
-def test_the_readme_trains_a_spen_on_scene():
-    assert float(run_example(6)) > 0.65
-
-
-def test_end_to_end_learns_the_exclusive_blocks_with_its_defaults():
-    def energy(params, x, y):
-        units = params["C"] @ y - 1
-        return -(params["W"] @ x) @ y + sx.energies.softplus(units).sum()
-
-    blocks = sx.synthetic.exclusive_blocks(seed=0, n_train=2000)
-    start = 0.3 * jax.random.normal(jax.random.key(0), (32, 16))
-    optimizer = optax.adam(0.01)
-    params = {"W": jnp.zeros((16, 64)), "C": start}
-    first = sx.training.init(params, optimizer, jax.random.key(1))
-    *_, (state, _) = sx.fit(sx.end_to_end(energy), optimizer, first, blocks.train, epochs=20)
-    half = jnp.full(blocks.test.y.shape, 0.5)
-    solver = sx.MirrorDescent()
-    y = sx.minimize(energy, state.params, blocks.test.x, half, solver=solver, steps=10).y
-    assert sx.metrics.example_f1(blocks.test.y, y > 0.5) > 0.85

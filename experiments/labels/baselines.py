@@ -3,13 +3,12 @@
 import warnings
 from typing import Any
 
-import multilabel
 import numpy as np
-from multilabel import Decisions, Rows
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 
+from experiments.labels.protocol import Rows, Rules, measure
 from spen_jax import metrics
 
 STRENGTHS = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0
@@ -17,17 +16,15 @@ STRENGTHS = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0
 CHAINS = 10
 
 
-def one_vs_rest(strength: float, seed: int) -> Any:
+def one_vs_rest(one: LogisticRegression, seed: int) -> list[Any]:
     """Binary relevance."""
-    return MultiOutputClassifier(_logistic(strength))
+    return [MultiOutputClassifier(one)]
 
 
-def chains(strength: float, seed: int) -> list[ClassifierChain]:
+def chains(one: LogisticRegression, seed: int) -> list[Any]:
     """Classifier chains in random orders, whose probabilities are averaged (Read et al. 2009)."""
-    return [
-        ClassifierChain(_logistic(strength), order="random", random_state=100 * seed + i)
-        for i in range(CHAINS)
-    ]
+    seeds = range(100 * seed, 100 * seed + CHAINS)
+    return [ClassifierChain(one, order="random", random_state=s) for s in seeds]
 
 
 BASELINES = {"logistic regressions": one_vs_rest, "classifier chains": chains}
@@ -35,41 +32,25 @@ BASELINES = {"logistic regressions": one_vs_rest, "classifier chains": chains}
 
 def run(rows: Rows, name: str, seed: int) -> dict[str, Any]:
     """C by validation, fitted again on all training rows, tested with the same decision rules."""
-    make = BASELINES[name]
 
     def probabilities(strength, data, x):
-        models = make(strength, seed)
-        models = models if isinstance(models, list) else [models]
         on = np.sum(data.y, axis=0)
         both = (0 < on) & (on < len(data.y))  # a label that is always off, or on, cannot be fitted
         p = np.tile((on + 0.5) / (len(data.y) + 1), (len(x), 1))
+        models = BASELINES[name](LogisticRegression(C=strength, max_iter=1000), seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            each = [_probability(model.fit(data.x, data.y[:, both]), x) for model in models]
+            each = [m.fit(data.x, data.y[:, both]).predict_proba(x) for m in models]
+        # One model a label gives both of its probabilities, a chain those of being on.
+        each = [np.stack([q[:, 1] for q in e], 1) if isinstance(e, list) else e for e in each]
         p[:, both] = np.mean(each, axis=0)
         return np.clip(p, 1e-7, 1 - 1e-7)
 
     def score(p):
-        return metrics.example_f1(
-            rows.valid.y, metrics.decide(p, metrics.tune_threshold(rows.valid.y, p))
-        )
+        return metrics.example_f1(metrics.Tuned.tune(p, rows.valid.y)(p), rows.valid.y)
 
     tried = {c: probabilities(c, rows.part, rows.valid.x) for c in STRENGTHS}
     best = max(tried, key=lambda c: score(tried[c]))
-    decisions = Decisions.tune(rows.valid.y, tried[best], _logit(tried[best]), rows.allow_empty)
+    rules = Rules.tune(tried[best], rows.valid.y, rows.allow_empty)
     p = probabilities(best, rows.data, rows.test.x)
-    return {**multilabel.measure(rows.test.y, p, _logit(p), decisions), "C": best}
-
-
-def _logistic(strength):
-    return LogisticRegression(C=strength, max_iter=1000)
-
-
-def _probability(model, x):
-    """P (N, L) of either kind of model."""
-    p = model.predict_proba(x)
-    return np.stack([q[:, 1] for q in p], axis=1) if isinstance(p, list) else p
-
-
-def _logit(p):
-    return np.log(p) - np.log1p(-p)
+    return measure(p, rows.test.y, rules) | {"C": best}
