@@ -29,9 +29,8 @@ from spen_jax.inference import (
     minimize_best,
 )
 from spen_jax.networks import FeatureNetwork, functions_of, logits_of
-from spen_jax.objectives import end_to_end, feed_forward, loss_augmented, max_margin
 from spen_jax.predictor import Predictor
-from spen_jax.sampling import HamiltonianMonteCarlo, Langevin, sample
+from spen_jax.sampling import GibbsWithGradients, HamiltonianMonteCarlo, Langevin, sample
 from spen_jax.training import fit
 
 __version__ = "0.1.0"
@@ -40,6 +39,7 @@ __all__ = [
     "Box",
     "FeatureNetwork",
     "FrankWolfe",
+    "GibbsWithGradients",
     "GradientDescent",
     "HamiltonianMonteCarlo",
     "Implicit",
@@ -58,19 +58,15 @@ __all__ = [
     "Unrolled",
     "data",
     "domains",
-    "end_to_end",
     "energies",
     "exact",
-    "feed_forward",
     "fit",
     "functions_of",
     "implied_logits",
     "inference",
     "interactions",
     "logits_of",
-    "loss_augmented",
     "losses",
-    "max_margin",
     "metrics",
     "minimize",
     "minimize_best",

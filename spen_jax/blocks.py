@@ -1,4 +1,4 @@
-"""Blocks of a batch that stay in a core's cache, and the shapes of one example of a batch."""
+"""Parts of a batch: blocks that stay in a core's cache within a compiled function, and batches that call one."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 
 def in_blocks(solve: Callable[[Any], Any], batch: Any, numbers: int) -> Any:
@@ -60,3 +62,28 @@ def by_rows(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     flat = [a.reshape(rows, *a.shape[len(shape) :]) for a in arrays]
     found = in_blocks(lambda block: function(*block), flat, width)
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), found)
+
+
+def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
+    """function(part) for parts of a batch of at most `size` examples, joined: few sizes are compiled.
+
+    `batch` and the results are pytrees whose arrays have a leading axis of examples. What is left over runs in the next
+    power of two, filled up with copies of the last example, whose results are dropped. Within `jit` the
+    function gets the whole batch: the program around it has one size.
+    """
+    leaves = jax.tree.leaves(batch)
+    n = jnp.shape(leaves[0])[0]
+    size = min(size, _power_of_two(n))
+    if n in (0, size) or any(isinstance(a, Tracer) for a in leaves):
+        return function(batch)
+    results = []
+    for first in range(0, n, size):
+        rows = np.arange(first, first + min(size, _power_of_two(n - first)))
+        rows = np.minimum(rows, n - 1)
+        results.append(function(jax.tree.map(lambda a, rows=rows: jnp.asarray(a)[rows], batch)))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *results)
+
+
+def _power_of_two(n):
+    """The least that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()

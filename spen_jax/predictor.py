@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from spen_jax.arguments import handing
+from spen_jax.blocks import in_batches
 from spen_jax.domains import Box, Domain
 from spen_jax.inference import (
     Differentiate,
@@ -108,13 +107,14 @@ class Predictor:
           mask: which parts of y count, for features that want to know.
           key: for a start that draws.
         """
-        solve = partial(_solve, *self._split(params), key)
-        return self._in_batches(solve, (x, known, mask, self._start_of_batch()))
+        n = _examples(x)
+        batch = x, known, mask, self._start_of(n), None if key is None else jnp.arange(n)
+        return in_batches(partial(_solve, *self._split(params), key), batch, self.batch_size)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
         """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing."""
         model = Predictor(self.energy, self.features)
-        return self._in_batches(partial(_energies, model, params), (x, y, mask))
+        return in_batches(partial(_energies, model, params), (x, y, mask), self.batch_size)
 
     def context(
         self, params: Any, x: Any, *, key: jax.Array | None = None, mask: Any = None
@@ -153,40 +153,24 @@ class Predictor:
             if value is not None and not callable(value):
                 numbers[name] = value
         kept: dict[str, Any] = dict.fromkeys(numbers)
-        if self._start_of_batch() is not None:
+        if self._start_of(1) is not None:
             kept["start"] = None
         kept["trace"] = tuple(self.trace) if isinstance(self.trace, list) else self.trace
         return replace(self, **kept), params, numbers
 
-    def _start_of_batch(self):
-        """The start where it is arrays, one point for each example or one for all."""
+    def _start_of(self, examples):
+        """The start where it is arrays, a point for each of so many examples; else None."""
         if self.start is None or callable(self.start) or jnp.ndim(_first(self.start)) == 0:
             return None
-        return self.start
-
-    def _in_batches(self, function, batch):
-        leaves = jax.tree.leaves(batch)
-        if not leaves:
-            raise ValueError("x must hold an array with a leading axis of examples, got none")
-        if any(isinstance(a, Tracer) for a in leaves):
-            return function(batch)
-        n = jnp.shape(jax.tree.leaves(batch[0])[0])[0]
-        size = min(self.batch_size, 1 << max(n - 1, 0).bit_length())
-        if n in (0, size):
-            return function(batch)
-        results = []
-        for first in range(0, n, size):
-            left = min(n - first, size)
-            short = min(size, 1 << max(left - 1, 0).bit_length())
-            rows = np.minimum(np.arange(first, first + short), n - 1)
-            results.append(function(jax.tree.map(lambda a, rows=rows: _rows(a, rows, n), batch)))
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *results)
+        return self.points(jnp.zeros(examples))
 
 
 @partial(jax.jit, static_argnums=0)
 def _solve(predictor, params, numbers, key, batch):
-    x, known, mask, start = batch
+    x, known, mask, start, rows = batch
     context = predictor.context(params, x, mask=mask)
+    if key is not None:
+        key = jax.random.fold_in(key, rows[0])  # no two batches draw alike
     first = predictor.points(context, key=key) if start is None else start
     options = predictor.options(params) | numbers
     return minimize(predictor.energy, params, context, first, known=known, **options)
@@ -209,6 +193,8 @@ def _first(tree):
     return leaves[0] if leaves else 0.0
 
 
-def _rows(a, rows, n):
-    """So many rows; an array that has one for all examples stays as it is."""
-    return a if jnp.shape(a)[0] == 1 != n else jnp.asarray(a)[rows]
+def _examples(x):
+    leaves = jax.tree.leaves(x)
+    if not leaves:
+        raise ValueError("x must hold an array with a leading axis of examples, got none")
+    return jnp.shape(leaves[0])[0]

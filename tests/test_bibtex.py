@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -152,6 +153,8 @@ def test_a_setting_that_is_not_known_or_cannot_be_ends_the_run_with_one_line(tmp
 
 def test_a_small_run_of_the_exclusive_blocks_writes_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(exclusive, "WEIGHT_DECAYS", (0.03,))
+    # Another number of rows would compile every step again; that of a search is tested with its refit.
+    monkeypatch.setattr(protocol, "train", partial(protocol.train, refit=False))
     config = exclusive.Config(
         sizes=(80,),
         noises=(0.1,),

@@ -412,14 +412,3 @@ def test_a_training_that_goes_on_failing_ends_with_an_error_and_a_sound_state():
 
 
 # Evaluation
-
-
-def test_a_function_in_batches_compiles_once_though_the_last_batch_is_smaller():
-    double, traces = counting(lambda x: {"twice": 2 * x["x"], "sum": x["x"].sum(axis=1)})
-    x = RNG.normal(size=(23, 3)).astype(np.float32)
-    found = training.in_batches(jax.jit(double), {"x": x}, batch_size=10)
-    assert len(traces) == 1
-    np.testing.assert_allclose(found["twice"], 2 * x, rtol=1e-6)
-    np.testing.assert_allclose(found["sum"], x.sum(axis=1), rtol=1e-5)
-    with pytest.raises(ValueError, match="batch_size >= 1, got 23 and 0"):
-        training.in_batches(double, x, batch_size=0)

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -122,6 +123,8 @@ def test_the_comparison_trains_each_method_beside_its_control(blocks, tmp_path, 
         dataset="scene", methods=("seal-dynamic",), seeds=(0,), quick=True, out=tmp_path / "m"
     )
     monkeypatch.setattr(baselines, "BASELINES", {})
+    # Another number of rows would compile every step again; that of a search is tested with its refit.
+    monkeypatch.setattr(protocol, "train", partial(protocol.train, refit=False))
     quietly(methods.main, config)
     saved = json.loads((tmp_path / "m" / "result.json").read_text())["models"]
     assert list(saved) == ["network", "seal-dynamic, control", "seal-dynamic"]

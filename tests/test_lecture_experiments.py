@@ -2,6 +2,8 @@ import contextlib
 import io
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,6 +26,8 @@ def test_the_energy_loss_works_on_a_and_collapses_on_b_where_square_square_does_
     few = {name: parabola.LOSSES[name] for name in ("energy", "square-square")}
     monkeypatch.setattr(parabola, "LOSSES", few)
     monkeypatch.setattr(parabola, "PATTERNS", {"parabola": parabola.PATTERNS["parabola"]})
+    monkeypatch.setattr(parabola, "SNAPSHOTS", 4)
+    monkeypatch.setattr(parabola, "WHEN", np.linspace(0, 1, 4))
     out = tmp_path / "run"
     result = run(parabola, seeds=(0, 7), steps=1000, out=out)
     collapsed = {
@@ -46,15 +50,18 @@ def test_the_eye_has_two_answers_and_a_surface_is_judged_by_both_criteria():
     eye = parabola.PATTERNS["eye"]
     distance = np.asarray(eye.distances(parabola.X).min(-1))
     random = np.random.default_rng(0).random(distance.shape)
-    on_data = 0 * eye.answers(parabola.X)
-
-    perfect = parabola.measure(np.stack([random, distance]), on_data, eye)
-    assert not perfect["collapsed"] and perfect["found"] == 1 and perfect["error"] < 0.02
-    flat = parabola.measure(np.stack([random, 1e-3 * distance]), on_data, eye)
-    assert flat["collapsed"] and flat["error"] < 0.02
     zero = eye._replace(answers=lambda x: 0 * x)
-    upside_down = parabola.measure(np.stack([random, distance]), 0 * parabola.X, zero)
+
+    @jax.jit
+    def judged(untrained, surface):
+        on_data, both = jnp.zeros((81, 2)), jnp.stack([untrained, surface])
+        return [parabola.measure(both, on_data, curve) for curve in (eye, zero)]
+
+    perfect, upside_down = judged(random, distance)
+    assert not perfect["collapsed"] and perfect["found"] == 1 and perfect["error"] < 0.02
     assert upside_down["collapsed"]  # the mean, 0, is then right everywhere
+    flat, _ = judged(random, 1e-3 * distance)
+    assert flat["collapsed"] and flat["error"] < 0.02
 
 
 @pytest.mark.parametrize("settings", [{"seeds": (1, 1)}, {"steps": 3}])

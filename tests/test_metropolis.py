@@ -24,14 +24,13 @@ def test_the_acceptance_probability_is_that_of_metropolis_and_what_is_wrong_is_f
 
 
 def test_a_proposal_is_taken_where_the_uniform_number_is_below_its_probability():
+    point, proposal = Point({"a": 0.0}, 7.0, {"a": 0.0}), Point({"a": 1.0}, 1.0, {"a": 2.0})
+
     def run(uniform):
-        return accept(uniform, np.log(0.25), Point({"a": 1.0}, 1.0, {"a": 2.0}), POINT)
+        return accept(uniform, np.log(0.25), proposal, point)
 
     taken, info = jax.jit(jax.vmap(run))(np.array([0.24, 0.26, 0.0]))
     np.testing.assert_array_equal(taken.y["a"], [1, 0, 1])
     np.testing.assert_array_equal(taken.energy, [1, 7, 1])
     assert isinstance(info, Info)
     np.testing.assert_allclose(info.acceptance, 0.25, rtol=1e-6)
-
-
-POINT = Point({"a": 0.0}, 7.0, {"a": 0.0})

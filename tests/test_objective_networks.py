@@ -329,13 +329,17 @@ def test_an_energy_that_knows_the_task_helps_where_few_examples_have_labels():
     def energy(theta, x, y):  # one label, and the scores say which
         return -(theta @ x) @ y + 4 * (jnp.sum(y) - 1) ** 2
 
-    params = {"energy": w, "answer": {"w": np.zeros((8, 4), np.float32)}}
+    phi = {"w": np.zeros((8, 4), np.float32), "b": np.zeros(4, np.float32)}
+    params = {"energy": w, "answer": phi}
+
+    def answer(phi, x):
+        return x @ phi["w"] + phi["b"][None]
 
     def right(weight):
-        objective = energy_as_loss(Predictor(energy), answer=linear_network, weight=weight)
+        objective = energy_as_loss(Predictor(energy), answer=answer, weight=weight)
         trained = adam(objective, optax.adam(0.05), params, data, 60)
         np.testing.assert_array_equal(trained["energy"], w)
-        return np.mean((x[500:] @ trained["answer"]["w"]).argmax(1) == best[500:])
+        return np.mean(answer(trained["answer"], x[500:]).argmax(1) == best[500:])
 
     without, helped = right(0.0), right(0.3)
     assert without < 0.8 and helped > 0.9

@@ -15,7 +15,7 @@ sklearn_linear = pytest.importorskip("sklearn.linear_model")
 
 import spen_jax as sx  # noqa: E402
 from experiments import shared  # noqa: E402
-from experiments.labels import experts, runs, stacking  # noqa: E402
+from experiments.labels import experts, protocol, runs, stacking  # noqa: E402
 
 
 def rows(n, n_labels, seed=0):
@@ -127,6 +127,8 @@ def test_a_run_writes_its_folder_and_chooses_nothing_on_test_rows(tmp_path, monk
     monkeypatch.setattr(stacking, "TITLES", {k: stacking.TITLES[k] for k in ("control", "spen")})
 
     monkeypatch.setattr(stacking, "STEPS", 1)
+    # Another number of rows would compile every step again; that of a search is tested with its refit.
+    monkeypatch.setattr(protocol, "train", partial(protocol.train, refit=False))
     monkeypatch.setattr(stacking, "SEARCHED", ("control",))
 
     def run(name, dataset):

@@ -185,7 +185,7 @@ def test_a_value_network_learns_to_predict_labels_that_exclude_each_other():
 
     objective, optimizer = deep_value(predictor), optax.adam(0.03)
     state = training.init(params, optimizer, KEY)
-    rows = rng.integers(1000, size=(150, 100))
+    rows = rng.integers(1000, size=(300, 100))
     learn = jax.jit(lambda state, data: training.scan(objective, optimizer, state, data))
     state, metrics = learn(state, jax.tree.map(lambda a: a[rows], train))
     metrics = {k: np.mean(v[-10:]) for k, v in metrics.items()}

@@ -304,7 +304,9 @@ def main(config: Config) -> dict:
         models, result[case] = run_case(case, images, config)
         if case == "seen":
             draw_embedding(models, result[case], images, run.folder / "embedding.png")
-        tables.append(runs.summary(f"{case} digits: mean ± spread over seeds, %", result[case]))
+        shown = [*MEASURES, "spread", "collapsed"]
+        rows = {k: {m: f[m] for m in shown if m in f} for k, f in result[case].items()}
+        tables.append(runs.summary(f"{case} digits: mean ± spread over seeds, %", rows))
     return run.finish(result, *tables, **{"scikit-learn": sklearn.__version__})
 
 

@@ -182,8 +182,8 @@ def main(config: Config) -> dict:
         found[decoder][name], free[decoder][name] = of, judged(seeds, of, decoder)
     true = {"g": jnp.tile(AXES, (len(seeds), SNAPSHOTS + 1, 1))}
     free["true ellipse"] = {"not trained": judged(seeds, true, "ellipse")}
-    by_beta = [train(seeds[:1], b, "ellipse", fine, config.steps)["g"][0, -1] for b in SWEEP]
-    sweep, (y, _) = np.abs(by_beta), draw(config.seeds[0])
+    each = [train(seeds[:1], b, "ellipse", fine, config.steps)["g"] for b in SWEEP.tolist()]
+    sweep, (y, _) = np.abs(each)[:, 0, -1], draw(config.seeds[0])
     axes = {"cold, 48 angles": np.abs(coarse[:, -1])}
     axes |= {f"{n}, 288 angles": np.abs(of["g"][:, -1]) for n, of in found["ellipse"].items()}
     result = {

@@ -29,9 +29,10 @@ MESH = np.stack(np.meshgrid(np.linspace(-3, 3, 25), np.linspace(-2, 2, 17)), -1)
 DOTS = {"ls": "", "marker": "o", "ms": 6, "color": DATA, "mec": "k", "mew": 0.5}
 
 
+@jax.jit
 def manifold(radii: Any, z: Any) -> jax.Array:
     """The points of energy 0 at the angles z, (n, 2)."""
-    return jax.vmap(energies.scaled_circle, (None, 0))(jnp.asarray(radii), jnp.asarray(z))
+    return jax.vmap(energies.scaled_circle, (None, 0))(radii, z)
 
 
 def distances(radii: Any, y: Any) -> np.ndarray:
@@ -45,7 +46,8 @@ def at_each(function: Any, radii: Any, y: Any, betas: Any, nodes: exact.Nodes = 
     return np.stack([function(*of, beta) for beta in betas])
 
 
-free_energies, posteriors = partial(at_each, exact.free_energy), partial(at_each, exact.posterior)
+free_energies = partial(at_each, exact.free_energy)
+posteriors = partial(at_each, jax.jit(exact.posterior, static_argnames="energy"))
 
 
 def curvatures(radii: Any, betas: np.ndarray) -> np.ndarray:

@@ -225,7 +225,7 @@ def search(limit: str, params: Any, x: Any, y: Any, starts: jax.Array, steps: in
     """The z of lowest energy, by Adam with a rate that falls so that it settles."""
     (energy, domain), rate = LIMITS[limit], optax.cosine_decay_schedule(0.2, steps)
     options: Any = {"domain": domain, "solver": sx.Optax(optax.adam(rate)), "steps": steps}
-    return inference.infer(energy, params, x, y / SCALE, starts, **options)
+    return inference.infer(energy, params, x, y, starts, **options)
 
 
 def prior(dimension: int) -> exact.Nodes:
@@ -239,8 +239,9 @@ def prior(dimension: int) -> exact.Nodes:
 @partial(jax.jit, static_argnames=("limit", "dimension"))
 def free_energy(limit: str, dimension: int, params: Any, x: Any, y: Any, key: Any) -> jax.Array:
     """F(x, y) of B points over the variance at x, (B,): the best z of 8 starts, or the marginal."""
+    y = y / SCALE
     if limit == "noise":
-        free = exact.free_energy(LEARNED, params, x, y / SCALE, prior(dimension), BETA)
+        free = exact.free_energy(LEARNED, params, x, y, prior(dimension), BETA)
     else:
         starts = random_z(key, limit, (len(x), 8, dimension))
         free = search(limit, params, x, y, starts, 120).energy
@@ -255,6 +256,7 @@ def learn_decoder(seeds: jax.Array, limit: str, dimension: int, steps: int) -> t
     def one(seed):
         keys = jax.random.split(jax.random.key(seed), 6)
         x, y = data(keys[0], X)
+        every, y = {"training": (x[::6], y[::6])}, y / SCALE
 
         def objective(params, batch, _):
             t, table = batch[0], batch[1]["z"]
@@ -264,7 +266,7 @@ def learn_decoder(seeds: jax.Array, limit: str, dimension: int, steps: int) -> t
             params = params | {"noise": jnp.concatenate([half, -half])}
             starts = jnp.stack([table[i], random_z(other, limit, (len(i), dimension))], axis=1)
             z = search(limit, jax.lax.stop_gradient(params), x[i], y[i], starts, 6).y
-            found = jax.vmap(energy, (None, 0, 0, 0))(params, x[i], y[i] / SCALE, z)
+            found = jax.vmap(energy, (None, 0, 0, 0))(params, x[i], y[i], z)
             return jnp.mean(found), {"z": table.at[i].set(z)}
 
         f = PREDICTOR.init(keys[1], x[0])["params"]
@@ -272,7 +274,6 @@ def learn_decoder(seeds: jax.Array, limit: str, dimension: int, steps: int) -> t
         state = training.init({"f": f, "g": g}, optimizer, keys[3])
         table = {"z": random_z(keys[4], limit, (len(x), dimension))}
         state, _ = training.scan(objective, optimizer, state, jnp.arange(steps), buffers=table)
-        every = {"training": (x[::6], y[::6])}
         every |= places(*(jax.random.fold_in(keys[5], i) for i in (0, 1)))
         xs, ys = (jnp.concatenate(part) for part in zip(*every.values(), strict=True))
         found = free_energy(limit, dimension, state.params, xs, ys, jax.random.fold_in(keys[5], 2))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from experiments import shared
 
@@ -59,7 +59,8 @@ def summary(title: str, rows: dict[str, dict[str, Any]]) -> Table:
         return f"{mean} ± {np.std(value, ddof=1):.2g}" if np.size(value) > 1 else mean
 
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    table = Table("", *(column.replace("_", " ") for column in columns), title=title)
+    headers = (column.replace("_", " ") for column in columns)
+    table = Table(Column(no_wrap=True), *headers, title=title)
     for name, row in rows.items():
         table.add_row(name, *(shown(row.get(column, "")) for column in columns))
     return table

@@ -1,6 +1,6 @@
 """argmin over y of E(x, y): solvers, the loop that runs them, and what a derivative makes of the answer."""
 
-from spen_jax.inference.latent import Minima, Sparse, fista, infer, minima
+from spen_jax.inference.latent import Minima, Sparse, fista, infer, ista, minima
 from spen_jax.inference.layout import over_examples, suits_last
 from spen_jax.inference.minimize import Solution, minimize, minimize_best
 from spen_jax.inference.plan import Differentiate, Implicit, Options, Unrolled
@@ -32,6 +32,7 @@ __all__ = [
     "Unrolled",
     "fista",
     "infer",
+    "ista",
     "minima",
     "minimize",
     "minimize_best",

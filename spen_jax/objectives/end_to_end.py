@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from spen_jax import losses
 from spen_jax.arguments import handing
 from spen_jax.domains import Box, Domain
-from spen_jax.inference import Unrolled, minimize
+from spen_jax.inference import Solution, Unrolled, minimize
 from spen_jax.objectives.batch import (
     check_predictor,
     check_share,
@@ -125,12 +125,12 @@ def end_to_end(
     return objective
 
 
-def _last_step(solution) -> jax.Array:
+def _last_step(solution: Solution) -> jax.Array:
     """The mean of ||y_T - y_(T-1)||^2."""
     squares = jax.tree.map(
         lambda y, path: jnp.sum((y - path[:, -2]) ** 2), solution.y, solution.trace["y"]
     )
-    return sum(jax.tree.leaves(squares)) / size_of(solution.y)
+    return jax.tree.reduce(jnp.add, squares) / size_of(solution.y)
 
 
 def _check_steps(

@@ -4,7 +4,6 @@ from spen_jax.training.checkpoints import check_like, load, replacing, save
 from spen_jax.training.fit import (
     State,
     fit,
-    in_batches,
     init,
     scan,
     step,
@@ -28,7 +27,6 @@ __all__ = [
     "choose_then_refit",
     "fit",
     "fit_phases",
-    "in_batches",
     "init",
     "load",
     "replacing",

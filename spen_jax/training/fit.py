@@ -4,7 +4,7 @@ Logging, evaluation and saving stay with the caller.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -214,20 +214,3 @@ def _check_params(params):
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """How many steps `fit` takes for one pass over n examples, for learning-rate schedules."""
     return -(-n // min(batch_size, n))
-
-
-def in_batches(function: Callable[..., Any], data: Any, batch_size: int = 512) -> Any:
-    """function(data) in batches of one size, joined: for a compiled function and more data than fit at once.
-
-    `data` and the result are pytrees whose leaves have a leading axis of N examples. The last batch is
-    filled up with copies of its last example, whose results are dropped, so that nothing is compiled
-    for a smaller one. (`minimize` makes blocks by itself; what needs this is mostly the features.)
-    """
-    n = len(jax.tree.leaves(data)[0])
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"in_batches needs examples and batch_size >= 1, got {n} and {batch_size}")
-    results = []
-    for first in range(0, n, batch_size):
-        rows = np.minimum(np.arange(first, first + min(batch_size, n)), n - 1)
-        results.append(function(jax.tree.map(lambda a, rows=rows: a[rows], data)))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *results)
