@@ -129,7 +129,7 @@ OBJECTIVES = {
     "max_margin": lambda p: objectives.max_margin(p, known=0.5),
     "slack": lambda p: objectives.max_margin(p, variant="slack", cost=losses.hamming),
     "end_to_end": lambda p: objectives.end_to_end(p, known=0.5),
-    "maximum_likelihood": lambda p: objectives.maximum_likelihood(p, answers=CORNERS),
+    "maximum_likelihood": lambda p: objectives.maximum_likelihood(p, answers=CORNERS.tolist()),
     "pseudo_likelihood": lambda p: objectives.pseudo_likelihood(p, labels=2),
     "contrastive_divergence": lambda p: objectives.contrastive_divergence(
         p, sampler=GibbsWithGradients(), steps=2

@@ -11,7 +11,15 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tyro")
 pytest.importorskip("rich")
 
+from experiments import shared
 from experiments.lecture import horn
+
+
+def sketch(figure, path, colours):
+    """In place of `save_figure`: small, and without layout, which takes longest."""
+    figure.set_layout_engine("none")
+    figure.savefig(path, dpi=20)
+    shared.matplotlib.pyplot.close(figure)
 
 
 def test_the_half_axes_are_learned_and_a_free_z_memorises_every_point(tmp_path, monkeypatch):
@@ -19,6 +27,7 @@ def test_the_half_axes_are_learned_and_a_free_z_memorises_every_point(tmp_path, 
     monkeypatch.setattr(horn, "DIMENSIONS", (8,))
     monkeypatch.setattr(horn, "STARTS", 3)
     monkeypatch.setattr(horn, "SIDE", 9)
+    monkeypatch.setattr(shared, "save_figure", sketch)
     out = tmp_path / "run"
     with contextlib.redirect_stdout(io.StringIO()):
         horn.main(horn.Config(seeds=(0,), steps=800, free_steps=300, out=out))
@@ -32,9 +41,9 @@ def test_the_half_axes_are_learned_and_a_free_z_memorises_every_point(tmp_path, 
     assert free["held_out"][0] < 0.01 and free["gap_of"]["gap"][0] < 0.1
     for name in ("horn.png", "planes.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(out.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_ball_keeps_z_from_reaching_outwards_but_not_inside():
     _, mean = horn.learn_decoder(jnp.arange(1), "ball", 8, 300)
     gaps = horn.gaps(mean)

@@ -49,7 +49,7 @@ def best_given(mask, known, b, lower=0.0, upper=1.0):
         (Box(), Optax(optax.adam(0.05)), False, 1e-3),
         (Reals(), GradientDescent(0.2, 0.5), True, 1e-5),
     ],
-    ids=str,
+    ids=["mirror", "heavy ball", "line search", "frank-wolfe", "logits", "adam", "reals"],
 )
 def test_what_is_known_stands_still_and_the_rest_is_the_best_given_it(
     domain, solver, stop_early, atol

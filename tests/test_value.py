@@ -183,7 +183,8 @@ def test_a_value_network_learns_to_predict_labels_that_exclude_each_other():
         answer = np.asarray(predictor(params, test.x).y) > 0.5
         return np.mean(np.all(answer == test.y, axis=1))
 
-    objective, optimizer = deep_value(predictor), optax.adam(0.03)
+    objective = deep_value(predictor)
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 300))
     state = training.init(params, optimizer, KEY)
     rows = rng.integers(1000, size=(300, 100))
     learn = jax.jit(lambda state, data: training.scan(objective, optimizer, state, data))

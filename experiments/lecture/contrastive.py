@@ -238,13 +238,9 @@ def yardsticks(case: Case, images: Images, seeds: tuple[int, ...]) -> dict[str, 
     pca: Any = (PCA(DIMENSION, random_state=0).fit(x[r]) for r in images.rows("train", case.train))
     # Of a difference of two embeddings the mean has no part.
     axes = {"w": np.stack([p.components_.T for p in pca]), "b": nothing}
-
-    def pixels(_, x):
-        return x
-
     return {
-        "raw pixels": (Matcher(pixels), nothing),
-        "raw pixels, cosine": (Matcher(pixels, energies.cosine), nothing),
+        "raw pixels": (Matcher(lambda _, x: x), nothing),
+        "raw pixels, cosine": (Matcher(lambda _, x: x, energies.cosine), nothing),
         "PCA": (Matcher(energies.linear), axes),
         "untrained network": (EUCLIDEAN, untrained(seeds)),
     }
@@ -295,8 +291,7 @@ def draw_embedding(models: dict[str, tuple], figures: dict, images: Images, path
 
 def main(config: Config) -> dict:
     """Run the experiment, write its folder and return the result."""
-    run = runs.begin(config, "contrastive")
-    images, data = load(config.seeds)
+    run, (images, data) = runs.begin(config, "contrastive"), load(config.seeds)
     tried = {name: {"setting": m.settings, "rate": m.rates} for name, m in METHODS.items()}
     result: dict[str, Any] = {"tried": tried, "data": data}
     tables = []
@@ -304,9 +299,11 @@ def main(config: Config) -> dict:
         models, result[case] = run_case(case, images, config)
         if case == "seen":
             draw_embedding(models, result[case], images, run.folder / "embedding.png")
-        shown = [*MEASURES, "spread", "collapsed"]
-        rows = {k: {m: f[m] for m in shown if m in f} for k, f in result[case].items()}
-        tables.append(runs.summary(f"{case} digits: mean ± spread over seeds, %", rows))
+        title, shown = (
+            f"{case} digits: mean ± spread over seeds",
+            [*MEASURES, "spread", "collapsed"],
+        )
+        tables.append(runs.summary(title, result[case], shown))
     return run.finish(result, *tables, **{"scikit-learn": sklearn.__version__})
 
 

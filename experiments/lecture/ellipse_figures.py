@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm, PowerNorm
 
@@ -16,12 +15,11 @@ from spen_jax import energies, exact
 COLD = float("inf")
 ELLIPSE = energies.Decoder(lambda radii, h, z: energies.scaled_circle(radii, z))
 GRID, FINE = exact.periodic(48), exact.periodic(288)
-BETAS = np.geomspace(50, 0.05, 16)
-"""From cold to hot, between the limits infinity and 0."""
+BETAS = np.geomspace(50, 0.05, 16)  # from cold to hot, between the limits infinity and 0
 LINE = np.linspace(-2.5, 2.5, 201)
 SECTION = np.stack([0 * LINE, LINE], axis=-1)
 CENTRE = np.zeros((1, 2))
-SCALE = ScalarMappable(
+SCALE = plt.cm.ScalarMappable(
     LogNorm(0.05, 50), ListedColormap(plt.get_cmap("plasma")(np.linspace(0.9, 0, 256)))
 )
 DATA, GUESS = "#1f77b4", "#d62728"
@@ -114,9 +112,8 @@ def draw_free_energy(radii: Any, y: jax.Array) -> Any:
     figure, axes = plt.subplots(2, 3, **look)
     # grad F = 2 (y - mean of y(z)) under P(z | y).
     down = 2 * (posteriors(radii, MESH, betas) @ np.asarray(manifold(radii, FINE.z)) - MESH)
-    levels = np.linspace(0, 8, 33)
     for axis, beta, surface, slope in zip(axes.flat, betas, surfaces, down, strict=True):
-        image = axis.contourf(y1, y2, surface, levels=levels, cmap="YlGnBu_r", extend="max")
+        image = axis.contourf(y1, y2, surface, np.linspace(0, 8, 33), cmap="YlGnBu_r", extend="max")
         axis.plot(*manifold(radii, np.append(FINE.z, 0)).T, color="w", lw=1, ls="--")
         axis.plot(*y.T, **DOTS | {"ms": 3, "color": "gold", "mew": 0.4})
         axis.quiver(*MESH.T, *slope.T, color="#b2182b", scale=60, width=0.0028, headwidth=4)

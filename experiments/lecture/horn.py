@@ -297,8 +297,7 @@ def draw(seed: int, axes: dict[str, Any], params: dict[str, Any], folder: Path) 
     points, rings = data(jax.random.split(jax.random.key(seed), 3)[0], X), X[::4]
     titles = {"initial": "before training", "trained": "trained cold (points: the data)"}
     learned = {title: axes_of(axes["cold"][name], rings) for name, title in titles.items()}
-    rho = half_axes(BETWEEN)
-    ratios = {name: axes_of(of["trained"], BETWEEN) / rho for name, of in axes.items()}
+    ratios = {n: axes_of(of["trained"], BETWEEN) / half_axes(BETWEEN) for n, of in axes.items()}
     figures.draw_horn(points, rings, learned, BETWEEN, ratios, folder / "horn.png")
     at, key = jnp.array([AT]), jax.random.key(0)
     grid = jnp.linspace(-2.2, 2.2, SIDE) * jnp.max(half_axes(at))

@@ -48,6 +48,7 @@ def draw_surfaces(entries: dict[str, Entry], path: Path) -> None:
         axis.plot(fine, fine + margin, "--", color="crimson", lw=1.8)
         axis.set(xlim=(-1.5, 2.5), ylim=(-1.5, 2.5), aspect="equal")
         axis.set_title(f"{name}, {IN_TITLES[entry.margin]}\n{entry.equation}", fontsize=10)
+    axes[1, 3].tick_params(labelbottom=True)  # nothing is below it
     figure.supxlabel("$E_c$, energy of the correct answer", y=0.05)
     figure.supylabel("$E_w$, energy of the wrong answer", x=0.07)
     axes[2, 3].axis("off")
@@ -101,8 +102,8 @@ def draw_competition(path: Path) -> dict[str, Any]:
     axes[1, 2].set(xscale="log", xlabel=r"inverse temperature $\beta$", ylim=(-0.03, 1.08))
     axes[1, 2].set(title="InfoNCE, the red one at energy 0", ylabel="share of the whole push")
     title = "Five negatives; the correct answer has energy 0 (grey line)"
-    handles = axes[0, 0].get_lines()[:5]
-    figure.legend(handles=handles, loc="upper center", ncols=5, frameon=False, title=title)
+    lines = axes[0, 0].get_lines()[:5]
+    figure.legend(handles=lines, loc="upper center", ncols=5, frameon=False, title=title)
     shared.save_figure(figure, path, colours=128)
     return {"moving_energy": moving[0], "shares": shares}
 

@@ -34,11 +34,8 @@ from experiments import shared
 from experiments.lecture import runs
 from spen_jax import exact, losses, training
 from spen_jax.energies import ImplicitRegressor, Regressor
-from spen_jax.losses import negatives
 
-RADII = (0.2, 0.1)
-BETA = 100.0
-SNAPSHOTS = 20
+RADII, BETA, SNAPSHOTS = (0.2, 0.1), 100.0, 20
 # The share of training before each; they are denser early on, when most of it happens.
 WHEN = (np.arange(SNAPSHOTS) / (SNAPSHOTS - 1)) ** 2
 X = jnp.linspace(-1, 1, 81)[:, None]
@@ -103,7 +100,7 @@ def train(
         correct = jax.vmap(energy, (None, 0, 0))(params, x, y)
         # An answer near any correct one is not wrong.
         allowed = jnp.all(curve.distances(x) >= radius, axis=-1)
-        wrong = negatives.most_offending(everything, allowed=allowed).energy
+        wrong = losses.most_offending(everything, allowed=allowed).energy
         # A has this energy at the forbidden sphere where it is right; B scales itself.
         margin = radius**2 / 2 if architecture == "A" else 1.0
         return jnp.mean(LOSSES[loss](correct, wrong, margin, everything, cell)), {}
@@ -214,10 +211,8 @@ def main(config: Config) -> dict:
         if name == "parabola-B":
             draw_animation(of_loss, curve, run.folder / f"{name}.gif")
         result[name] = {loss: measured for loss, (_, measured) in of_loss.items()}
-        shown = {
-            k: {m: of[m] for m in ("gap", "found", "collapsed")} for k, of in result[name].items()
-        }
-        tables.append(runs.summary(f"{name}, mean ± spread over seeds", shown))
+        shown = "gap", "found", "collapsed"
+        tables.append(runs.summary(f"{name}, mean ± spread over seeds", result[name], shown))
     return run.finish(result, *tables)
 
 

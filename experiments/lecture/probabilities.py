@@ -33,7 +33,6 @@ from experiments import shared
 from experiments.lecture import parabola, runs
 from spen_jax import exact, losses, training
 from spen_jax.energies import Saturated
-from spen_jax.losses import negatives
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
     "NLL": lambda correct, wrong, everything: losses.nll(correct, everything),
@@ -132,7 +131,7 @@ def energies_of(params: Any, x: jax.Array) -> jax.Array:
 def losses_of(loss: str, energies: jax.Array, y: jax.Array) -> jax.Array:
     """Of the correct classes (B,) among (B, 10)."""
     correct = jnp.take_along_axis(energies, y[:, None], axis=1)[:, 0]
-    return LOSSES[loss](correct, negatives.most_offending(energies, y).energy, energies)
+    return LOSSES[loss](correct, losses.most_offending(energies, y).energy, energies)
 
 
 def fit(objective: Callable[[Any], jax.Array], params: Any, steps: int) -> Any:

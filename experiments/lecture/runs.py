@@ -47,18 +47,23 @@ def tracked(cases: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
             progress.advance(bar)
 
 
-def summary(title: str, rows: dict[str, dict[str, Any]]) -> Table:
-    """The table of {row: {column: value}}: text, a number, several (mean ± spread), {condition: whether it holds}."""
+def summary(title: str, rows: dict[str, dict[str, Any]], columns: Sequence[str] = ()) -> Table:
+    """The table of {row: {column: value}}, all columns unless some are named.
+
+    A value is text, a number, several (mean ± spread), several booleans (how many), or {condition: whether it holds}.
+    """
 
     def shown(value):
         if isinstance(value, dict):
             return ", ".join(name for name, holds in value.items() if holds) or "none"
         if isinstance(value, str):
             return value
+        if np.asarray(value).dtype == bool:
+            return f"{np.sum(value)} of {np.size(value)}"
         mean = f"{np.mean(value):.3g}"
         return f"{mean} ± {np.std(value, ddof=1):.2g}" if np.size(value) > 1 else mean
 
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns = columns or list(dict.fromkeys(column for row in rows.values() for column in row))
     headers = (column.replace("_", " ") for column in columns)
     table = Table(Column(no_wrap=True), *headers, title=title)
     for name, row in rows.items():
