@@ -6,6 +6,19 @@ jax.config.update("jax_disable_most_optimizations", True)
 # A sum over the wrong axis is then an error rather than a number.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Files about what stands around the library; tests of the library itself are marked core.
+AROUND = set(
+    "test_benchmarks test_bibtex test_contrastive test_ellipse test_gradients_page test_horn test_invariant "
+    "test_labels test_lecture_experiments test_loss_gallery test_mixture test_objective_pages test_readme "
+    "test_stacking".split()
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem not in AROUND:
+            item.add_marker(pytest.mark.core)
+
 
 @pytest.fixture
 def x64():

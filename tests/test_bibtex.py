@@ -77,6 +77,7 @@ def test_the_main_job_offline_runs_on_the_stand_in_and_says_so_in_every_line(
     assert capsys.readouterr().out.startswith("synthetic")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_its_features_start_another(tmp_path, monkeypatch):
     blocks = data.exclusive_blocks(0, 80, 16)
     monkeypatch.setattr(runs, "load", lambda *_: blocks)

@@ -118,6 +118,7 @@ def test_a_trained_network_takes_the_place_of_every_network_and_of_nothing_else(
     assert got == {"energy": {"network": network, "C1": 5}, "answer": {"network": network}}
 
 
+@pytest.mark.slow
 def test_the_comparison_trains_each_method_beside_its_control(blocks, tmp_path, monkeypatch):
     config = methods.Config(
         dataset="scene", methods=("seal-dynamic",), seeds=(0,), quick=True, out=tmp_path / "m"

@@ -23,6 +23,7 @@ def some(*names):
     return lambda seed: {name: of for name, of in load(seed).items() if name in names}
 
 
+@pytest.mark.slow
 def test_one_code_is_k_means_and_a_gaussian_mixture_by_changing_beta(tmp_path, monkeypatch):
     monkeypatch.setattr(mixture, "load", some("iris", "drawn"))
     monkeypatch.setattr(mixture, "PATCHES", 30)
@@ -48,6 +49,7 @@ def test_one_code_is_k_means_and_a_gaussian_mixture_by_changing_beta(tmp_path, m
     assert not list(out.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_what_differs_from_scikit_learn_ends_the_script_with_one_line(
     tmp_path, monkeypatch, capsys
 ):
