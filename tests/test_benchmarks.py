@@ -5,6 +5,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "inference.py"
 SLOW = "torch_eager,torch_eager_hoisted,torch_compile,jaxopt"
@@ -21,6 +23,7 @@ def run(*arguments, script=SCRIPT):
     )
 
 
+@pytest.mark.slow
 def test_the_inference_benchmark_compares_its_contestants_and_writes_a_row_for_each(tmp_path):
     file = tmp_path / "rows.json"
     small = "--batches 8 --steps 3 --threads 1 --seconds 0.02".split()
@@ -47,6 +50,7 @@ def test_the_inference_benchmark_refuses_a_peer_it_does_not_know():
     assert "no such peer: spen_jax, torchh" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_times_a_step_of_each_objective(tmp_path):
     """Where PyTorch is installed, the script itself stops unless both compute the same loss and gradient."""
     file = tmp_path / "rows.json"

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
 
 

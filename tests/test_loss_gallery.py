@@ -13,6 +13,8 @@ linear_model = pytest.importorskip("sklearn.linear_model")
 from experiments.lecture import loss_gallery  # noqa: E402
 from experiments.lecture import loss_gallery_figures as figures  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SOME = ("energy", "perceptron", "hinge", "MCE")
 OTHER_DATA = ("multinomial logistic", "linear SVM")
 """Machines whose code others share; each compiles for seconds."""

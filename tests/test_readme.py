@@ -42,6 +42,7 @@ def test_a_spen_on_scene_runs_as_printed_where_the_data_are(capsys):
     assert float(capsys.readouterr().out.splitlines()[-1]) > 0.65
 
 
+@pytest.mark.slow
 def test_the_page_on_inference_runs_as_printed(capsys):
     run("docs/inference.md")
     converged, shape, points, r_hat, known = capsys.readouterr().out.splitlines()
@@ -52,6 +53,7 @@ def test_the_page_on_inference_runs_as_printed(capsys):
     assert known == "[1.] True"
 
 
+@pytest.mark.slow
 def test_the_page_on_energies_runs_as_printed(capsys):
     names = run("docs/energies.md")
     printed = capsys.readouterr().out.splitlines()
@@ -69,6 +71,7 @@ def test_the_page_on_energies_runs_as_printed(capsys):
     assert printed[-2:] == ["1.0", "True"]
 
 
+@pytest.mark.slow
 def test_the_page_on_latent_variables_runs_as_printed(capsys):
     names = run("docs/latent.md")
     printed = capsys.readouterr().out.splitlines()

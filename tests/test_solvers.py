@@ -281,7 +281,23 @@ STOPPED = [("product", "heavy ball"), ("separable on the box", "mirror")]
 
 
 # Those whose derivatives are tested are tested with them.
-@pytest.mark.parametrize("case, solver", sorted({*PAIRS} - {*IMPLICIT, *UNROLLED}), ids=names)
+# What takes seconds to compile and differs from others by little.
+SLOW = [
+    ("rows of simplices", "line search"),
+    ("product", "mirror"),
+    ("ball", "line search"),
+    ("softmax", "lbfgs on logits"),
+    ("product", "heavy ball"),
+    ("rows of simplices", "mirror"),
+]
+
+
+def slow_ones(pairs):
+    """The pairs as parameters, those of SLOW marked."""
+    return [pytest.param(*p, marks=[pytest.mark.slow] * (p in SLOW)) for p in sorted(pairs)]
+
+
+@pytest.mark.parametrize("case, solver", slow_ones({*PAIRS} - {*IMPLICIT, *UNROLLED}), ids=names)
 def test_the_answer_is_that_of_the_problem(case, solver, x64):
     solver, steps = SOLVERS[solver]
     found = solved(CASES[case], solver=solver, steps=steps)
@@ -297,7 +313,7 @@ def test_the_derivative_of_a_stopped_energy_is_that_of_the_minimum(case, solver,
     check(case, *SOLVERS[solver], "stopped", mapped=False)
 
 
-@pytest.mark.parametrize("case, solver", IMPLICIT, ids=names)
+@pytest.mark.parametrize("case, solver", slow_ones(IMPLICIT), ids=names)
 def test_the_implicit_derivative_is_that_of_the_problem_whatever_the_solver(
     case, solver, x64, as_users_compile
 ):

@@ -65,6 +65,7 @@ def test_the_experts_agree_with_scikit_learn_and_with_the_formula_of_the_neighbo
         np.testing.assert_allclose(logits, np.log(share / (1 - share)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_perceptron_learns_which_word_makes_which_label():
     data, test = rows(200, 4), rows(100, 4, seed=1)
     logits = experts.perceptron(np.tile(data.x, (2, 1)), np.tile(data.y, (2, 1)), 0)(test.x)
