@@ -69,10 +69,16 @@ def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
 
     `batch` and the results are pytrees whose arrays have a leading axis of examples. What is left over runs in the next
     power of two, filled up with copies of the last example, whose results are dropped. Within `jit` the
-    function gets the whole batch: the program around it has one size.
+    function gets the whole batch: the program around it has one size. ValueError for arrays of different lengths.
     """
     leaves = jax.tree.leaves(batch)
     n = jnp.shape(leaves[0])[0]
+    for path, a in jax.tree.leaves_with_path(batch):
+        if jnp.shape(a)[:1] != (n,):
+            raise ValueError(
+                f"all arrays of a batch need its leading axis of {n} examples, but the one at "
+                f"{jax.tree_util.keystr(path)} has shape {jnp.shape(a)}"
+            )
     size = min(size, _power_of_two(n))
     if n in (0, size) or any(isinstance(a, Tracer) for a in leaves):
         return function(batch)

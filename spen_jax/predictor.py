@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
-from spen_jax.domains import Box, Domain
+from spen_jax.domains import Box, Domain, counting
 from spen_jax.inference import (
     Differentiate,
     GradientDescent,
     MirrorDescent,
     Solution,
     Solver,
+    as_numbers,
     minimize,
     points,
 )
@@ -53,7 +54,7 @@ class Predictor:
       progress: whether to report on stderr.
       batch_size: the most rows that are predicted at once.
 
-    `solver` to `progress` are those of `minimize`; see `inference.Options`.
+    `settings` to `progress` are those of `minimize`; see `inference.Options`.
     """
 
     energy: Energy
@@ -69,7 +70,7 @@ class Predictor:
     differentiate: Differentiate | None = None
     tolerance: float = 1e-3
     stop_early: bool = False
-    trace: str | tuple[str, ...] = ()
+    trace: str | tuple[str, ...] | list[str] = ()
     progress: bool = False
     batch_size: int = 1024
 
@@ -78,10 +79,22 @@ class Predictor:
             raise ValueError(
                 f"Predictor needs an energy, a function (params, context, y) -> scalar, got {self.energy!r}"
             )
+        if not isinstance(self.domain, Domain):
+            raise ValueError(
+                f"domain must be one of spen_jax.domains, such as Box(), Simplex() or Reals(), got {self.domain!r}"
+            )
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if isinstance(self.shape, dict):
+            raise ValueError(
+                "shape is that of one array; for a tree y give start as a tree of arrays (1, ...)"
+            )
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(self.shape))
+        trace = (self.trace,) if isinstance(self.trace, str) else tuple(self.trace)
+        object.__setattr__(self, "trace", trace)
+        if isinstance(self.start, jax.Array) and not self.start.ndim:
+            object.__setattr__(self, "start", float(self.start))
         if self.solver is None:
             solver = MirrorDescent() if self.domain.has_logits else GradientDescent()
             object.__setattr__(self, "solver", solver)
@@ -112,7 +125,7 @@ class Predictor:
         return in_batches(partial(_solve, *self._split(params), key), batch, self.batch_size)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
-        """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing."""
+        """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0."""
         model = Predictor(self.energy, self.features)
         return in_batches(partial(_energies, model, params), (x, y, mask), self.batch_size)
 
@@ -152,10 +165,12 @@ class Predictor:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 numbers[name] = value
+        # Known now, and so checked now: the compiled function sees arrays.
+        solver: Any = self.solver
+        as_numbers(solver, numbers.get("settings") or {}, numbers.get("temperature"))
         kept: dict[str, Any] = dict.fromkeys(numbers)
         if self._start_of(1) is not None:
             kept["start"] = None
-        kept["trace"] = tuple(self.trace) if isinstance(self.trace, list) else self.trace
         return replace(self, **kept), params, numbers
 
     def _start_of(self, examples):
@@ -180,6 +195,8 @@ def _solve(predictor, params, numbers, key, batch):
 def _energies(predictor, params, batch):
     x, y, mask = batch
     context = predictor.context(params, x, mask=mask)
+    if mask is not None:
+        y = counting(jax.tree.broadcast(mask, y), y)
     return jax.vmap(predictor.energy, (None, 0, 0))(params, context, y)
 
 

@@ -1,6 +1,7 @@
 """A Predictor: how an answer is found, said once; starts, what is known, batches."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -276,3 +277,37 @@ def test_what_is_no_predictor_says_so():
         Predictor(coupled, batch_size=0)
     with pytest.raises(ValueError, match="x must hold an array"):
         Predictor(coupled, shape=(4,))({"A": A}, None)
+
+
+def test_arrays_of_another_length_are_refused_and_not_repeated():
+    predictor = Predictor(coupled, shape=(4,))
+    for call in (
+        lambda: predictor.energies({"A": A}, B[:5], KNOWN[:2]),
+        lambda: predictor({"A": A}, B[:5], known=(MASK[:2], KNOWN[:2])),
+        lambda: dataclasses.replace(predictor, start=jnp.ones((3, 4)))({"A": A}, B[:5]),
+    ):
+        with pytest.raises(ValueError, match="leading axis of 5 examples"):
+            call()
+
+
+def test_numbers_out_of_range_are_refused_where_they_are_known():
+    for option, message in (
+        ({"temperature": -1.0}, "temperature must be 0 or more"),
+        ({"settings": {"step_size": -1.0}}, "needs step_size > 0"),
+        ({"domain": "box"}, "domain must be one of"),
+        ({"shape": {"a": (3,)}}, "give start as a tree"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Predictor(coupled, **({"shape": (4,)} | option))({"A": A}, B)
+    with pytest.raises(ValueError, match="the mask of known must be booleans"):
+        Predictor(coupled, shape=(4,))({"A": A}, B, known=(KNOWN, MASK.astype(float)))
+    assert lands(jnp.asarray(0.25), (4,)).max() == 0.25
+
+
+def test_what_a_function_has_bound_is_not_overridden_by_nothing():
+    def scaled(context, key=None, scale=1.0):
+        assert key == "mine"
+        return scale * jax.nn.sigmoid(context)
+
+    start = functools.partial(scaled, key="mine", scale=0.5)
+    np.testing.assert_allclose(lands(start), 0.5 / (1 + np.exp(-B)), rtol=1e-5)

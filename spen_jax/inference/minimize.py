@@ -4,7 +4,7 @@ An energy is a function `(params, context, y) -> scalar` of ONE example; `minimi
 Shapes: B examples, y of shape (B, ...) or a pytree of such arrays, and every array of the context with
 a leading axis B.
 
-The choices are orthogonal: where y lives (`domains`), which algorithm moves it (`solvers`), when it stops
+The choices hardly depend on each other: where y lives (`domains`), which algorithm moves it (`solvers`), when it stops
 (`steps`, `stop_early`) and what a derivative of the answer means (`differentiate`). The loop maps the solver's
 one-example step over the examples INSIDE one scan, in blocks that stay in a CPU's cache, and where
 the step allows with the examples along the last axis (`layout`).
@@ -253,6 +253,10 @@ def _check_known(plan, known, start):
     )
     want = [(batch, *part) for part in parts]
     got = [jnp.shape(m) for m in jax.tree.leaves(mask)]
+    if not all(jnp.issubdtype(jnp.result_type(m), jnp.bool_) for m in jax.tree.leaves(mask)):
+        raise ValueError(
+            "the mask of known must be booleans, true where y is known; known is (mask, y), the mask first"
+        )
     if got != want:
         raise ValueError(
             f"the mask of known needs an entry for each part of y, shape {', '.join(map(str, want))}, got "

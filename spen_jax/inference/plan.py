@@ -65,7 +65,7 @@ _MODES = {"stopped": None, "unrolled": Unrolled(), "implicit": Implicit()}
 
 
 class Options(TypedDict, total=False):
-    """How `minimize` finds an answer, by keyword; a `Predictor` has the same.
+    """How `minimize` finds an answer, by keyword; a `Predictor` has the same, with defaults of its own.
 
     domain: where y lives; `Box()` by default.
     solver: the algorithm; `GradientDescent()` by default.
@@ -110,9 +110,12 @@ class Values(NamedTuple):
     temperature: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What is fixed when a solve is compiled; see `Options`. With `held` some parts of y are known."""
+    """What is fixed when a solve is compiled; see `Options`. With `held` some parts of y are known.
+
+    Plans come from `plan_of`, which gives the same options the same object: a call compares them by identity, at once.
+    """
 
     energy: Energy
     domain: Domain = Box()
@@ -163,15 +166,16 @@ class Plan:
 
 
 def plan_of(energy: Energy, held: bool, options: dict[str, Any]) -> Plan:
-    """The plan of an energy and options, the same object for equal ones.
+    """The plan of an energy and options: one object for the same options, which are compiled once.
 
     Raises:
       ValueError: for options out of range. TypeError: for unknown names, and values that cannot be fixed.
     """
-    if isinstance(options.get("trace"), list):
-        options = options | {"trace": tuple(options["trace"])}
+    trace = options.get("trace")
+    if isinstance(trace, list | str):
+        options = options | {"trace": (trace,) if isinstance(trace, str) else tuple(trace)}
     try:
-        return _plan(energy, held, tuple(options.items()))
+        return _plan(energy, held, tuple(sorted(options.items())))
     except TypeError as error:
         if "unhashable" in str(error):
             error.add_note(

@@ -38,7 +38,8 @@ def feed_forward(
     def objective(params, batch, key):
         x, truth, mask = read(batch)
         y = domain.link(handing(logits, key=key, mask=mask)(params, x))
-        value = jnp.mean(jax.vmap(judge)(y, truth, mask))
+        counts = None if mask is None else jax.tree.broadcast(mask, truth)
+        value = jnp.mean(jax.vmap(judge)(y, truth, counts))
         return value, {"loss": value}
 
     return objective
