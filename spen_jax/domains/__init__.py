@@ -1,6 +1,6 @@
 """Where y lives, and what is natural there: links, losses, entropies."""
 
-from spen_jax.domains.base import Domain, counting
+from spen_jax.domains.base import NEAR, Domain, check_inside, counting
 from spen_jax.domains.entropies import (
     LOGIT_FLOOR,
     PROBABILITY_FLOOR,
@@ -11,10 +11,12 @@ from spen_jax.domains.entropies import (
     total,
 )
 from spen_jax.domains.product import Product
+from spen_jax.domains.real import check_real_type, real_array, rounding
 from spen_jax.domains.sets import Box, L2Ball, Reals, Simplex
 
 __all__ = [
     "LOGIT_FLOOR",
+    "NEAR",
     "PROBABILITY_FLOOR",
     "Box",
     "Domain",
@@ -25,7 +27,11 @@ __all__ = [
     "binary_cross_entropy",
     "binary_entropy",
     "categorical_cross_entropy",
+    "check_inside",
+    "check_real_type",
     "counting",
     "entropy",
+    "real_array",
+    "rounding",
     "total",
 ]

@@ -11,8 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from spen_jax import trees
 from spen_jax.domains.entropies import total
+from spen_jax.domains.real import real_array, rounding
+
+NEAR = 1e-4
+"""How far outside a domain, as a share of its size, still counts as inside: data are often roughly normalised."""
 
 
 def counting(mask: Any, y: Any) -> Any:
@@ -34,6 +40,58 @@ def counting(mask: Any, y: Any) -> Any:
         return jnp.where(mask, y, jnp.zeros((), jnp.result_type(y)))
 
     return jax.tree.map(lambda m, part: jax.tree.map(partial(of_leaf, m), part), mask, y)
+
+
+def check_inside(domain: "Domain", y: Any, what: str, mask: Any = None) -> None:
+    """ValueError, which says `what` and what to do, where part of a batch of answers y lies outside the domain.
+
+    Args:
+      domain: where each example's y should live.
+      y: a batch, an array (B, ...) or a tree of them; what is being traced by JAX is not looked at.
+      what: its name, such as "data.y".
+      mask: the parts that count, booleans of leading axes of y, (B,) or (B, T), or a tree of such; others may
+        hold anything.
+    """
+    try:
+        pieces = domain.pieces(y, mask)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    for path, part, values, counts in pieces:
+        if not isinstance(values, jax.core.Tracer):
+            _check_piece(part, real_array(what + path, values), what + path, counts)
+
+
+def _check_piece(domain, y, what, mask):
+    if y.ndim == 0:
+        raise ValueError(f"{what} needs a leading axis of examples, got one number, {y}")
+    try:
+        domain.check(trees.one_of(y))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    outside = domain.outside(y)
+    counts = _read_mask(mask, outside.shape, what)
+    outside = outside & counts
+    if not outside.any():
+        return
+    at = np.unravel_index(np.argmax(outside), outside.shape)
+    shown = np.array2string(y[at], threshold=8, edgeitems=3, precision=4, separator=", ")
+    raise ValueError(
+        f"{what} does not lie in {domain}: {outside.sum()} of {counts.sum()} parts are outside, such as {shown} "
+        f"at {what}[{', '.join(map(str, at))}]; "
+        f"{domain.advice(y[counts]) or 'give the predictor the domain that y lives in'}"
+    )
+
+
+def _read_mask(mask, shape, what):
+    """A mask of leading axes as booleans of the whole shape."""
+    if mask is None:
+        return np.broadcast_to(True, shape)
+    mask = real_array(f"the mask of {what}", mask)
+    if mask.shape != shape[: mask.ndim] or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"the mask of {what} needs booleans of leading axes of its parts, {shape}, got {mask.dtype} {mask.shape}"
+        )
+    return np.broadcast_to(mask.reshape(*mask.shape, *[1] * (len(shape) - mask.ndim)) == 1, shape)
 
 
 class Domain:
@@ -58,6 +116,26 @@ class Domain:
         All of y.shape where each number is a part of its own; without the last axis where a vector is.
         """
         return y.shape
+
+    def pieces(self, y: Any, mask: Any = None) -> list[tuple[str, "Domain", Any, Any]]:
+        """The arrays of a tree y, each with its path, its own domain and its mask."""
+        return [("", self, y, mask)]
+
+    def outside(self, y: Any) -> Any:
+        """Which parts of y, one example or a batch, do not lie in the domain: NumPy booleans, one for each of `parts`.
+
+        Up to rounding and a ten-thousandth of the domain's size. What is not finite is outside of every domain.
+        """
+        y, near = real_array("y", y), NEAR + 4 * rounding(y)
+        y = y if y.dtype.kind == "f" else y.astype(float)
+        nearest = np.asarray(self.project(jnp.asarray(y)))
+        with np.errstate(all="ignore"):
+            far = ~(np.abs(nearest - y) <= near * (1 + np.abs(nearest)))
+        return far.any(axis=tuple(range(len(self.parts(y)), y.ndim)))
+
+    def advice(self, y: np.ndarray) -> str:
+        """What to do with parts (n, ...) of y of which some lie outside; nothing where there is no better guess."""
+        return ""
 
     def project(self, y: Any) -> Any:
         """argmin over u in the domain of ||u - y||."""

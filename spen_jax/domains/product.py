@@ -47,13 +47,37 @@ class Product(Domain):
 
     def check(self, y):
         """ValueError where y is another tree, or a leaf does not fit its domain."""
+        self._leaves(y)
+        self._each("check", y)
+
+    def _leaves(self, y):
         try:
-            self.structure.flatten_up_to(y)
+            return self.structure.flatten_up_to(y)
         except ValueError as error:
             raise ValueError(
                 f"the domain needs y to be the tree {self.structure}, got {jax.tree.structure(y)}"
             ) from error
-        self._each("check", y)
+
+    def pieces(self, y, mask=None):
+        """Those of each leaf; one mask stands for all leaves."""
+        if mask is None or hasattr(mask, "shape"):
+            masks = [mask] * len(self.domains)
+        else:
+            masks = self._leaves(mask)
+        paths = [
+            path for path, _ in jax.tree.leaves_with_path(self.structure.unflatten(self.domains))
+        ]
+        return [
+            (jax.tree_util.keystr(path) + below, *piece)
+            for path, domain, leaf, m in zip(
+                paths, self.domains, self._leaves(y), masks, strict=True
+            )
+            for below, *piece in domain.pieces(leaf, m)
+        ]
+
+    def outside(self, y):
+        """A tree of each leaf's own."""
+        return self._tree("outside", y)
 
     @property
     def has_logits(self):

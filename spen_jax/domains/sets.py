@@ -7,10 +7,11 @@ from numbers import Real
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax import projections
 
-from spen_jax.domains.base import Domain, counting
+from spen_jax.domains.base import NEAR, Domain, counting
 from spen_jax.domains.entropies import (
     LOGIT_FLOOR,
     binary_cross_entropy,
@@ -19,11 +20,16 @@ from spen_jax.domains.entropies import (
     entropy,
     total,
 )
+from spen_jax.domains.real import real_array, rounding
 
 
 @dataclass(frozen=True)
 class Reals(Domain):
     """All real arrays: nothing is projected or rounded."""
+
+    def outside(self, y):
+        """Where y is not finite."""
+        return ~np.isfinite(real_array("y", y))
 
     def project(self, y):
         """The point itself."""
@@ -73,6 +79,26 @@ class Box(Domain):
         if not self.has_logits:
             raise ValueError(f"{what} needs a Box with two finite bounds, got {self}")
         return self.upper - self.lower
+
+    def outside(self, y):
+        """Where y is not finite, or beyond a bound by more than a ten-thousandth of the width."""
+        y, eps = real_array("y", y), rounding(y)
+        bounds = [abs(b) for b in (self.lower, self.upper) if math.isfinite(b)]
+        width = self.upper - self.lower if self.has_logits else max([1.0, *bounds])
+        near = NEAR * width + eps * max([0.0, *bounds])
+        with np.errstate(over="ignore"):  # a bound that the type of y cannot hold is none
+            inside = (y >= self.lower - near) & (y <= self.upper + near)
+        return ~(inside & np.isfinite(y))
+
+    def advice(self, y):
+        """For two or 256 levels in the unit box, how to scale them."""
+        if self != Box():
+            return ""
+        if np.isin(y, (-1, 1)).all():
+            return "for labels of -1 and 1 give (y + 1) / 2"
+        if y.min() >= 0 and 100 < y.max() <= 255 and (y == np.round(y)).all():
+            return "for numbers from 0 to 255 give y / 255"
+        return ""
 
     def project(self, y):
         """argmin over u in the box of ||u - y||: y clipped to [lower, upper]."""
@@ -154,7 +180,7 @@ class Simplex(Domain):
         if len(y.shape) < 1:
             raise ValueError(
                 "Simplex needs y of shape (..., K) for each example, got a scalar; start needs shape "
-                "(B, K) or (B, nodes, K)"
+                "(B, K) or (B, nodes, K), classes by their numbers become rows by jax.nn.one_hot(y, K)"
             )
 
     @property
@@ -165,6 +191,23 @@ class Simplex(Domain):
     def parts(self, y):
         """Each distribution is one part: the shape without its last axis."""
         return y.shape[:-1]
+
+    def outside(self, y):
+        """Which rows hold less than 0 or do not sum to 1, by more than a ten-thousandth."""
+        y, near = real_array("y", y), NEAR + 4 * rounding(y)
+        self.check(y)
+        with np.errstate(all="ignore"):
+            sums = np.sum(y, axis=-1, dtype=float)
+        return ~(np.abs(sums - 1) <= near) | (y < -near).any(axis=-1)
+
+    def advice(self, y):
+        """For classes by their numbers, and for rows that are not normalised."""
+        whole = (y >= 0).all() and (y == np.round(y)).all()
+        if whole and (np.issubdtype(y.dtype, np.integer) or y.max() > 1):
+            return "for classes by their numbers give one-hot rows, jax.nn.one_hot(y, K)"
+        if (y >= 0).all() and np.isfinite(y).all() and (y.sum(axis=-1) > 0).all():
+            return "for rows that do not sum to 1 give y / y.sum(axis=-1, keepdims=True)"
+        return ""
 
     def project(self, y):
         """argmin over u in the simplex of ||u - y||, by Optax."""
@@ -234,6 +277,13 @@ class L2Ball(Domain):
     def parts(self, y):
         """Each vector is one part: the shape without its last axis."""
         return y.shape[:-1]
+
+    def outside(self, y):
+        """Which vectors are longer than the radius, by more than a ten-thousandth, or not finite."""
+        y, near = real_array("y", y), NEAR + 4 * rounding(y)
+        self.check(y)
+        with np.errstate(all="ignore"):
+            return ~(np.linalg.norm(y / float(self.radius), axis=-1) <= 1 + near)
 
     def project(self, y):
         """y scaled down to the radius where it is longer, by Optax."""

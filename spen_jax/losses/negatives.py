@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import Domain
+from spen_jax.domains import NEAR, Domain, real_array, rounding
 from spen_jax.inference import GradientDescent, Solution, Solver, minimize_best
 from spen_jax.types import Energy
 
@@ -130,6 +131,13 @@ class OutsideBall(Domain):
     def parts(self, y):
         """Each vector is one part: the shape without its last axis."""
         return y.shape[:-1]
+
+    def outside(self, y):
+        """Which vectors are shorter than the radius, by more than a ten-thousandth, or not finite."""
+        y, near = real_array("y", y), NEAR + 4 * rounding(y)
+        with np.errstate(all="ignore"):
+            norm = np.linalg.norm(y / float(self.radius), axis=-1)
+        return ~((norm >= 1 - near) & np.isfinite(y).all(axis=-1))
 
     def project(self, y):
         """y moved out to the sphere where it is inside."""
