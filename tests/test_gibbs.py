@@ -159,6 +159,44 @@ curvature = jax.jit(
 )
 
 
+LARGE = np.array([[0, 1e30, INF], [1e30, 1e30, INF], [1e30, 2e30, 3e30], [-1e30, 1e30, INF]])
+"""Energies whose squares float32 does not hold."""
+
+
+@pytest.mark.parametrize("beta", [1e-3, 1.0, 30.0, 1e15])
+def test_the_derivative_in_beta_of_large_energies_is_right_in_float32(beta):
+    energies = np.float32(LARGE)
+    total, average = in_beta(energies, np.float32(beta))[1]
+    tied = np.array([1, 2, 1, 1])  # lowest ones, beside which the others count for nothing
+    np.testing.assert_allclose(average, -np.log(3 / tied) / beta**2, rtol=1e-5)
+    np.testing.assert_allclose(total, np.log(tied) / beta**2, rtol=1e-5, atol=2e-7 / beta**2)
+    of_loss = jax.jit(jax.vmap(jax.value_and_grad(nll, 2), (0, 0, None)))
+    _, slope = of_loss(energies[:, 0], energies, np.float32(beta))
+    np.testing.assert_allclose(slope, -np.log(tied) / beta**2, rtol=1e-5, atol=2e-7 / beta**2)
+
+
+def test_beside_a_large_level_the_differences_of_energies_still_count():
+    # The last digit of the level is one step.
+    level, step = np.float32(2.0**83), np.float32(2.0**60)
+    energies = np.stack([of + step * np.float32([0, 1, 2]) for of in (level, -level, 0)])
+    beta = 2.0**-60
+    slopes = in_beta(energies, np.float32(beta))[1]
+    above = np.tile([[0, 1, 2]], (3, 1)) / beta
+    for slope, average in zip(slopes, (False, True), strict=True):
+        below, over = (free_energy(above, beta * by, average=average) for by in (0.9999, 1.0001))
+        np.testing.assert_allclose(slope, (over - below) / (2e-4 * beta), rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-30, 1e-3, 1.0, 1e20, INF])
+def test_all_derivatives_of_large_energies_are_finite_in_float32(beta):
+    energies, beta = np.float32([[0, 1e30], [1e30, 1e30], [-1e15, 1e15]]), np.float32(beta)
+    slopes = np.asarray(in_beta(energies, beta)[1][1])
+    assert np.isfinite(slopes).all() and (slopes <= 0).all()
+    np.testing.assert_allclose(slopes[1], 0, atol=1e-38)
+    if beta >= 1e-3:
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(curvature(energies, beta)))
+
+
 def test_second_derivatives_are_those_of_finite_differences_and_finite_at_the_limits(x64):
     def slopes(beta):
         p = gibbs(ENERGIES, beta)

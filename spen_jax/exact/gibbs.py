@@ -263,24 +263,31 @@ def _average_softmin_jvp(primals, tangents):
     value = _average_softmin(energies, beta, weights)
     p = _softargmin(energies, beta, weights)
     slope = jnp.sum(jnp.where(p > 0, p * tangents[0], 0), axis=-1)
-    return value, slope + tangents[1] * _slope_in_beta(energies, beta, weights, value)
+    return value, slope + tangents[1] * _slope_in_beta(energies, beta, weights)
 
 
-def _slope_in_beta(energies, beta, weights, value):
+def _slope_in_beta(energies, beta, weights):
     """dF/dbeta = -KL(P || W) / beta^2 = -sum_k w_k d_k^2 psi(-beta d_k), d_k = E_k - F, W the normalised weights.
 
-    psi(u) = (exp(u) (u - 1) + 1) / u^2; nothing cancels, whatever beta is. -var(E) / 2 at beta = 0.
+    psi(u) = (exp(u) (u - 1) + 1) / u^2; nothing cancels, whatever beta is. -var(E) / 2 at beta = 0. One that the
+    numbers cannot hold is their largest.
     """
-    exists = jnp.isfinite(value)
-    d = _masked(energies, weights) - jnp.where(exists, value, 0)[..., None]
-    absent = jnp.isinf(d)
-    d = jnp.where(absent, 0, d)
-    u = -beta * d
-    series = sum(u**n / (math.factorial(n) * (n + 2)) for n in range(9))
+    lowest, above = _above(energies, weights)
+    # Of differences: beside large energies, F - min E would be rounded away.
+    gap = _average_softmin(above, beta, weights)
+    exists = jnp.isfinite(lowest) & jnp.isfinite(gap)
+    absent = jnp.isinf(above)
+    d = jnp.where(absent, 0, above) - jnp.where(exists, gap, 0)[..., None]
+    u = -jnp.where(beta == jnp.inf, 1, beta) * d
     small = jnp.abs(u) < 0.5
-    far = jnp.where(small, 1, u)
-    psi = jnp.where(small, series, (jnp.exp(far) * (far - 1) + 1) / far**2)
-    terms = jnp.where(absent, 1 / jnp.where(beta == 0, 1, beta) ** 2, d**2 * psi)
+    near, d = jnp.where(small, u, 0), jnp.where(small, d, 0)  # a large d would overflow as d^2
+    series = sum(near**n / (math.factorial(n) * (n + 2)) for n in range(9))
+    # d^2 psi(u) is this over beta^2; below u = -100 it is 1 to the last digit.
+    far = jnp.where(small, -1, jnp.maximum(u, -100))
+    divided = jnp.where(absent, 1, jnp.exp(far) * (far - 1) + 1)
+    divisor = jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
+    terms = jnp.where(small & ~absent, d**2 * series, divided / divisor / divisor)
     share = 1 if weights is None else _like(energies, weights)
     slope = -jnp.sum(share * terms, axis=-1) / _total(energies, weights)
+    slope = jnp.maximum(slope, jnp.finfo(slope.dtype).min)
     return jnp.where(exists & (beta != jnp.inf), slope, 0)
