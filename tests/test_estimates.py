@@ -57,11 +57,16 @@ def test_the_error_is_that_of_a_mean_at_beta_0_and_unknown_at_infinity_or_of_one
     energies = (y[:, None] - z) ** 2 / 2
     hot, warm, cold = (sample_once(y, z, beta) for beta in (0.0, 1e-6, INF))
     np.testing.assert_allclose(hot.value, energies.mean(1))
-    np.testing.assert_allclose(hot.error, energies.std(1) / np.sqrt(50))
+    np.testing.assert_allclose(hot.error, energies.std(1, ddof=1) / np.sqrt(50))
     np.testing.assert_allclose(warm.error, hot.error, rtol=1e-4)
     np.testing.assert_allclose(cold.value, energies.min(1))
     np.testing.assert_array_equal(cold.error, np.full(4, INF))
     np.testing.assert_array_equal(sample_once(y, z[:1], 1.0).error, np.full(4, INF))
+
+
+def test_of_two_samples_the_squared_error_is_on_average_the_variance_of_their_mean(x64):
+    _, error = estimates(np.zeros(1), 20_000, 2, 0.0)
+    np.testing.assert_allclose(np.mean(error**2), 1 / 4, rtol=0.05)  # var(z^2 / 2) / 2
 
 
 # Distributions of z

@@ -40,7 +40,8 @@ def monte_carlo(
     safe = jnp.where((beta == 0) | (beta == jnp.inf), 1, beta)
     ratio = jnp.where(beta == 0, -above, jnp.expm1(-safe * above) / safe)
     count = energies.shape[-1]
-    error = jnp.std(ratio, axis=-1) / np.sqrt(count)
+    # The variance of samples is over n - 1; from one sample there is none.
+    error = jnp.std(ratio, axis=-1, ddof=min(1, count - 1)) / np.sqrt(count)
     return Estimate(value, jnp.where((beta == jnp.inf) | (count == 1), jnp.inf, error))
 
 
