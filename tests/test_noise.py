@@ -24,14 +24,17 @@ from spen_jax.objectives import IndependentBernoulli, IndependentCategorical, nc
 
 
 class Enumerated(NamedTuple):
-    """Every answer equally often: with n draws a multiple of 16, the exact expectation under uniform noise."""
+    """Every answer equally often: n draws, a multiple of them, are the exact expectation under uniform noise."""
+
+    answers: np.ndarray = CORNERS
 
     def sample(self, context, key, n):
         size = len(jax.tree.leaves(context)[0])
-        return jnp.broadcast_to(jnp.tile(jnp.asarray(CORNERS), (n // 16, 1)), (size, n, 4))
+        drawn = jnp.tile(jnp.asarray(self.answers), (n // len(self.answers), 1))
+        return jnp.broadcast_to(drawn, (size, *drawn.shape))
 
     def log_prob(self, context, y):
-        return jnp.full(y.shape[:2], -4 * np.log(2))
+        return jnp.full(y.shape[:2], -np.log(len(self.answers)))
 
 
 def log_partition(params, context):
@@ -56,6 +59,41 @@ def test_against_much_noise_the_gradient_is_that_of_the_likelihood(ranked, x64):
     want = (truth - np.einsum("bk,bkp->bp", p, slopes(params, batch.x, points))).mean(0)
     error = np.linalg.norm(flat(gradient_of(objective, params, batch)[0]) - want)
     assert error < 0.005 * np.linalg.norm(want)
+
+
+PAIRS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+SLOPES = np.stack([-PAIRS[:, 0], -PAIRS[:, 1], PAIRS[:, 0] * PAIRS[:, 1]])
+"""Of `pair` in a, b and c at each of PAIRS."""
+
+
+def pair(params, context, y):
+    return params["c"] * y[0] * y[1] - params["a"] * y[0] - params["b"] * y[1]
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_against_much_noise_an_answer_is_pushed_up_by_its_density_normalised_or_not(
+    normalised, x64
+):
+    """Two labels, Z = 3.94, the truth (1, 0): at c = 0 the slope in a has the other sign than the likelihood's."""
+    params = {"a": 0.3, "b": -0.2, "c": 0.36}
+    density = np.exp(-np.array([params["a"], params["b"], params["c"]]) @ SLOPES)
+    z = density.sum()
+    assert abs(z - 3.94) < 0.01
+    likelihood = SLOPES[:, 2] - SLOPES @ (density / z)
+    want = likelihood if normalised else SLOPES[:, 2] - SLOPES @ density
+    batch = Batch(np.zeros((1, 1)), PAIRS[2:3])
+    errors = []
+    for samples in (2**12, 2**14):
+        objective = nce(
+            Predictor(pair),
+            noise=Enumerated(PAIRS),
+            samples=samples,
+            log_partition=lambda *_: jnp.full(1, np.log(z) if normalised else 0.0),
+        )
+        errors.append(flat(gradient_of(objective, params, batch)[0]) - want)
+    np.testing.assert_allclose(errors[1], 0, atol=2e-3)
+    np.testing.assert_allclose(errors[0], 4 * errors[1], rtol=0.01)  # of order 1 / samples
+    assert likelihood[0] < -0.4 and (normalised or want[0] > 1)
 
 
 def tabular(params, context, y):

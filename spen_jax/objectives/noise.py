@@ -120,8 +120,9 @@ def nce(
 
     Noise-contrastive estimation: tells the truth from nu = `samples` draws y_k of the noise q, which are constants.
     At its best exp(-E - c) is the distribution of the data, normalised: c is learned to be log Z. As nu grows the
-    gradient tends to that of the likelihood of exp(-E - c). Without c the energy normalises itself: its level then
-    has a meaning, and it has to be flexible enough for that at every x.
+    gradient tends to that of E(x, y) + c(x) + sum over all y' of exp(-E(x, y') - c(x)): answers are pushed up by
+    exp(-E - c), which is P, and the gradient that of the likelihood, where c is log Z and not elsewhere. Without c the
+    energy normalises itself: its level then has a meaning, and it has to be flexible enough for that at every x.
 
     Args:
       predictor: its energy and features.
