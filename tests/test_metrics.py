@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -202,3 +204,77 @@ def test_swapped_scores_and_truth_are_an_error(function):
 def test_scores_in_place_of_decisions_are_an_error(function):
     with pytest.raises(ValueError, match=r"predicted must hold only 0 and 1, but holds 0\.7"):
         function([[0.7, 0.0]], [[1, 0]])
+
+
+# What is no array of real numbers: its parameter is named.
+
+BINARY = np.array([[1, 0, 1], [0, 1, 0]])
+READERS = {
+    "predicted": lambda a: metrics.micro_f1(a, BINARY),
+    "truth": lambda a: metrics.micro_f1(BINARY, a),
+    "mask": lambda a: metrics.micro_f1(BINARY, BINARY, a),
+    "scores": lambda a: metrics.average_precision(a, BINARY),
+    "p": metrics.expected_f1_sets,
+    "y": metrics.Expected(1.0, 0.0, False),
+    "z": lambda a: metrics.tune_expected(a, BINARY),
+}
+UNREAL = {
+    "a masked one": np.ma.array(BINARY, mask=[[0, 0, 0], [0, 0, 1]]),
+    "masked one": np.ma.array(BINARY),  # nothing is masked, but something may be next time
+    "complex128": BINARY + 0j,
+    "<U21": BINARY.astype(str),
+    "S21": BINARY.astype(bytes),
+    "object": BINARY.astype(object),
+    "datetime64": BINARY.astype("M8[s]"),
+    "timedelta64": BINARY.astype("m8[s]"),
+    "inhomogeneous": [[1, 0], [1]],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_arrays_that_are_no_real_numbers_are_refused_by_the_name_of_the_argument(name):
+    for message, array in UNREAL.items():
+        with pytest.raises(ValueError, match=f"^{name} must .*{message}"):
+            READERS[name](array)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, jnp.bfloat16, np.float32])
+def test_real_arrays_of_any_type_and_order_in_memory_are_read_alike(name, dtype):
+    wide = np.repeat(BINARY.astype(dtype), 2, axis=0)
+    for array in wide[::2], np.asfortranarray(wide)[::2], jnp.asarray(wide[::2]), BINARY.tolist():
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+        np.testing.assert_array_equal(READERS[name](array), READERS[name](BINARY.astype(float)))
+
+
+def test_k_and_thresholds_are_single_numbers():
+    for k in 1.5, "1", None, [1]:
+        with pytest.raises(ValueError, match="k must be a whole number"):
+            metrics.precision_at_k(BINARY, BINARY, k)
+    for threshold in [0.1, 0.2], math.nan, np.zeros((2, 3)):
+        with pytest.raises(ValueError, match="threshold must be one number"):
+            metrics.decide(BINARY, threshold)
+    for threshold in "0.5", None, 1j:
+        with pytest.raises(ValueError, match="threshold must hold booleans or real numbers"):
+            metrics.Fixed(threshold)(BINARY)
+    with pytest.raises(ValueError, match="a and b must be finite"):
+        metrics.Expected(math.inf, 0.0, False)
+
+
+def test_a_threshold_is_rounded_to_the_type_of_the_scores():
+    for dtype in np.float16, jnp.bfloat16, np.float32, np.float64:
+        scores = np.array([[0.1, 0.7, np.inf]]).astype(dtype)
+        assert metrics.decide(scores, 0.7).tolist() == [[False, True, True]]
+        assert metrics.decide(jnp.asarray(scores), 1e300).tolist() == [[False, False, True]]
+    assert metrics.decide(np.arange(3), 0.5).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-30, 1.0, 1e30, 1e300])
+def test_scores_of_any_size_are_fitted_alike(scale):
+    z, truth = random_problem(5)
+    a, b = metrics.tune_expected(z, truth)
+    scaled_a, scaled_b = metrics.tune_expected(scale * z, truth)
+    assert 0 < scaled_a < math.inf and math.isfinite(scaled_b)
+    if scale > 1e-300:
+        assert (scaled_a * scale, scaled_b) == pytest.approx((a, b), rel=1e-6)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from spen_jax.metrics.cells import Cells, along, falling, read, read_mask
+from spen_jax.metrics.cells import Cells, along, falling, number, read, read_mask, real
 
 
 class Rule(Protocol):
@@ -75,6 +75,12 @@ class Expected:
     b: float
     allow_empty: bool
 
+    def __post_init__(self):
+        if not np.isfinite([number("a", self.a), number("b", self.b)]).all():
+            raise ValueError(
+                f"a and b must be finite, but are {self.a} and {self.b}: tune them again"
+            )
+
     @classmethod
     def tune(
         cls,
@@ -95,9 +101,23 @@ class Expected:
 
 
 def decide(scores: ArrayLike, threshold: float = 0.5, mask: ArrayLike | None = None) -> np.ndarray:
-    """Return scores >= threshold, bool (N, L); a score at the threshold counts, NaN does not."""
-    values = np.asarray(scores)
-    return (values >= threshold) & read_mask(mask, values.shape)
+    """Return scores >= threshold, bool (N, L) or of any other shape; a score at the threshold counts, NaN does not.
+
+    Scores of floats are compared in their own type, to which the threshold is rounded. ValueError for scores that
+    are no real numbers, and for a threshold that is not one number.
+    """
+    values, threshold = real("scores", scores), number("threshold", threshold)
+    dtype = _type_of(scores)
+    with np.errstate(over="ignore"):  # beyond the type a threshold is infinite
+        rounded = np.asarray(threshold).astype(dtype).astype(values.dtype)
+    at_least = values >= (rounded if values.dtype.kind == "f" else threshold)
+    return at_least & read_mask(mask, values.shape)
+
+
+def _type_of(scores: ArrayLike) -> np.dtype:
+    """The type in which scores are compared."""
+    dtype = np.asarray(scores).dtype
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else np.dtype(np.float64)
 
 
 def tune_threshold(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -118,9 +138,7 @@ def tune_threshold(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None =
     best = int(np.argmax(np.where(bounds[:-1] > bounds[1:], sum_f1, -np.inf)))
     high, low = bounds[best], bounds[best + 1]
     # `decide` compares in the dtype of the scores, in which the middle may round down to `low`.
-    dtype = np.asarray(scores).dtype
-    to_dtype = dtype.type if jnp.issubdtype(dtype, jnp.floating) else np.float64
-    middle = float(to_dtype(high / 2 + low / 2))
+    middle = float(np.asarray(high / 2 + low / 2).astype(_type_of(scores)))
     return middle if low < middle <= high else float(high)
 
 
@@ -136,7 +154,7 @@ def expected_f1_sets(
     sequence labeling"; Ye, Chai, Lee and Chieu (2012), "Optimizing F-measures: a tale of two
     approaches".
     """
-    values = np.asarray(p, np.float64)
+    values = real("p", p).astype(np.float64)
     counted = read_mask(mask, values.shape)
     inside = (values >= 0) & (values <= 1) | ~counted
     if values.ndim != 2 or values.size == 0 or not inside.all():
@@ -235,7 +253,7 @@ def _f1_by_size(ranked: Cells) -> np.ndarray:
 
 def _logits(y: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
     """Logits of y clipped to [1e-7, 1 - 1e-7], 0 where y does not count; ValueError for no relaxed label."""
-    values = np.asarray(y, np.float64)
+    values = real("y", y).astype(np.float64)
     values = np.where(read_mask(mask, values.shape), values, 0.5)
     outside = ~((values >= -1e-4) & (values <= 1 + 1e-4))  # rounding may leave y a little outside
     if outside.any():
@@ -250,6 +268,9 @@ def _logits(y: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
 def fit_logistic(z: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Most likely (a, b) in P(true) = sigmoid(a z + b) over all cells (C,), by damped Newton; a > 0."""
     ridge = 1e-6  # moves no ordinary fit, and keeps separable or constant data finite
+    # Of numbers whose squares overflow or vanish there would be no deviation.
+    unit = max(np.abs(z).max(), 1e-290)
+    z = z / unit
     mean, scale = z.mean(), z.std() or 1.0
     inputs = np.stack([(z - mean) / scale, np.ones(z.size)])  # (2, C)
     y = truth.astype(np.float64)
@@ -270,4 +291,5 @@ def fit_logistic(z: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
         if np.abs(step).max() <= 1e-6:
             break
     a = max(float(theta[0]), 0.01) / scale  # also where larger scores are not likelier to be true
-    return float(a), float(theta[1] - a * mean)
+    a = min(a, 1e300 * min(unit, 1.0))  # for scores so small that a is no float
+    return float(a / unit), float(theta[1] - a * mean)

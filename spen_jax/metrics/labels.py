@@ -4,14 +4,14 @@ Arguments that mean the same everywhere: `predicted` (N, L) is a decision, 0/1 o
 example; `scores` (N, L) are real and finite, larger means likelier; `truth` (N, L), 0 or 1, comes
 second. `mask` (N, L), bool, says which cells count; without it, all. The others play no part, and
 may hold anything; nor does an example, or in `macro_f1` a label, of which no cell counts. NumPy and
-JAX arrays both serve, outside `jit`; other shapes or values raise ValueError. Every metric is a
-float in [0, 1], not per cent.
+JAX arrays both serve, outside `jit`; other shapes, types or values raise ValueError (`cells`). Every
+metric is a float in [0, 1], not per cent.
 """
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from spen_jax.metrics.cells import along, check_binary, read
+from spen_jax.metrics.cells import along, check_binary, read, whole
 
 
 def example_f1(predicted: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -52,7 +52,7 @@ def precision_at_k(
     it is the share of true ones among these. Raises ValueError for other k.
     """
     values, y, counted = read("scores", scores, truth, mask).ranked()
-    if not 1 <= k <= y.shape[1]:
+    if not 1 <= (k := whole("k", k)) <= y.shape[1]:
         raise ValueError(f"k must be in 1..{y.shape[1]} (the labels), but is {k}: choose less")
     best = np.sum(counted[:, :k], axis=1)
     kept = best > 0
