@@ -85,19 +85,17 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def save_figure(figure: Any, path: Path, colours: int | None = None) -> None:
-    """Write a Matplotlib figure as PNG, of so many colours where a small file is wanted, and close it."""
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a Matplotlib figure as PNG in full colour, as small as that can be without loss, and close it."""
     import matplotlib.pyplot as plt
     from PIL import Image
 
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130, bbox_inches="tight")
+    # At 100 dots an inch a page of the README stays light; nothing is transparent, so alpha says nothing.
+    figure.savefig(drawn, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
     with replacing(path) as file:
-        if colours is None:
-            file.write(drawn.getbuffer())
-        else:
-            Image.open(drawn).convert("RGB").quantize(colours).save(file, "PNG", optimize=True)
+        Image.open(drawn).convert("RGB").save(file, "PNG", optimize=True)
 
 
 def environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from experiments import shared
 from experiments.lecture import horn
 
 
-def sketch(figure, path, colours):
+def sketch(figure, path):
     """In place of `save_figure`: small, and without layout, which takes longest."""
     figure.set_layout_engine("none")
     figure.savefig(path, dpi=20)

@@ -101,7 +101,9 @@ def learned_interactions(params: Any, x: Any) -> np.ndarray:
 
 def draw_figure(result: dict, pairs: np.ndarray, path: Path) -> None:
     """F1 against training size and against label noise, and the learned interactions."""
-    figure, axes = plt.subplots(1, 3, figsize=(16, 4.4), width_ratios=(1, 1, 1.15))
+    figure, axes = plt.subplots(
+        1, 3, figsize=(14, 4.2), width_ratios=(1, 1, 1.15), layout="constrained"
+    )
     clean = [t for t in result["tasks"] if not t["noise"]]
     noisy = [t for t in result["tasks"] if t["size"] == result["noisy_size"]]
     for axis, key, tasks in zip(axes, ("size", "noise"), (clean, noisy), strict=False):
@@ -119,7 +121,7 @@ def draw_figure(result: dict, pairs: np.ndarray, path: Path) -> None:
     for edge in (3.5, 7.5, 11.5):
         right.axhline(edge, color="k", lw=0.8)
         right.axvline(edge, color="k", lw=0.8)
-    right.set(title="Learned interactions of labels (red: repel)", xlabel="label", ylabel="label")
+    right.set(title="Learned interactions (red: repel)", xlabel="label", ylabel="label")
     right.set(xticks=range(0, 16, 4), yticks=range(0, 16, 4))
     meaning = r"$\partial^2 E / \partial y_i \partial y_j$, mean over test rows"
     figure.colorbar(image, ax=right, label=meaning)

@@ -285,8 +285,9 @@ def draw_embedding(models: dict[str, tuple], figures: dict, images: Images, path
     before, collapsed = axes[0, 1:]
     collapsed.set(xlim=before.get_xlim(), ylim=before.get_ylim())
     collapsed.text(0, before.get_ylim()[0], "same scale as the untrained network\n", ha="center")
-    figure.legend(*points.legend_elements(), loc="outside lower center", ncols=10)
-    shared.save_figure(figure, path, colours=128)
+    look = {"ncols": 10, "handletextpad": 0, "columnspacing": 1.5, "title": "digit"}
+    figure.legend(*points.legend_elements(), loc="outside lower center", **look)
+    shared.save_figure(figure, path)
 
 
 def main(config: Config) -> dict:

@@ -211,7 +211,7 @@ def main(config: Config) -> dict:
         "overfitting": draw_overfitting(seeds, found["network"], steps["network"], reference),
     }
     for name, figure in drawn.items():
-        shared.save_figure(figure, run.folder / f"{name}.png", colours=128)
+        shared.save_figure(figure, run.folder / f"{name}.png")
     return run.finish(result, *report(result))
 
 

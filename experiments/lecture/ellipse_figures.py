@@ -161,7 +161,7 @@ def draw_relaxation(radii: Any) -> Any:
         bottom.semilogx(fine, bend, ("--", "-")[i], color="k", label=words)
     bottom.set(xlabel=r"$\beta$", ylabel="curvature of $F$", ylim=(-6, 2.4))
     bottom.set_title("Curvature there: a spike below 0, a bowl above")
-    bottom.legend(loc="lower left", frameon=False)
+    bottom.legend(loc="lower right", frameon=False)
     return figure
 
 
@@ -221,7 +221,8 @@ def draw_overfitting(found: dict[float, Any], steps: Any, reference: float, poin
         kinds = {"train": ("trained on", DATA), "held_out": ("held-out", "#ff7f0e")}
         for kind, (name, tint) in kinds.items():
             each = 1000 * course[kind][1:]
-            mean, spread = each.mean(axis=1), each.std(axis=1)
+            mean = each.mean(axis=1)
+            spread = each.std(axis=1, ddof=min(1, each.shape[1] - 1))
             below.plot(steps[1:], mean, color=tint, lw=2, label=name)
             below.fill_between(steps[1:], mean - spread, mean + spread, color=tint, alpha=0.2, lw=0)
         below.axhline(1000 * reference, color="0.45", ls="--", label="true ellipse, held-out")

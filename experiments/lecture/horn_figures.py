@@ -43,7 +43,7 @@ def draw_horn(
     axis.set_title("learned half-axis over the true one (grey: within 5 %)", fontsize=10)
     axis.legend(fontsize=7)
     figure.tight_layout(w_pad=3)
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
 
 
 def draw_planes(planes: dict[str, dict], grid: Any, ring: Any, y: Any, path: Path) -> None:
@@ -51,7 +51,7 @@ def draw_planes(planes: dict[str, dict], grid: Any, ring: Any, y: Any, path: Pat
     dimensions = list(next(iter(planes.values())))
     across, down = len(planes), len(dimensions)
     size = 2.3 * across + 0.8, 2.3 * down + 0.4
-    look = {"sharex": True, "sharey": True, "squeeze": False, "layout": "constrained"}
+    look = {"sharex": True, "sharey": True, "squeeze": False, "layout": "compressed"}
     figure, axes = plt.subplots(down, across, figsize=size, **look)
     extent = (grid[0], grid[-1]) * 2
     for column, (limit, of) in zip(axes.T, planes.items(), strict=True):
@@ -67,7 +67,7 @@ def draw_planes(planes: dict[str, dict], grid: Any, ring: Any, y: Any, path: Pat
         axis.set_ylabel(f"z of {dimension}\ny₂", fontsize=9)
     label = "free energy over the variance of y"
     figure.colorbar(image, ax=axes, shrink=0.8, label=label, extend="both")
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
 
 
 def report(result: dict) -> Iterator[Any]:

@@ -238,7 +238,7 @@ def draw_matches(found: Found, path: Path) -> None:
             axis.set_title(title, fontsize=9.5)
         column[2].title.set_color("black" if digit[i] == found.label[i] else "red")
     figure.suptitle("Moved and turned test images; pixels down, pixels right and degrees chosen")
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
 
 
 def main(config: Config) -> dict:

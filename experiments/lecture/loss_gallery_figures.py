@@ -53,7 +53,7 @@ def draw_surfaces(entries: dict[str, Entry], path: Path) -> None:
     figure.supylabel("$E_w$, energy of the wrong answer", x=0.07)
     axes[2, 3].axis("off")
     axes[2, 3].text(0, 0.9, LEGEND, va="top", fontsize=9.5, transform=axes[2, 3].transAxes)
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
 
 
 def draw_steps(axis: Any, loss: Loss) -> None:
@@ -104,7 +104,7 @@ def draw_competition(path: Path) -> dict[str, Any]:
     title = "Five negatives; the correct answer has energy 0 (grey line)"
     lines = axes[0, 0].get_lines()[:5]
     figure.legend(handles=lines, loc="upper center", ncols=5, frameon=False, title=title)
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
     return {"moving_energy": moving[0], "shares": shares}
 
 

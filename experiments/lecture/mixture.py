@@ -274,7 +274,7 @@ def main(config: Config) -> dict:
         result["sparse_coding"] = sparse_codes(seed)
         fits, result["annealing"] = anneal(*sets["drawn"], seed, 10 * config.steps)
         figure = draw_annealing(sets["drawn"][0], fits)
-    shared.save_figure(figure, run.folder / "annealing.png", colours=128)
+    shared.save_figure(figure, run.folder / "annealing.png")
     shapes = {name: {"rows": y.shape, "components": k} for name, (y, k) in sets.items()}
     result |= {"tolerances": TOLERANCES, "beyond": beyond(result), "data": shapes}
     result = run.finish(result, *report(result), **{"scikit-learn": sklearn.__version__})

@@ -133,11 +133,13 @@ def measure(surfaces: jax.Array, on_data: jax.Array, curve: Pattern) -> dict[str
     """The figures of one training, `on_data` the final energies of the correct answers.
 
     "gap": the energy elsewhere less that on the data, over the range of the untrained surface; "found": the share of
-    correct answers with a minimum near.
+    correct answers with a minimum near; "flattest": the least range of a surface during training over that of the
+    untrained one, at the share "flattest_at" of the training; "after_a_tenth": that ratio after a tenth of it.
     """
     correct, from_each, last = curve.answers(X), curve.distances(X), surfaces[-1]
     elsewhere = jnp.mean(last, where=jnp.min(from_each, axis=-1) > RADII[1])
-    gap = (elsewhere - jnp.mean(on_data)) / (jnp.max(surfaces[0]) - jnp.min(surfaces[0]))
+    ranges = jnp.max(surfaces, axis=(1, 2)) - jnp.min(surfaces, axis=(1, 2))
+    gap = (elsewhere - jnp.mean(on_data)) / ranges[0]
     near = (from_each < RADII[1]) & exact.local_minima(last)[..., None]
     best = curve.grid[jnp.argmin(last, axis=1)][:, None]
     squared = (jnp.min((y - correct) ** 2, axis=-1) for y in (best, jnp.mean(correct)))
@@ -148,6 +150,9 @@ def measure(surfaces: jax.Array, on_data: jax.Array, curve: Pattern) -> dict[str
         "collapsed": (gap <= 0.05) | (error >= of_mean),
         "error": error,
         "error_of_the_mean": of_mean,
+        "flattest": jnp.min(ranges) / ranges[0],
+        "flattest_at": jnp.asarray(WHEN)[jnp.argmin(ranges)],
+        "after_a_tenth": ranges[len(ranges) // 3] / ranges[0],  # (6 / 19)^2 of the training
     }
 
 
@@ -176,7 +181,7 @@ def draw_stages(of_loss: dict[str, tuple], curve: Pattern, title: str, path: Pat
         column[-1].set_xlabel("x")
     figure.suptitle(title)
     figure.tight_layout()
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
 
 
 def draw_animation(of_loss: dict[str, tuple], curve: Pattern, path: Path) -> None:
@@ -211,7 +216,7 @@ def main(config: Config) -> dict:
         if name == "parabola-B":
             draw_animation(of_loss, curve, run.folder / f"{name}.gif")
         result[name] = {loss: measured for loss, (_, measured) in of_loss.items()}
-        shown = "gap", "found", "collapsed"
+        shown = "gap", "found", "collapsed", "flattest"
         tables.append(runs.summary(f"{name}, mean ± spread over seeds", result[name], shown))
     return run.finish(result, *tables)
 

@@ -84,7 +84,7 @@ def same_answers(path: Path) -> tuple[dict[str, dict[str, float]], bool]:
         axes[-1].loglog(widths, z, "o-", label=name)
     axes[-1].set(title="partition function at x = 0", xlabel="y from -w to w: w", ylabel="Z")
     axes[-1].legend(fontsize=7)
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
     return partition, all(np.array_equal(answers[0], other) for other in answers)
 
 
@@ -119,7 +119,7 @@ def ravine(config: Config, path: Path) -> dict[str, dict[str, np.ndarray]]:
     middle.set(title="the same over its median", ylim=(0, 3))
     right.set(title="median energy above the lowest", xlabel="training steps")
     left.legend()
-    shared.save_figure(figure, path, colours=128)
+    shared.save_figure(figure, path)
     return result
 
 
