@@ -3,14 +3,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from normal_chains import KEPT, START, A, B, assert_mean, normal
 from problems import counting, parabola
 
 from spen_jax.blocks import block_sizes
-from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
+from spen_jax.domains import Box, Product, Reals
 from spen_jax.inference import suits_last
-from spen_jax.sampling import GibbsWithGradients, HamiltonianMonteCarlo, Langevin, sample
+from spen_jax.sampling import Langevin, sample
 
 REALS = Reals()
 
@@ -84,14 +83,6 @@ def test_nothing_compiles_twice_and_samples_are_constants():
     np.testing.assert_array_equal(gradient["a"], 0)
 
 
-def test_float64_stays_float64(x64):
-    start, kinds = np.zeros((2, 3, 2)), (Langevin(), Langevin(noise="two-point"))
-    for sampler in (*kinds, Langevin(adjusted=True), GibbsWithGradients()):
-        run = partial(sample, parabola, sampler=sampler, steps=2)
-        got = jax.eval_shape(run, A, B, start, jax.random.key(0))
-        assert got.y.dtype == got.energy.dtype == got.state.dtype == np.float64
-
-
 def test_a_tree_of_domains_is_sampled_leaf_by_leaf():
     def energy(params, context, y):
         return y["score"] ** 2 / 2 - context * y["score"] + 2 * jnp.sum(y["tags"])
@@ -113,39 +104,3 @@ def test_a_tree_of_domains_is_sampled_leaf_by_leaf():
     assert y["tags"].min() >= 0 and y["tags"].max() <= 1
     assert_mean(y["score"][1], 1)
     assert_mean(y["tags"][0, ..., 1], 1 / 2 - 1 / np.expm1(2))
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"steps": 0}, "steps must be a whole number, 1 or more, got 0"),
-        ({"thin": 0}, "thin must be a whole number, 1 or more"),
-        ({"warm_up": -1}, "warm_up must be a whole number, 0 or more"),
-        ({"steps": 5, "thin": 2}, "multiple of thin, got steps=5 and thin=2"),
-        ({"beta": np.ones(3)}, r"one number or 4 of them.*got shape \(3,\)"),
-        ({"beta": 0.0}, "beta must be > 0, got 0.0"),
-        ({"key": jnp.zeros(3)}, r"make one with jax.random.key\(0\)"),
-        ({"key": jax.random.split(jax.random.key(0))}, "one random key, got shape"),
-        ({"start": jnp.zeros(2)}, r"start must hold float arrays of shape \(B, C, ...\)"),
-        ({"start": jnp.zeros((2, 3, 2), int)}, "of int32"),
-        ({"start": ()}, "at least one array"),
-        ({"context": np.zeros((3, 2))}, r"axis of 2 examples.*context has shape \(3, 2\)"),
-        ({"energy": lambda p, c, y: y}, "must return a float scalar for one example"),
-        ({"domain": Simplex()}, r"boundary='reflect' samples from Reals and Box, got Simplex"),
-        ({"domain": L2Ball(), "sampler": Langevin(adjusted=True)}, "adjusted=True samples from"),
-        ({"domain": Product({"a": Box()})}, "needs y to be the tree"),
-        ({"domain": Box}, r"give a sampler and a domain made with \(\)"),
-        ({"sampler": HamiltonianMonteCarlo(0.1)}, "samples from Reals, got Box"),
-        ({"domain": REALS, "sampler": GibbsWithGradients()}, r"corners of Box\(0, 1\), got Reals"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_a_sentence(changes, message):
-    arguments = {"energy": parabola, "params": A, "context": B, "start": jnp.zeros((2, 3, 2))}
-    settings = {"key": jax.random.key(0), "steps": 4}
-    with pytest.raises(ValueError, match=message):
-        sample(**(arguments | settings | changes))
-
-
-def test_an_unknown_option_is_named_beside_those_there_are():
-    with pytest.raises(TypeError, match="sample has no option burn_in; .* steps, warm_up, thin"):
-        sample(parabola, A, B, START, jax.random.key(0), burn_in=3)

@@ -47,5 +47,5 @@ def test_diagnostics_see_a_trend_a_constant_and_nan():
 
 def test_diagnostics_refuse_too_few_draws():
     for diagnostic in (effective_sample_size, split_r_hat):
-        with pytest.raises(ValueError, match=r"at least S = 4 draws, got \(2, 3\)"):
+        with pytest.raises(ValueError, match=r"S = 4 draws, got \(2, 3\)"):
             diagnostic(np.zeros((2, 3)))

@@ -37,7 +37,9 @@ def test_hamiltonian_monte_carlo_samples_a_correlated_normal_law_and_flags_nan()
         for j in range(i + 1):
             assert_mean((y[..., i] - mean[i]) * (y[..., j] - mean[j]), covariance[i, j])
     assert got.info.acceptance[0].min() > 0.8
-    np.testing.assert_array_equal(got.info.divergent, [[False] * 100, [True] * 100])
+    assert not got.info.divergent[0].any()
+    assert 0 < got.info.divergent[1].min() and got.info.divergent[1].max() < 1
+    assert np.all(np.diff(got.y[1, :, 50:], axis=1).any(axis=(1, 2)))  # no chain is frozen
     assert np.isfinite(got.y).all() and got.y[1, ..., 0].max() < 0.2
     last = y[:, -1]
     energies = np.einsum("ci,ij,cj->c", last, a, last) / 2 - last @ b

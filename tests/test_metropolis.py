@@ -16,6 +16,7 @@ def test_the_acceptance_probability_is_that_of_metropolis_and_what_is_wrong_is_f
         (NAN, INF, 0.0, False),
         (NAN, NAN, 0.0, True),
         (INF, -INF, 0.0, True),
+        (INF, 3.0, 1.0, False),
     ]
     ratios, energies, probabilities, wrong = map(np.array, zip(*cases, strict=True))
     got = jax.jit(acceptance)(ratios, energies)

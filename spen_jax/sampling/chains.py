@@ -10,9 +10,8 @@ Samples are constants to `jax.grad`: for a gradient in the parameters evaluate t
 """
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +19,22 @@ import numpy as np
 from jax import lax
 
 from spen_jax.blocks import in_blocks
-from spen_jax.checks import as_points, check_context, check_energy, check_whole
-from spen_jax.domains import Box, Domain
 from spen_jax.inference import over_examples, suits_last
-from spen_jax.sampling.langevin import Langevin
-from spen_jax.sampling.sampler import Info, Sampler, Target
+from spen_jax.sampling.plan import Options, Plan, check, one_for_each_step, one_key, points
+from spen_jax.sampling.sampler import Info, Target
 from spen_jax.trees import all_finite, one_of, select
 from spen_jax.types import Energy
+
+WARM_UP_LOOKS = 10
+"""How often chains are looked at in the warm-up: one that fails there loses a tenth of it, not all."""
 
 
 class Samples(NamedTuple):
     """What `sample` returns.
 
     Fields:
-      y: the kept points, (B, C, S, ...).
-      energy: E there, (B, C, S).
+      y: the kept points, (B, C, S, ...), of the type of the start.
+      energy: E there, (B, C, S), of the type that the energy returns.
       info: an `Info`, (B, C) each.
       state: the last points, (B, C, ...): the `start` of a call that goes on, with another key.
     """
@@ -45,53 +45,6 @@ class Samples(NamedTuple):
     state: Any
 
 
-class Options(TypedDict, total=False):
-    """How `sample` runs its chains, by keyword.
-
-    domain: where y lives; `Box()` by default.
-    sampler: the Markov chain; `Langevin()` by default.
-    steps: how many steps after the warm-up, a multiple of `thin`; 1000 by default.
-    warm_up: how many steps come before, of which nothing is kept; 0 by default.
-    thin: every how many steps a point is kept, S = steps / thin; 1 by default.
-    beta: the inverse temperature, > 0, 1 by default: a number, or one for each step, warm-up first,
-        (warm_up + steps,), for annealing. Compiled once for all values.
-    """
-
-    domain: Domain
-    sampler: Sampler
-    steps: int
-    warm_up: int
-    thin: int
-    beta: jax.Array | float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is fixed when chains are compiled; see `Options`."""
-
-    energy: Energy
-    domain: Domain = Box()
-    sampler: Sampler = Langevin()
-    steps: int = 1000
-    warm_up: int = 0
-    thin: int = 1
-
-    def __post_init__(self):
-        if isinstance(self.sampler, type) or isinstance(self.domain, type):
-            raise ValueError(
-                f"give a sampler and a domain made with (), got {self.sampler} and {self.domain}"
-            )
-        for name, least in (("steps", 1), ("warm_up", 0), ("thin", 1)):
-            value = getattr(self, name)
-            check_whole(name, value, least)
-            object.__setattr__(self, name, int(value))
-        if self.steps % self.thin:
-            raise ValueError(
-                f"steps must be a multiple of thin, got steps={self.steps} and thin={self.thin}; every "
-                f"{self.thin}th point is kept"
-            )
-
-
 class Shared(NamedTuple):
     """What all chains of a block share in one step."""
 
@@ -100,19 +53,17 @@ class Shared(NamedTuple):
 
 
 class Moving(NamedTuple):
-    """A chain on its way: its sampler's state, the sum of its acceptance probabilities, and whether it diverged."""
+    """A chain on its way: its sampler's state, and the sums of its acceptance probabilities and of its failures."""
 
     state: Any
     acceptance: jax.Array
     divergent: jax.Array
 
 
-class Looked(NamedTuple):
-    """A chain where it was last looked at; one that diverged stays there."""
+class Stand(NamedTuple):
+    """Where a chain stands when it is looked at: its sampler's state, and the energy there."""
 
     state: Any
-    divergent: jax.Array
-    y: Any
     energy: jax.Array
 
 
@@ -145,39 +96,16 @@ def sample(
         raise TypeError(f"sample has no option {', '.join(unknown)}; its options are {known}")
     beta = given.pop("beta", 1.0)
     plan = Plan(energy, **given)
-    beta = _one_for_each_step(beta, plan)
-    return _sample(plan, params, context, as_points(start), _one_key(key), beta)
-
-
-def _one_for_each_step(beta, plan):
-    if not isinstance(beta, jax.Array) and not np.all(np.asarray(beta) > 0):
-        raise ValueError(f"beta must be > 0, got {beta}; 1 / beta is a temperature")
-    beta, total = jnp.asarray(beta, float), plan.warm_up + plan.steps
-    if beta.shape not in ((), (total,)):
-        raise ValueError(
-            f"beta must be one number or {total} of them, one for each step (warm_up={plan.warm_up} and "
-            f"steps={plan.steps}), got shape {beta.shape}"
-        )
-    return jnp.broadcast_to(beta, (total,))
-
-
-def _one_key(key):
-    key = jnp.asarray(key)
-    if key.dtype == jnp.uint32 and key.shape == (2,):
-        key = jax.random.wrap_key_data(key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
-        raise ValueError(
-            f"key must be one random key, got shape {key.shape} of {key.dtype}; make one with jax.random.key(0)"
-        )
-    return key
+    beta = one_for_each_step(beta, plan)
+    return _sample(plan, params, context, points(start), one_key(key), beta)
 
 
 @partial(jax.jit, static_argnums=0)
 def _sample(plan, params, context, start, key, beta):
-    _check(plan, params, context, start)
+    check(plan, params, context, start)
     params, context, start, beta = lax.stop_gradient((params, context, start, beta))
     examples, chains = jax.tree.leaves(start)[0].shape[:2]
-    together = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), start)  # (B C, ...)
+    together = jax.tree.map(lambda a: a.reshape(examples * chains, *a.shape[2:]), start)
 
     def solve(part):
         numbers, y = part
@@ -210,26 +138,32 @@ def _sample_block(plan, shared, context, y, key):
         random = move(draw(jax.random.fold_in(key, i)), -1, axis)
         now = Shared(shared.params, shared.beta[i])
         state, info = over(step, now, (context, moving.state, random))
-        return Moving(state, moving.acceptance + info.acceptance, moving.divergent | info.divergent)
+        return Moving(state, moving.acceptance + info.acceptance, moving.divergent + info.divergent)
 
-    def segment(carry, bounds):
-        """The steps up to the next point that is kept, and that point."""
-        (before, divergent), (start, end) = carry, bounds
-        moving = Moving(before, jnp.zeros(size), divergent)
+    def segment(before, bounds):
+        """The steps up to the next look, and what is seen."""
+        start, end = bounds
+        moving = Moving(before.state, jnp.zeros(size), jnp.zeros(size))
         moving = lax.fori_loop(start, end, body, moving)
-        seen = over(look, first, (context, moving.state, before, moving.divergent))
-        kept = move(seen.y, axis, 0), seen.energy, moving.acceptance
-        return (seen.state, seen.divergent), kept
+        stand, y, wrong = over(look, first, (context, moving.state, before))
+        info = Info(moving.acceptance, jnp.where(wrong, plan.thin, moving.divergent))
+        return stand, (move(y, axis, 0), stand.energy, info)
 
     context, y = move((context, y), 0, axis)
-    ends = jnp.arange(plan.warm_up, plan.warm_up + plan.steps + 1, plan.thin)
-    begins = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    state = over(begin, first, (context, y))
-    (_, divergent), path = lax.scan(segment, (state, jnp.zeros(size, bool)), (begins, ends))
-    kept, energies, acceptance = jax.tree.map(lambda a: a[1:], path)  # without the warm-up
+    looks, ends = _looks(plan)
+    _, path = lax.scan(segment, over(begin, first, (context, y)), (ends[:-1], ends[1:]))
+    kept, energies, info = jax.tree.map(lambda a: a[looks:], path)  # without the warm-up
     kept = move(kept, 1, 0)  # (n, S, ...)
-    info = Info(jnp.sum(acceptance, axis=0) / plan.steps, divergent)
+    info = jax.tree.map(lambda a: jnp.sum(a, axis=0) / plan.steps, info)
     return Samples(kept, energies.T, info, jax.tree.map(lambda a: a[:, -1], kept))
+
+
+def _looks(plan):
+    """How many looks fall into the warm-up, and after how many steps each comes, beginning with 0."""
+    looks = min(plan.warm_up, WARM_UP_LOOKS)
+    warm_up = np.linspace(0, plan.warm_up, looks + 1).astype(int)
+    kept = np.arange(plan.warm_up, plan.warm_up + plan.steps + 1, plan.thin)
+    return looks, jnp.asarray(np.concatenate([warm_up, kept[1:]]))
 
 
 # What is done to one chain; `shared` has the beta of one step.
@@ -240,9 +174,11 @@ def _target(plan, shared, context):
 
 
 def _begin(plan, shared, example):
-    """The sampler's state at the projected start."""
+    """A `Stand` at the projected start."""
     context, y = example
-    return plan.sampler.init(_target(plan, shared, context), plan.domain.project(y))
+    target = _target(plan, shared, context)
+    state = plan.sampler.init(target, plan.domain.project(y))
+    return Stand(state, plan.sampler.read(target, state)[1])
 
 
 def _step(plan, shared, example):
@@ -252,41 +188,21 @@ def _step(plan, shared, example):
 
 
 def _look(plan, shared, example):
-    """What the chain has come to, or where that is wrong where it was `before`."""
-    context, state, before, divergent = example
+    """Where the chain has come to, or where that is wrong where it was before; the point; whether it was wrong."""
+    context, state, before = example
     target = _target(plan, shared, context)
-    y, value = plan.sampler.read(target, state)
-    divergent |= ~(jnp.isfinite(value) & all_finite(y))
-    old = Looked(before, divergent, *plan.sampler.read(target, before))
-    return select(divergent, old, Looked(state, divergent, y, value))
+    y, energy = plan.sampler.read(target, state)
+    wrong = ~(jnp.isfinite(energy) & all_finite(y))
+    stand = select(wrong, before, Stand(state, energy))
+    return stand, plan.sampler.read(target, stand.state)[0], wrong
 
 
 def _suits_last(plan, shared, context, y, random):
     """Whether one chain's operations all have a rule with the chains along the last axis."""
-    state = jax.eval_shape(partial(_begin, plan), shared, (context, y))
-    flag = jax.ShapeDtypeStruct((), bool)
+    stand = jax.eval_shape(partial(_begin, plan), shared, (context, y))
     functions = (
         (_begin, (context, y)),
-        (_step, (context, state, random)),
-        (_look, (context, state, state, flag)),
+        (_step, (context, stand.state, random)),
+        (_look, (context, stand.state, stand)),
     )
     return all(suits_last(partial(f, plan), shared, example) for f, example in functions)
-
-
-def _check(plan, params, context, start):
-    lead = None
-    for path, leaf in jax.tree.leaves_with_path(start):
-        lead = lead or leaf.shape[:2]
-        if len(lead) < 2 or leaf.shape[:2] != lead or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                "start must hold float arrays of shape (B, C, ...), C chains for each of B examples, but "
-                f"start{jax.tree_util.keystr(path)} has shape {leaf.shape} of {leaf.dtype}; for one chain each "
-                "give start[:, None]"
-            )
-    if lead is None:
-        raise ValueError(f"start must hold at least one array, got {start}")
-    check_context(context, lead[0])
-    y = one_of(one_of(start))
-    plan.domain.check(y)
-    plan.sampler.check(plan.domain)
-    check_energy(plan.energy, params, one_of(context), y)

@@ -1,24 +1,32 @@
 """Whether chains of samples agree, and how much they tell: split R-hat and the effective sample size.
 
-Both take one number of each draw, C chains of S draws along the last two axes, such as `samples.energy`.
+Both take one number of each draw, C chains of S draws along the last two axes, such as `samples.energy`, of any real
+type, and count in float32 or finer. ValueError for anything else, or fewer than 4 draws.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax.domains import check_real_type, real_array
 
-@jax.jit
-def effective_sample_size(y: jax.Array) -> jax.Array:
+
+def effective_sample_size(y: Any) -> jax.Array:
     """C S / tau, how many independent draws estimate the mean as well as these chains, (..., C, S) -> (...).
 
     tau = -1 + 2 sum_t rho_t over Geyer's (1992) initial positive and monotone sequence, rho_t the
     autocorrelations of all chains together, which chains that disagree make larger. NaN where y has no variance.
     Source: Vehtari et al. (2021), section 3.2; Stan's reference manual.
     """
-    y, (chains, draws) = _check_draws(y)
+    return _effective_sample_size(_draws(y))
+
+
+@jax.jit
+def _effective_sample_size(y):
+    chains, draws = y.shape[-2:]
     mean = jnp.mean(y, axis=-1, keepdims=True)
     spectrum = jnp.fft.rfft(y - mean, n=2 * draws)
     covariance = jnp.fft.irfft(jnp.abs(spectrum) ** 2, n=2 * draws)[..., :draws] / draws
@@ -40,26 +48,31 @@ def effective_sample_size(y: jax.Array) -> jax.Array:
     return jnp.where(varies, chains * draws / tau, jnp.nan)
 
 
-@jax.jit
-def split_r_hat(y: jax.Array) -> jax.Array:
+def split_r_hat(y: Any) -> jax.Array:
     """sqrt of (estimated variance of the target / variance within half chains), (..., C, S) -> (...).
 
     Near 1 where the halves of all chains agree; a common rule accepts up to 1.01. Of an odd S the middle draw is
     left out. Source: Gelman et al. (2013), Bayesian Data Analysis, eq. 11.4.
     """
-    y, (_, draws) = _check_draws(y)
-    half = draws // 2
+    return _split_r_hat(_draws(y))
+
+
+@jax.jit
+def _split_r_hat(y):
+    half = y.shape[-1] // 2
     halves = jnp.concatenate([y[..., :half], y[..., -half:]], axis=-2)
     within = jnp.mean(jnp.var(halves, axis=-1, ddof=1), axis=-1)
     between = jnp.var(jnp.mean(halves, axis=-1), axis=-1, ddof=1)
     return jnp.sqrt((half - 1) / half + between / within)
 
 
-def _check_draws(y):
-    y = jnp.asarray(y)
-    if y.ndim < 2 or y.shape[-1] < 4:
+def _draws(y):
+    """y as floats that can be squared."""
+    y = y if isinstance(y, jax.Array) else real_array("y", y)
+    check_real_type("y", y.dtype)
+    if y.ndim < 2 or y.shape[-1] < 4 or not y.shape[-2]:
         raise ValueError(
-            f"y must have shape (..., C, S) with at least S = 4 draws, got {y.shape}; give one number of y, "
-            "such as samples.y[..., 0] or samples.energy"
+            "y must have shape (..., C, S) with at least C = 1 chain and S = 4 draws, got "
+            f"{y.shape}; give one number of y, such as samples.y[..., 0] or samples.energy"
         )
-    return y, y.shape[-2:]
+    return jnp.asarray(y, jnp.promote_types(jnp.result_type(y, 0.0), jnp.float32))

@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo, by BlackJAX."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,33 +46,37 @@ class HamiltonianMonteCarlo:
 
     def step(self, target, state, random):
         """One trajectory; BlackJAX accepts or rejects where it ends."""
-        hmc = _blackjax()
-        masses = jnp.ones(sum(a.size for a in jax.tree.leaves(state.y)))
+        hmc, leaves = _blackjax(), jax.tree.leaves(state.y)
         after, info = hmc.build_kernel()(
             random,
             # BlackJAX's state holds -beta E and its gradient, and beta may change.
             hmc.HMCState(*_scaled(state, -target.beta)),
-            lambda y: -target.beta * target.energy(y),
+            lambda y: _times(-target.beta, target.energy(y)),
             self.step_size,
-            masses,
+            jnp.ones(sum(a.size for a in leaves), jnp.result_type(*leaves)),  # unit masses
             self.leapfrog_steps,
         )
-        # The Hamiltonian at the end, beta E and the kinetic energy.
-        wrong = is_wrong(-jnp.asarray(info.energy))
-        acceptance = jnp.asarray(info.acceptance_rate)
-        after = _scaled(Point(*after), -1 / target.beta)
-        return select(wrong, state, after), Info(acceptance, wrong)
+        # The Hamiltonian at the end, beta E and the kinetic energy, which the gradient there is part of.
+        wrong = is_wrong(jnp.asarray(info.energy), -jnp.asarray(info.proposal.logdensity))
+        acceptance = jnp.where(wrong, 0, info.acceptance_rate)
+        moves = ~wrong & jnp.asarray(info.is_accepted)
+        return select(moves, _scaled(Point(*after), -1 / target.beta), state), Info(
+            acceptance, wrong
+        )
 
     def read(self, target, state):
         """The point and its energy."""
         return state.y, state.energy
 
 
+def _times(factor, a):
+    """Their product, of the type of `a`."""
+    return (factor * jnp.asarray(a)).astype(jnp.result_type(a))
+
+
 def _scaled(point, factor):
     """The same point of an energy that is so many times as high."""
-    energy, gradient = jax.tree.map(
-        lambda a: (factor * a).astype(a.dtype), (point.energy, point.gradient)
-    )
+    energy, gradient = jax.tree.map(partial(_times, factor), (point.energy, point.gradient))
     return Point(point.y, energy, gradient)
 
 

@@ -100,7 +100,7 @@ class Langevin:
         s = jax.tree.map(jnp.add, gradient, proposal.gradient)
         rest = self.step_size / 4 * inner(s, s) - scale / 2 * inner(random.xi, s)
         log_ratio = -target.beta * (proposal.energy - state.energy + rest)
-        inside = every(jax.tree.map(jnp.equal, y, target.domain.project(y)))
+        inside = every(jax.tree.map(_no_other, y, target.domain.project(y)))
         log_ratio = jnp.where(inside, log_ratio, -jnp.inf)
         return accept(random.uniform, log_ratio, proposal, state)
 
@@ -109,12 +109,17 @@ class Langevin:
         return state.y, state.energy if self.adjusted else target.energy(state.y)
 
 
+def _no_other(a, b):
+    """Where the numbers are equal, or not to be compared."""
+    return (a == b) | jnp.isnan(a)
+
+
 def _signs(key, shape, dtype):
     """Numbers -1 or +1; 32 consecutive ones along the first axis come from one random word."""
     *lead, size = shape
     rows = math.prod(lead)
-    words = jax.random.bits(key, (math.ceil(rows / 32), 1, size))
+    words = jax.random.bits(key, (math.ceil(rows / 32), 1, size), jnp.uint32)
     # Each bit in turn becomes the sign bit of the number 1.
     signs = words << jnp.arange(32, dtype=jnp.uint32)[None, :, None] & jnp.uint32(1 << 31)
     ones = lax.bitcast_convert_type(signs | jnp.uint32(0x3F800000), jnp.float32)
-    return ones.reshape(-1, size)[:rows].astype(dtype).reshape(shape)
+    return ones.reshape(32 * len(words), size)[:rows].astype(dtype).reshape(shape)

@@ -22,21 +22,24 @@ def point_at(target: Target, y: Any) -> Point:
     return Point(y, *jax.value_and_grad(target.energy)(y))
 
 
-def is_wrong(log_ratio: jax.Array) -> jax.Array:
-    """Whether a log density ratio is no such thing: NaN, or +inf, which an energy of -inf gives."""
-    return ~(log_ratio < jnp.inf)
+def is_wrong(log_ratio: jax.Array, energy: jax.Array) -> jax.Array:
+    """Whether a proposal of this energy, or its log density ratio, is not a number, or the energy -inf.
+
+    An energy of +inf is a density of 0, whatever else is NaN there.
+    """
+    return jnp.isnan(log_ratio) & (energy != jnp.inf) | (energy == -jnp.inf)
 
 
 def acceptance(log_ratio: jax.Array, energy: jax.Array) -> Info:
     """min(1, exp(log_ratio)), the probability to accept a proposal of this energy.
 
-    `log_ratio` is log [p(y') q(y | y') / (p(y) q(y' | y))] of a proposal y' drawn from q(. | y), and -inf where y' is
-    outside the domain. An energy of +inf is a density of 0, whatever else is NaN there: its probability is 0. Any other
-    ratio that is wrong is rejected and flagged. Source: Metropolis et al. (1953); Hastings (1970).
+    `log_ratio` is log [p(y') q(y | y') / (p(y) q(y' | y))] of a proposal y' drawn from q(. | y): -inf where y' is
+    outside the domain, and +inf where p(y) = 0, as at a start of energy +inf. A proposal of energy +inf has
+    probability 0. Any that `is_wrong` is rejected and flagged. Source: Metropolis et al. (1953); Hastings (1970).
     """
-    log_ratio = jnp.where(energy == jnp.inf, -jnp.inf, log_ratio)
-    wrong = is_wrong(log_ratio)
-    return Info(jnp.where(wrong, 0, jnp.exp(jnp.minimum(log_ratio, 0))), wrong)
+    wrong = is_wrong(log_ratio, energy)
+    never = wrong | (energy == jnp.inf)
+    return Info(jnp.where(never, 0, jnp.exp(jnp.minimum(log_ratio, 0))), wrong)
 
 
 def accept(

@@ -23,9 +23,16 @@ class Info(NamedTuple):
     """How a chain fared: one step of it, or of all chains (B, C) what `sample` ran.
 
     Fields:
-      acceptance: the acceptance probability, of `sample` the mean after the warm-up; 1 where nothing is ever rejected.
-      divergent: whether the chain met a number that is not finite; it then stands at the last point kept before. An
-        energy of +inf is a density of 0, which adjusted samplers reject like any other point; NaN and -inf are errors.
+      acceptance: the acceptance probability, 1 where nothing is ever rejected; of `sample` the mean after the warm-up.
+      divergent: whether the energy, log density ratio or gradient of the step's proposal was not a number, or the
+        energy -inf, and the proposal therefore rejected; of `sample` the share of such steps after the warm-up, 0 where
+        all was well. An energy of +inf is a density of 0, which adjusted samplers reject without counting it.
+
+    `sample` also looks at each point that it keeps. Where y or its energy is not finite, the chain goes back to the
+    point kept before and on from there, and all `thin` steps in between count as divergent. Unadjusted Langevin, which
+    knows no energy on the way, has this check alone: what goes wrong between two kept points shows if it lasts.
+    In the warm-up it is made ten times. A chain whose start is bad (not finite, of no finite energy, or with
+    a gradient that is NaN) stands there with a share of 1, unless it finds a way out.
     """
 
     acceptance: jax.Array
@@ -48,7 +55,7 @@ class Sampler(Protocol):
         ...
 
     def step(self, target: Target, state: Any, random: Any) -> tuple[Any, Info]:
-        """The next state; a sampler that rejects does so where a number is not finite, and flags it."""
+        """The next state; a sampler that rejects does so where `Info` calls a proposal divergent, and flags it."""
         ...
 
     def read(self, target: Target, state: Any) -> tuple[Any, jax.Array]:
