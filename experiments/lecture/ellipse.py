@@ -6,7 +6,9 @@ the nearest point of the manifold alone, and which by marginalisation, where it 
 enough freedom to run through every point, is marginalisation safe from overfitting, as a lecture on it says?
 
 Expected: both find (2, 1.5), the truth, and the spike of the cold free energy at the centre relaxes into a parabola
-once beta is below about 1 / (2 mean y2^2), where training, too, gives up and shrinks an axis to nothing. With noise of
+once beta is low enough. Near there training, too, gives up: mean F is then lowest at a half-axis of 0. Of axis i it is
+so below 1 / (2 mean y_i^2), an approximation that takes all angles as equally likely. They are for axis 1, which is the
+last to go; beside an axis 1 that is not 0 they are not, and axis 2 is kept down to a somewhat lower beta. With noise of
 standard deviation s, F at beta = 1 / (2 s^2) = 200 is up to factor and constant -log of a normalised density, so that
 marginalised training is maximum likelihood: it should overfit less than zero temperature, but not never.
 
@@ -191,6 +193,7 @@ def main(config: Config) -> dict:
         "axes_of_first_seed_by_beta": {
             "beta": SWEEP,
             "axes": sweep,
+            # An approximation, see above: of axis 2 it is too high.
             "collapse_expected_below": 1 / (2 * jnp.mean(y**2, axis=0)),
         },
         "free_energy": free,

@@ -144,7 +144,9 @@ def draw_relaxation(radii: Any) -> Any:
             left.lines[-1].set_label(in_words(beta))
             (x, ha, va, name), centre = words[beta], curve[len(LINE) // 2]
             top.axhline(centre, ls="--", lw=1.2, **of)
-            top.text(x, centre, f"{name} energy, {centre:.2f}", ha=ha, va=va, fontsize=9.5, **of)
+            apart = {"xytext": (0, {"top": -4, "bottom": 4}[va]), "textcoords": "offset points"}
+            text = f"{name} energy, {centre:.2f}"
+            top.annotate(text, (x, centre), ha=ha, va=va, fontsize=9.5, **apart, **of)
     left.set(xlabel="$y_2$", ylabel=r"$F_\beta(0, y_2)$", xlim=(-2.5, 2.5), ylim=(-0.15, 7))
     left.set_title("Along $y_1 = 0$: a spike between two wells turns into a parabola")
     left.legend(loc="upper center", frameon=False)
@@ -169,10 +171,10 @@ def draw_posteriors(radii: Any, y: jax.Array) -> Any:
     """P(z | y) on the manifold at three y, from cold to hot."""
     where = {"$y_{23}$": y[23], "$y_{10}$": y[10], "the centre": CENTRE[0]}
     betas, on = (COLD, 20.0, 2.0, 0.5, 0.0), np.asarray(manifold(radii, GRID.z))
-    look: Any = {"figsize": (14, 6.6), "sharex": True, "sharey": True, "layout": "constrained"}
+    look: Any = {"figsize": (11.5, 5.4), "sharex": True, "sharey": True, "layout": "compressed"}
     figure, axes = plt.subplots(3, 5, **look)
     found = posteriors(radii, np.stack(list(where.values())), betas, GRID)
-    style = {"cmap": "YlOrRd", "edgecolors": "0.4", "linewidths": 0.4, "zorder": 3, "vmin": 0}
+    style = {"cmap": "YlOrRd", "edgecolors": "0.4", "linewidths": 0.3, "zorder": 3, "vmin": 0}
     for (row, column), axis in np.ndenumerate(axes):
         at, p = list(where.values())[row], found[column, row]
         order = np.argsort(p)
@@ -180,12 +182,12 @@ def draw_posteriors(radii: Any, y: jax.Array) -> Any:
         lines = np.stack([np.broadcast_to(at, on.shape), places], axis=1)[share > 0.01]
         shades = [(0.84, 0.15, 0.16, 0.08 + 0.5 * s) for s in share[share > 0.01]]
         axis.add_collection(LineCollection(list(lines), colors=shades, linewidths=0.9))
-        image = axis.scatter(*places.T, c=share, s=12 + 42 * share, vmax=1, **style)
-        axis.plot(*at, "X", ms=9, color="limegreen", mec="k", zorder=4)
+        image = axis.scatter(*places.T, c=share, s=8 + 26 * share, vmax=1, **style)
+        axis.plot(*at, "X", ms=8, color="limegreen", mec="k", zorder=4)
         spread = np.exp(-np.sum(p[p > 0] * np.log(p[p > 0])))
         words = f"largest {p.max():.3f}\n{spread:.1f} angles"
         box = {"fc": "w", "ec": "none", "alpha": 0.8, "pad": 1}
-        axis.text(0, 0.55 * (row == 2), words, ha="center", va="center", fontsize=8.5, bbox=box)
+        axis.text(0, 0.55 * (row == 2), words, ha="center", va="center", fontsize=8, bbox=box)
         axis.set(aspect="equal", title="" if row else in_words(betas[column]))
     for axis, name in zip(axes[:, 0], where, strict=True):
         axis.set_ylabel(f"$y$ = {name}", fontsize=12)
@@ -203,7 +205,9 @@ def draw_half_axes(cold: Any, betas: np.ndarray, warm: np.ndarray, y: jax.Array)
         axis.axhline(float(cold[i]), color=tint, ls="--", lw=1)
         axis.axvline(1 / (2 * float(jnp.mean(y[:, i] ** 2))), color=tint, ls=":", lw=1.4)
     axis.set(xlabel=r"$\beta$ of training", ylabel="half-axis", ylim=(-0.1, 2.3))
-    axis.set_title(r"Half-axes; dashed: cold, dotted: 1 / (2 mean $y_i^2$)")
+    axis.set_title(
+        r"Half-axes; dashed: cold; dotted: lost below about 1 / (2 mean $y_i^2$)", fontsize=10
+    )
     axis.legend(loc="center right", frameon=False)
     return figure
 
@@ -229,7 +233,7 @@ def draw_overfitting(found: dict[float, Any], steps: Any, reference: float, poin
         below.set(xlabel="step")
     axes[0, 0].set_ylabel("$y_2$")
     axes[1, 0].set_ylabel(r"$1000\, F_{200}$, mean and spread over seeds")
-    axes[0, 2].legend(loc="center left", bbox_to_anchor=(0.25, 0.5), framealpha=1, edgecolor="w")
-    axes[1, 2].legend(frameon=False)
+    for above_or_below in axes[:, 2]:
+        above_or_below.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.suptitle("A decoder free enough to run through every point")
     return figure
