@@ -1,10 +1,12 @@
 """What is said about arguments before anything is traced."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from spen_jax.types import Energy
 
@@ -34,6 +36,27 @@ def check_energy(energy: Energy, params: Any, context: Any, y: Any) -> None:
             f"the energy must return a float scalar for one example, got {out}, with y of shape {shapes[1]}; sum over "
             "the outputs, the batch is not its concern"
         )
+
+
+def loops_without_end(function: Callable[..., Any], *args: Any) -> bool:
+    """Whether a function holds a loop of unknown length that a derivative in reverse mode would meet."""
+
+    def met(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "while":
+                return True
+            # One with a derivative of its own hides what is inside.
+            if eqn.primitive.name not in (
+                "custom_jvp_call",
+                "custom_vjp_call",
+                "custom_linear_solve",
+            ):
+                inner = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(eqn.params)]
+                if any(met(p) for p in inner if isinstance(p, core.Jaxpr)):
+                    return True
+        return False
+
+    return met(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def as_points(start: Any) -> Any:

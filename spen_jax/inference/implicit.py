@@ -16,22 +16,30 @@ PROBES = 4
 """Random vectors that estimate the diagonal of the implicit solve's matrix."""
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def implicit(plan: Plan, mode: Implicit, values: Values, context: Any, y: Any) -> Any:
-    """y, with the derivative of a minimiser; see `Implicit`."""
-    y = lax.stop_gradient(y)
+    """y, with the derivatives of a minimiser, of any order; see `Implicit`."""
+    return y
+
+
+@implicit.defjvp
+def _implicit_jvp(plan, mode, primals, tangents):
+    values, context, y = primals
+    # With its own derivative, so that one of this derivative knows how y moves.
+    y = implicit(plan, mode, *primals)
     flat, unravel = ravel_pytree(y)
 
     def gradient(values, context, flat):
         return ravel_pytree(jax.grad(objective(plan, values, context))(unravel(flat)))[0]
 
-    fixed = partial(gradient, *lax.stop_gradient((values, context)))
-    slope, hessian = jax.linearize(fixed, flat)
+    slope, hessian = jax.linearize(partial(gradient, values, context), flat)
+    change = jax.jvp(lambda *live: gradient(*live, flat), (values, context), tangents[:2])[1]
     # The Hessian's diagonal by random signs, exact where it is diagonal, as with entropy nearly so: there its entries
     # 1 / (y (1 - y)) span many powers of ten. They scale the step that tells the active bounds, lest the
     # gradient's rounding makes one, and precondition the conjugate gradients.
     signs = jax.random.rademacher(jax.random.key(0), (PROBES, flat.size), flat.dtype)
     diagonal = jnp.abs(jnp.mean(jax.vmap(lambda z: z * hessian(z))(signs), axis=0))
-    diagonal = jnp.where(jnp.isfinite(diagonal), diagonal, 0) + mode.damping
+    diagonal = lax.stop_gradient(jnp.where(jnp.isfinite(diagonal), diagonal, 0)) + mode.damping
     size = 1 / jnp.maximum(1, jnp.max(diagonal, initial=0))
     target, scaled = unravel(flat - size * slope), unravel(flat - slope / jnp.maximum(1, diagonal))
     scale = jnp.maximum(diagonal, 0.1 * jnp.median(diagonal))
@@ -53,21 +61,8 @@ def implicit(plan: Plan, mode: Implicit, values: Values, context: Any, y: Any) -
         error = jnp.linalg.norm(matrix(w) - b)
         return jnp.where(error <= 10 * mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
 
-    live = gradient(values, context, flat)
-    change = live - lax.stop_gradient(live)  # 0, with the derivative of the gradient
     w = lax.custom_linear_solve(matrix, onto(change), solve, symmetric=True)
-    return unravel(_with_derivative(flat, -onto(w)))
-
-
-@jax.custom_jvp
-def _with_derivative(y, change):
-    """y, with the derivative of `change`."""
-    return y
-
-
-@_with_derivative.defjvp
-def _with_derivative_jvp(primals, tangents):
-    return primals[0], tangents[1]
+    return y, unravel(-onto(w))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -84,4 +79,21 @@ def _known_energy_jvp(plan, primals, tangents):
 
         return jax.vmap(of_one)(context, y)
 
-    return primals[1], jax.jvp(energies, primals[0], tangents[0])[1]
+    at = primals[0] if plan.mode else _once(primals[0])
+    return known_energy(plan, *primals), jax.jvp(energies, at, tangents[0])[1]
+
+
+@jax.custom_jvp
+def _once(arguments):
+    """The arguments, of a derivative that is not to be differentiated again."""
+    return arguments
+
+
+@_once.defjvp
+def _once_jvp(primals, tangents):
+    raise NotImplementedError(
+        "a second derivative of the energy that inference stopped at: with differentiate='stopped' y is a constant, and "
+        "this derivative would leave out that the minimiser moves. Use differentiate='implicit' or 'unrolled'; or, "
+        "where y is meant to stand still, the energy of jax.lax.stop_gradient(solution.y), with a solution of "
+        "jax.lax.stop_gradient(params)"
+    )

@@ -29,9 +29,10 @@ from spen_jax.inference.plan import (
     as_numbers,
     check_schedules,
     plan_of,
+    with_range,
 )
 from spen_jax.inference.steps import at_step, finite, hold
-from spen_jax.trees import one_of
+from spen_jax.trees import inner, one_of
 from spen_jax.types import Energy
 
 
@@ -182,7 +183,8 @@ def _solve(plan, params, context, start, settings, temperature, known):
     values = Values(params, settings or {}, temperature)
     _check(plan, values, context, start, known)
     dtype = leaves[0].dtype
-    values = Values(params, *jax.tree.map(lambda a: jnp.asarray(a, dtype), values[1:]))
+    numbers_of_steps = jax.tree.map(lambda a: jnp.asarray(a, dtype), values[1:])
+    values = Values(params, *with_range(plan, *numbers_of_steps))
     batch = len(leaves[0])
     numbers = sum(a.size for a in leaves) // max(batch, 1)
     context = hold(plan, context, known, start)
@@ -238,6 +240,22 @@ def _check(plan, values, context, start, known):
     if known is not None:
         _check_known(plan, known, start)
     checks.check_energy(plan.energy, values.params, *one)
+    if isinstance(plan.mode, Unrolled):
+        _check_unrolls(plan, one[1])
+
+
+def _check_unrolls(plan, y):
+    def step(y):
+        def bowl(y):
+            return inner(y, y)
+
+        return plan.solver.step(bowl, plan.solver.init(y, plan.domain), plan.domain)
+
+    if checks.loops_without_end(step, y):
+        raise ValueError(
+            f"each step of this {type(plan.solver).__name__} searches in a loop of unknown length, which has no reverse "
+            "mode: differentiate it as 'stopped' or 'implicit'"
+        )
 
 
 def _check_known(plan, known, start):

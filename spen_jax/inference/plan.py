@@ -9,7 +9,13 @@ import numpy as np
 from jax.core import Tracer
 
 from spen_jax.domains import Box, Domain
-from spen_jax.inference.solvers import GradientDescent, Solver, unrolls, with_settings
+from spen_jax.inference.solvers import (
+    GradientDescent,
+    Solver,
+    in_range,
+    unrolls,
+    with_settings,
+)
 from spen_jax.types import Energy
 
 TRACES = "y", "energy", "residual"
@@ -44,8 +50,8 @@ class Implicit:
     Where that does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example
     is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
     derivative asked for; a `damping` > 0 then gives that of the proximal step
-    argmin E + damping / 2 ||. - y||^2 instead. First derivatives only: a second one would take P and H as constants.
-    A point on a bound where the gradient is 0 too counts as bound. Source: Krantz & Parks (2002); for fixed
+    argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any order, in forward and in reverse mode, in which
+    active bounds stay active. A point on a bound where the gradient is 0 too counts as bound. Source: Krantz & Parks (2002); for fixed
     points of projections Blondel et al. (2022).
     """
 
@@ -72,12 +78,12 @@ class Options(TypedDict, total=False):
     steps: how many steps, at least 0, 30 by default; with `stop_early` at most.
     settings: numbers of the solver by name in place of its own, such as learned ones: scalars, or arrays of
         one number for each step. `{"step_size": schedule(jnp.arange(steps))}` takes any Optax schedule.
-        Of learned ones, known only when the program runs, the range is not checked.
+        One out of range raises ValueError; a learned one, known only when the program runs, fails every example.
     temperature: of entropy smoothing, E(x, y) - temperature H(y), H the domain's entropy: a scalar, or
         one number for each step. `energy` and `residual` are then those of this objective at the end.
     differentiate: what `jax.grad` makes of the solution. "stopped", the default: `y` is a constant and `energy`
         depends on the parameters at that fixed y, so that its gradient is that of min_y E at an interior or
-        constrained optimum (the envelope theorem). "unrolled", or `Unrolled(last, segment)`: `y` and `energy` are
+        constrained optimum (the envelope theorem); a second derivative, in which y moves, is refused. "unrolled", or `Unrolled(last, segment)`: `y` and `energy` are
         differentiated through the steps. "implicit", or `Implicit(...)`: `y` as a minimiser; settings and start
         then have gradient 0. `residual` and `trace` (but for unrolled points) are constants.
     tolerance: the residual up to which an example counts as converged, 1e-3 by default.
@@ -215,14 +221,25 @@ def as_numbers(solver: Solver, settings: Any, temperature: Any) -> tuple[dict[st
     def known(a):
         return [] if isinstance(a, Tracer) else np.asarray(a).ravel().tolist()
 
-    settings = {name: jnp.asarray(value) for name, value in settings.items()}
     for name, value in settings.items():
         for number in known(value):
             with_settings(solver, {name: float(number)})
     if temperature is not None:
-        temperature = jnp.asarray(temperature)
         if any(not number >= 0 for number in known(temperature)):
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        temperature = jnp.asarray(temperature)
+    return {name: jnp.asarray(value) for name, value in settings.items()}, temperature
+
+
+def with_range(plan: Plan, settings: dict[str, Any], temperature: Any) -> tuple[Any, Any]:
+    """Both, not a number where a number that is only known when the program runs is out of range."""
+
+    def kept(name, value):
+        return jnp.where(in_range(with_settings(plan.solver, {name: value})), value, jnp.nan)
+
+    settings = {name: kept(name, value) for name, value in settings.items()}
+    if temperature is not None:
+        temperature = jnp.where(temperature >= 0, temperature, jnp.nan)
     return settings, temperature
 
 

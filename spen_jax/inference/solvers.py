@@ -66,6 +66,11 @@ def unrolls(solver: Any) -> bool:
     return unrolls(solver.solver) if isinstance(solver, OnLogits) else True
 
 
+def in_range(solver: Any) -> Any:
+    """Whether the solver's numbers are in range; of numbers that are only known when the program runs an array."""
+    return solver.in_range() if hasattr(solver, "in_range") else True
+
+
 def _require(holds: Any, message: str) -> None:
     """ValueError unless it holds; a number that is only known when the program runs is not checked."""
     if isinstance(holds, bool | np.bool_) and not holds:
@@ -97,10 +102,12 @@ class GradientDescent:
     def __post_init__(self):
         given = f"got {self.step_size} and {self.momentum}"
         message = f"GradientDescent needs step_size > 0 and 0 <= momentum < 1, {given}"
-        _require(self.step_size > 0, message)
-        _require(self.step_size < math.inf, message)
-        _require(self.momentum >= 0, message)
-        _require(self.momentum < 1, message)
+        _require(self.in_range(), message)
+
+    def in_range(self):
+        """step_size > 0 and 0 <= momentum < 1."""
+        length = (self.step_size > 0) & (self.step_size < math.inf)
+        return length & (self.momentum >= 0) & (self.momentum < 1)
 
     def init(self, y, domain):
         """The point, not moved yet."""
@@ -135,7 +142,11 @@ class MirrorDescent:
     step_size: float = 0.5
 
     def __post_init__(self):
-        _require(self.step_size > 0, f"MirrorDescent needs step_size > 0, got {self.step_size}")
+        _require(self.in_range(), f"MirrorDescent needs step_size > 0, got {self.step_size}")
+
+    def in_range(self):
+        """step_size > 0."""
+        return (self.step_size > 0) & (self.step_size < math.inf)
 
     def init(self, y, domain):
         """The logits l of y; ValueError for a domain that has none."""
@@ -164,6 +175,10 @@ class OnLogits:
     def __post_init__(self):
         made = hasattr(self.solver, "step") and not isinstance(self.solver, type)
         _require(made, f"OnLogits needs a solver such as GradientDescent(), got {self.solver!r}")
+
+    def in_range(self):
+        """Whether the other solver's numbers are."""
+        return in_range(self.solver)
 
     def init(self, y, domain):
         """The solver's state at the logits of y; ValueError for a domain that has none."""
@@ -203,9 +218,12 @@ class LineSearch:
     def __post_init__(self):
         given = f"got {self.step_size} and {self.decrease}"
         message = f"LineSearch needs step_size > 0 and 0 < decrease < 1/2, {given}"
-        _require(self.step_size > 0, message)
-        _require(self.decrease > 0, message)
-        _require(self.decrease < 0.5, message)
+        _require(self.in_range(), message)
+
+    def in_range(self):
+        """step_size > 0 and 0 < decrease < 1/2."""
+        length = (self.step_size > 0) & (self.step_size < math.inf)
+        return length & (self.decrease > 0) & (self.decrease < 0.5)
 
     def init(self, y, domain):
         """The point, and a size such that the first trial is `step_size`."""

@@ -82,17 +82,18 @@ def deep_value(
     def objective(params, batch, key):
         feature_key, start_key = jax.random.split(key)
         seen = given(predictor, params, batch, feature_key)
-        start = predictor.points(seen.context, seen.truth, key=start_key)
-        options = predictor.options(params, differentiate="stopped", trace=())
+        fixed = seen.held()
+        start = predictor.points(fixed.context, seen.truth, key=start_key)
+        options = predictor.options(fixed.params, differentiate="stopped", trace=())
 
         def points(source):
             if source == "truth":
                 return jax.tree.map(lambda t, s: t.astype(s.dtype), seen.truth, start)
-            searched, inputs = seen.energy, seen.inputs
+            searched, inputs = seen.energy, fixed.inputs
             if source == "adversarial":
                 searched = adversarial(searched, judge)
                 inputs = inputs, seen.truth, seen.mask
-            return minimize(searched, params, inputs, start, **options).y
+            return minimize(searched, fixed.params, inputs, start, **options).y
 
         y = jax.tree.map(lambda *a: jnp.stack(a), *map(points, sources))  # (S, B, ...)
         energies = jax.vmap(seen.each)(y)
