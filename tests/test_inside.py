@@ -73,11 +73,13 @@ def test_booleans_and_integers_are_read_as_numbers():
     assert ByProjection(Box()).outside(np.arange(3)).tolist() == [False, False, True]
 
 
-def test_empty_batches_are_inside_and_empty_rows_are_no_distribution():
+def test_empty_batches_are_inside_and_rows_of_no_values_are_refused():
     for domain in DOMAINS:
         assert domain.outside(np.zeros((0, 3, 4))).shape == domain.parts(np.zeros((0, 3, 4)))
         check_inside(domain, np.zeros((0, 3, 4)), "y")
-    assert Simplex().outside(np.zeros((2, 0))).all() and not BALL.outside(np.zeros((2, 0))).any()
+    assert not BALL.outside(np.zeros((2, 0))).any()
+    with pytest.raises(ValueError, match=r"data.y: Simplex needs y of shape .* got \(0,\)"):
+        check_inside(Simplex(), np.zeros((2, 0)), "data.y")
 
 
 PAIR = Product({"tags": Box(), "class": Product((Simplex(), Reals()))})

@@ -11,7 +11,7 @@ from spen_jax.domains.entropies import (
     total,
 )
 from spen_jax.domains.product import Product
-from spen_jax.domains.real import check_real_type, real_array, rounding
+from spen_jax.domains.real import check_real_type, floats, real, real_array, rounding, unit, wide
 from spen_jax.domains.sets import Box, L2Ball, Reals, Simplex
 
 __all__ = [
@@ -31,7 +31,11 @@ __all__ = [
     "check_real_type",
     "counting",
     "entropy",
+    "floats",
+    "real",
     "real_array",
     "rounding",
     "total",
+    "unit",
+    "wide",
 ]

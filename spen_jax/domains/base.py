@@ -15,7 +15,7 @@ import numpy as np
 
 from spen_jax import trees
 from spen_jax.domains.entropies import total
-from spen_jax.domains.real import real_array, rounding
+from spen_jax.domains.real import real, real_array, rounding
 
 NEAR = 1e-4
 """How far outside a domain, as a share of its size, still counts as inside: data are often roughly normalised."""
@@ -31,6 +31,7 @@ def counting(mask: Any, y: Any) -> Any:
         return y
 
     def of_leaf(mask, y):
+        mask, y = real("mask", mask), real("y", y)
         shape, rank = jnp.shape(y), jnp.ndim(mask)
         if jnp.shape(mask) != shape[:rank]:
             raise ValueError(
@@ -174,6 +175,7 @@ class Domain:
 
     def link(self, scores: Any) -> Any:
         """The point that a network's scores, of the shape of y, stand for: that of these logits, else the nearest."""
+        scores = real("scores", scores)
         return self.from_logits(scores) if self.has_logits else self.project(scores)
 
     def loss(self, y: Any, truth: Any, mask: Any = None) -> jax.Array:

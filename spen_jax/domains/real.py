@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def real_array(name: str, values: Any) -> np.ndarray:
@@ -12,6 +13,18 @@ def real_array(name: str, values: Any) -> np.ndarray:
 
     ValueError, which says `name`, for masked arrays, complex numbers, strings, dates, objects and ragged lists.
     """
+    array = np.asarray(real(name, values))
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        return array.astype(np.float32)
+    # NumPy has no sums of types such as int4.
+    return array.astype(np.int32) if array.dtype.kind == "V" else array
+
+
+def real(name: str, values: Any) -> jax.Array | np.ndarray:
+    """`values` as they are where they are a JAX array, traced or not, else as a NumPy array; refused as above."""
+    if isinstance(values, jax.Array):
+        check_real_type(name, values.dtype)
+        return values
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError(
             f"{name} must be an array of numbers, got a masked array, whose mask would be lost; "
@@ -24,10 +37,7 @@ def real_array(name: str, values: Any) -> np.ndarray:
             f"{name} must be one array of real numbers; NumPy says: {error}"
         ) from error
     check_real_type(name, array.dtype)
-    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
-        return array.astype(np.float32)
-    # NumPy has no sums of types such as int4.
-    return array.astype(np.int32) if array.dtype.kind == "V" else array
+    return array
 
 
 def rounding(values: Any) -> float:
@@ -43,3 +53,29 @@ def check_real_type(name: str, dtype: Any) -> None:
         raise ValueError(
             f"{name} must hold booleans or real numbers, got the type {dtype}; convert it to floats"
         )
+
+
+def floats(name: str, values: Any) -> jax.Array:
+    """`values` as a JAX array of floats: of their own type, of the default one where they are none.
+
+    Also while JAX traces. ValueError, which says `name`, as `real_array` raises.
+    """
+    values = real(name, values)
+    if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jnp.floating):
+        return values
+    return jnp.asarray(values, jnp.result_type(values, 0.0))
+
+
+def wide(y: jax.Array) -> jax.Array:
+    """Floats as they are, but halves as float32, in which what is computed of them is right to their last place."""
+    return y.astype(jnp.float32) if jnp.finfo(y.dtype).bits < 32 else y
+
+
+def unit(v: jax.Array) -> jax.Array:
+    """v / ||v|| along the last axis, 0 for 0; no size of v makes it overflow or vanish."""
+    largest = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True, initial=0))
+    # By its root, twice: compilers divide by the reciprocal, which of the largest numbers vanishes.
+    root = jnp.sqrt(jnp.where(largest == 0, 1, largest))
+    v = jnp.where(largest == 0, 0, v) / root / root
+    squared = jnp.sum(v**2, axis=-1, keepdims=True)
+    return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))

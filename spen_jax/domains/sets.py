@@ -1,26 +1,31 @@
-"""The sets that one array y can live in: all reals, a box, simplices, balls."""
+"""The sets that one array y can live in: all reals, a box, simplices, balls.
+
+What a method makes of y has the type of y, the default float for whole numbers and booleans; of halves it is computed
+in float32. What is no real number raises ValueError by name.
+"""
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from numbers import Real
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from optax import projections
 
 from spen_jax.domains.base import NEAR, Domain, counting
 from spen_jax.domains.entropies import (
     LOGIT_FLOOR,
-    binary_cross_entropy,
     binary_entropy,
+    binary_log_likelihood,
     categorical_cross_entropy,
     entropy,
+    floor_of,
     total,
 )
-from spen_jax.domains.real import real_array, rounding
+from spen_jax.domains.real import floats, real, real_array, rounding, unit, wide
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Reals(Domain):
         return ~np.isfinite(real_array("y", y))
 
     def project(self, y):
-        """The point itself."""
+        """The point itself, of whatever type."""
+        real("y", y)
         return y
 
     def initial(self, shape):
@@ -102,7 +108,7 @@ class Box(Domain):
 
     def project(self, y):
         """argmin over u in the box of ||u - y||: y clipped to [lower, upper]."""
-        return jnp.clip(y, self.lower, self.upper)
+        return jnp.clip(floats("y", y), self.lower, self.upper)
 
     def initial(self, shape):
         """The centre of the box, in every coordinate."""
@@ -116,33 +122,44 @@ class Box(Domain):
     def round(self, y):
         """The nearest corner of the box (the upper bound at the centre)."""
         middle = self.lower + self._finite("rounding") / 2
-        return jnp.where(y >= middle, self.upper, self.lower).astype(jnp.result_type(y))
+        y = floats("y", y)
+        return jnp.where(y >= middle, self.upper, self.lower).astype(y.dtype)
 
     def _inside(self, y):
-        return (y - self.lower) / self._finite("a logit")
+        return (wide(y) - self.lower) / self._finite("a logit")
 
     def to_logits(self, y):
         """log(u / (1 - u)) with u = (y - lower) / (upper - lower)."""
-        inside = jnp.clip(self._inside(y), LOGIT_FLOOR, 1 - LOGIT_FLOOR)
-        return jnp.log(inside) - jnp.log1p(-inside)
+        y = floats("y", y)
+        floor = floor_of(LOGIT_FLOOR, y)
+        inside = jnp.clip(self._inside(y), floor, 1 - floor)
+        return (jnp.log(inside) - jnp.log1p(-inside)).astype(y.dtype)
 
     def from_logits(self, logits):
         """lower + (upper - lower) sigmoid(logits)."""
-        return self.lower + self._finite("a logit") * jax.nn.sigmoid(logits)
+        logits = floats("logits", logits)
+        y = self.lower + self._finite("a logit") * jax.nn.sigmoid(wide(logits))
+        return y.astype(logits.dtype)
 
     def entropy(self, y):
         """The binary entropy of u = (y - lower) / (upper - lower), summed, times the width.
 
         The width makes its gradient -logit(u) in every box.
         """
-        return self._finite("the entropy") * jnp.sum(binary_entropy(self._inside(y)))
+        y = floats("y", y)
+        each = binary_entropy(self._inside(y if y.ndim else y[None]))
+        return (self._finite("the entropy") * jnp.sum(each)).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
         """The binary cross-entropy of (y - lower) / (upper - lower); between infinite bounds the squared error."""
         if not self.has_logits:
             return super().loss(y, truth, mask)
-        inside = (counting(mask, self._inside(a)) for a in (y, truth))
-        return binary_cross_entropy(*inside)
+        log_likelihood = binary_log_likelihood(y)
+
+        def each(y, truth):
+            return log_likelihood(*(counting(mask, self._inside(a)) for a in (y, truth)))
+
+        return -total(each, y, truth)
 
     def loss_of_scores(self, scores, truth, mask=None):
         """That of lower + (upper - lower) sigmoid(scores)."""
@@ -150,17 +167,22 @@ class Box(Domain):
             return super().loss_of_scores(scores, truth, mask)
 
         def each(scores, truth):
-            return counting(mask, optax.sigmoid_binary_cross_entropy(scores, truth))
+            return counting(mask, optax.sigmoid_binary_cross_entropy(scores, self._inside(truth)))
 
-        return total(each, scores, self._inside(truth))
+        return total(each, real("scores", scores), truth)
 
     def corner(self, gradient):
         """The lower bound where the gradient is positive, else the upper."""
         self._finite("the linear oracle of Frank-Wolfe")
+        gradient = floats("gradient", gradient)
         return jnp.where(gradient > 0, self.lower, self.upper).astype(gradient.dtype)
 
     def reflect(self, y):
         """Mirrors y at the bounds until it is inside."""
+        y = floats("y", y)
+        return self._reflected(wide(y)).astype(y.dtype)
+
+    def _reflected(self, y):
         if self.has_logits:
             width = self.upper - self.lower
             mirrored = self.lower + width - jnp.abs(jnp.mod(y - self.lower, 2 * width) - width)
@@ -175,8 +197,10 @@ class Simplex(Domain):
     """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node."""
 
     def check(self, y):
-        """ValueError for a scalar."""
+        """ValueError for a scalar, or for distributions over nothing."""
         super().check(y)
+        if 0 in y.shape[-1:]:
+            raise ValueError(f"Simplex needs y of shape (..., K), K at least 1, got {y.shape}")
         if len(y.shape) < 1:
             raise ValueError(
                 "Simplex needs y of shape (..., K) for each example, got a scalar; start needs shape "
@@ -211,9 +235,18 @@ class Simplex(Domain):
 
     def project(self, y):
         """argmin over u in the simplex of ||u - y||, by Optax."""
+        y = self._floats("y", y)
+        exact = y.astype(float)  # of other types Optax has no derivative
         project = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")
-        # A shift changes nothing but the rounding of large numbers.
-        return project(y - jnp.max(y, axis=-1, keepdims=True)).astype(y.dtype)
+        # A shift changes nothing but the rounding of large numbers. It is a constant: the derivative of a maximum is
+        # 0 / 0 where a compiler computes y twice and rounds it differently.
+        largest = jax.lax.stop_gradient(jnp.max(exact, axis=-1, keepdims=True))
+        return project(exact - largest).astype(y.dtype)
+
+    def _floats(self, name, y):
+        y = floats(name, y)
+        self.check(y)
+        return y
 
     def initial(self, shape):
         """The uniform distribution, 1 / K."""
@@ -225,19 +258,23 @@ class Simplex(Domain):
 
     def round(self, y):
         """1 at the largest entry (the first of equals), 0 elsewhere."""
+        y = self._floats("y", y)
         return jax.nn.one_hot(jnp.argmax(y, -1), y.shape[-1], dtype=y.dtype)
 
     def to_logits(self, y):
         """log y."""
-        return jnp.log(jnp.maximum(y, LOGIT_FLOOR))
+        y = floats("y", y)
+        return jnp.log(jnp.maximum(wide(y), floor_of(LOGIT_FLOOR, y))).astype(y.dtype)
 
     def from_logits(self, logits):
         """softmax(logits)."""
-        return jax.nn.softmax(logits, axis=-1)
+        logits = self._floats("logits", logits)
+        return jax.nn.softmax(wide(logits), axis=-1).astype(logits.dtype)
 
     def entropy(self, y):
         """-sum y log y over all nodes and values."""
-        return jnp.sum(entropy(y))
+        y = floats("y", y)
+        return jnp.sum(entropy(wide(y))).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
         """-sum t log y over all nodes and values."""
@@ -249,11 +286,11 @@ class Simplex(Domain):
         def each(scores, truth):
             return counting(mask, optax.softmax_cross_entropy(scores, truth))
 
-        return total(each, scores, truth)
+        return total(each, real("scores", scores), truth)
 
     def corner(self, gradient):
         """1 at the smallest entry of the gradient."""
-        return self.round(-gradient)
+        return self.round(-floats("gradient", gradient))
 
 
 @dataclass(frozen=True)
@@ -286,9 +323,17 @@ class L2Ball(Domain):
             return ~(np.linalg.norm(y / float(self.radius), axis=-1) <= 1 + near)
 
     def project(self, y):
-        """y scaled down to the radius where it is longer, by Optax."""
-        project = partial(projections.projection_l2_ball, scale=self.radius)
-        return jnp.vectorize(project, signature="(d)->(d)")(y)
+        """y scaled down to the radius where it is longer, of whatever size."""
+        y = floats("y", y)
+        self.check(y)
+        exact = wide(y)
+        largest = jnp.max(jnp.abs(exact), axis=-1, keepdims=True, initial=self.radius)
+        root = jnp.sqrt(largest)  # as in `unit`
+        share = lax.stop_gradient(exact / root / root)
+        inside = jnp.sum(share**2, axis=-1, keepdims=True) <= (self.radius / root / root) ** 2
+        # The direction of what is inside has no use, and none of 0 a derivative.
+        outer = self.radius * unit(jnp.where(inside, 1, exact))
+        return jnp.where(inside, exact, outer).astype(y.dtype)
 
     def initial(self, shape):
         """The centre, 0."""
@@ -300,5 +345,6 @@ class L2Ball(Domain):
 
     def corner(self, gradient):
         """The point of the sphere against the gradient; the centre where the gradient is 0."""
-        norm = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
-        return -self.radius * gradient / jnp.where(norm > 0, norm, 1)
+        gradient = floats("gradient", gradient)
+        self.check(gradient)
+        return (-self.radius * unit(wide(gradient))).astype(gradient.dtype)

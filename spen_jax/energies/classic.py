@@ -13,8 +13,8 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from spen_jax.domains import unit
 from spen_jax.types import Energy, Network
 
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
@@ -46,13 +46,6 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
 
     Where one of the two is 0 it is 1, and has gradient 0 there.
     """
-
-    def unit(v):
-        largest = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True))
-        v = jnp.where(largest == 0, 0, v) / jnp.where(largest == 0, 1, largest)
-        squared = jnp.sum(v**2, axis=-1, keepdims=True)
-        return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))
-
     return 1 - jnp.sum(unit(a) * unit(b), axis=-1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import NEAR, Domain, real_array, rounding
+from spen_jax.domains import NEAR, Domain, floats, real_array, rounding, unit, wide
 from spen_jax.inference import GradientDescent, Solution, Solver, minimize_best
 from spen_jax.types import Energy
 
@@ -119,14 +119,21 @@ class OutsideBall(Domain):
     """{d : ||d||_2 >= radius} along the last axis: displacements from a truth that count as wrong.
 
     Not convex: minimise from several starts, without momentum, which circles the ball. Points inside go to one
-    part in a million beyond the radius, which survives rounding; 0, which has no nearest point, to the first axis.
+    part in a million beyond the radius, halves to one in the last place, which survives rounding; 0, which has no
+    nearest point, to the first axis.
     """
 
     radius: float = 0.2
 
     def __post_init__(self):
-        if not self.radius > 0:
-            raise ValueError(f"OutsideBall needs a radius > 0, got {self.radius}")
+        if not 0 < self.radius < np.inf:
+            raise ValueError(f"OutsideBall needs a radius > 0, and finite, got {self.radius}")
+
+    def check(self, y):
+        """ValueError for a scalar, and for vectors of no coordinates."""
+        super().check(y)
+        if not y.shape or not y.shape[-1]:
+            raise ValueError(f"OutsideBall needs y of shape (..., D), D at least 1, got {y.shape}")
 
     def parts(self, y):
         """Each vector is one part: the shape without its last axis."""
@@ -141,11 +148,14 @@ class OutsideBall(Domain):
 
     def project(self, y):
         """y moved out to the sphere where it is inside."""
-        beyond = (1 + 1e-6) * self.radius
-        first = jnp.zeros_like(y).at[..., 0].set(beyond)
-        moved = jnp.where(jnp.all(y == 0, axis=-1, keepdims=True), first, y)
-        norm = jnp.linalg.norm(moved, axis=-1, keepdims=True)
-        return jnp.where(norm >= self.radius, moved, beyond * moved / norm)
+        y = floats("y", y)
+        self.check(y)
+        exact = wide(y)
+        beyond = (1 + max(1e-6, float(jnp.finfo(y.dtype).eps))) * self.radius
+        first = jnp.zeros_like(exact).at[..., 0].set(1)
+        away = jnp.where(jnp.all(exact == 0, axis=-1, keepdims=True), first, exact)
+        far = jnp.linalg.norm(exact, axis=-1, keepdims=True) >= self.radius
+        return jnp.where(far, exact, beyond * unit(jnp.where(far, 1, away))).astype(y.dtype)
 
     def initial(self, shape):
         """The point of the sphere on the first axis."""
