@@ -67,9 +67,11 @@ def by_rows(function: Callable[..., Any], *arrays: jax.Array) -> Any:
 def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
     """function(part) for parts of a batch of at most `size` examples, joined: few sizes are compiled.
 
-    `batch` and the results are pytrees whose arrays have a leading axis of examples. What is left over runs in the next
-    power of two, filled up with copies of the last example, whose results are dropped. Within `jit` the
-    function gets the whole batch: the program around it has one size. ValueError for arrays of different lengths.
+    `batch` and the results are pytrees whose arrays have a leading axis of examples. The sizes are powers of 8; what is
+    left over runs in the next size, filled up with copies of the last example whose results are dropped, or in up
+    to three runs of the size below. Parts are cut and joined on the host, where no shape is compiled. Within
+    `jit`, `grad` and the like the function gets the whole batch: the program around it has one size.
+    ValueError for arrays of different lengths.
     """
     leaves = jax.tree.leaves(batch)
     n = jnp.shape(leaves[0])[0]
@@ -79,17 +81,34 @@ def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
                 f"all arrays of a batch need its leading axis of {n} examples, but the one at "
                 f"{jax.tree_util.keystr(path)} has shape {jnp.shape(a)}"
             )
-    size = min(size, _power_of_two(n))
-    if n in (0, size) or any(isinstance(a, Tracer) for a in leaves):
+    sizes = _sizes(n, size)
+    if sizes in ([], [n]) or any(isinstance(a, Tracer) for a in leaves):
         return function(batch)
-    results = []
-    for first in range(0, n, size):
-        rows = np.arange(first, first + min(size, _power_of_two(n - first)))
-        rows = np.minimum(rows, n - 1)
-        results.append(function(jax.tree.map(lambda a, rows=rows: jnp.asarray(a)[rows], batch)))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *results)
+    batch, results = jax.tree.map(_on_host, batch), []
+    for first, length in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+        rows = np.minimum(np.arange(first, first + length), n - 1)
+        results.append(function(jax.tree.map(lambda a, rows=rows: a[rows], batch)))
+
+    def joined(*parts):
+        # jnp.asarray would compile a copy of each new shape.
+        return jax.device_put(np.concatenate(list(map(np.asarray, parts)))[:n])
+
+    return jax.tree.map(joined, *results)
 
 
-def _power_of_two(n):
-    """The least that is not below n."""
-    return 1 << max(n - 1, 0).bit_length()
+def _sizes(n, most):
+    """The sizes of the runs that n examples are made in."""
+    powers = [8**k for k in range(10) if 8**k < most] + [most]
+    sizes = []
+    while n > 0:
+        next_one = next((p for p in powers if p >= n), most)
+        below = powers[max(powers.index(next_one) - 1, 0)]
+        sizes.append(below if next_one > n and n <= 3 * below else next_one)
+        n -= sizes[-1]
+    return sizes
+
+
+def _on_host(a):
+    """An array that is cut without compiling; random keys, which NumPy does not have, as they are."""
+    keys = jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
+    return a if keys else np.asarray(a)

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
-from spen_jax.domains import Box, Domain, counting
+from spen_jax.checks import as_points, check_array
+from spen_jax.domains import Box, Domain, check_inside, counting
 from spen_jax.inference import (
     Differentiate,
     GradientDescent,
@@ -110,8 +112,8 @@ class Predictor:
     ) -> Solution:
         """The answers for x, whose arrays have a leading axis of any number of examples.
 
-        More than `batch_size` run in batches of that size, fewer in one of the next power of two, so that few sizes
-        are compiled; what fills a batch up is dropped.
+        They run in batches of few sizes, powers of 8 up to `batch_size`, so that little is compiled; what fills a batch
+        up is dropped. Where params or x are traced (`jit`, `grad`) all rows are one batch.
 
         Args:
           params: the parameters.
@@ -119,15 +121,31 @@ class Predictor:
           known: (mask, y), what is known of the answers; see `minimize`.
           mask: which parts of y count, for features that want to know.
           key: for a start that draws.
+
+        Raises:
+          ValueError: for arrays that do not fit, what is known outside the domain, and numbers out of range, learned
+            ones too where they are known now.
         """
         n = _examples(x)
-        batch = x, known, mask, self._start_of(n), None if key is None else jnp.arange(n)
-        return in_batches(partial(_solve, *self._split(params), key), batch, self.batch_size)
+        if isinstance(known, tuple) and len(known) == 2:
+            check_inside(self.domain, known[1], "the y of known", known[0])
+        fixed, params, numbers, start = self._split(params)
+        batch = _Rows(x, known, mask, start, None if key is None else np.arange(n))
+        return self._run(partial(_solve, fixed, params, numbers, key), params, batch)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
-        """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0."""
+        """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0.
+
+        ValueError where y does not lie in the domain, or arrays do not fit.
+        """
+        check_inside(self.domain, y, "y", mask)
         model = Predictor(self.energy, self.features)
-        return in_batches(partial(_energies, model, params), (x, y, mask), self.batch_size)
+        return self._run(partial(_energies, model, params), params, _Answers(x, y, mask))
+
+    def _run(self, function, params, batch):
+        """function(batch), in batches unless the parameters are traced."""
+        traced = any(isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params))
+        return function(batch) if traced else in_batches(function, batch, self.batch_size)
 
     def context(
         self, params: Any, x: Any, *, key: jax.Array | None = None, mask: Any = None
@@ -159,7 +177,7 @@ class Predictor:
         return chosen | changed
 
     def _split(self, params):
-        """A predictor that can be hashed, the parameters, and the numbers that cannot be part of it."""
+        """A predictor that can be hashed, the parameters, its numbers that cannot be part of it, and rows to start at."""
         numbers = {}
         for name in ("settings", "temperature"):
             value = getattr(self, name)
@@ -167,28 +185,46 @@ class Predictor:
                 numbers[name] = value
         # Known now, and so checked now: the compiled function sees arrays.
         solver: Any = self.solver
-        as_numbers(solver, numbers.get("settings") or {}, numbers.get("temperature"))
+        as_numbers(solver, _of(self.settings, params) or {}, _of(self.temperature, params))
         kept: dict[str, Any] = dict.fromkeys(numbers)
-        if self._start_of(1) is not None:
-            kept["start"] = None
-        return replace(self, **kept), params, numbers
+        start = None
+        if self.start is not None and not callable(self.start) and jnp.ndim(_first(self.start)):
+            kept["start"], start = None, as_points(self.start)
+            if all(jnp.shape(a)[:1] == (1,) for a in jax.tree.leaves(start)):
+                numbers["start"], start = start, None
+        return replace(self, **kept), params, numbers, start
 
-    def _start_of(self, examples):
-        """The start where it is arrays, a point for each of so many examples; else None."""
-        if self.start is None or callable(self.start) or jnp.ndim(_first(self.start)) == 0:
-            return None
-        return self.points(jnp.zeros(examples))
+
+class _Rows(NamedTuple):
+    """What a prediction has for each row."""
+
+    x: Any
+    known: Any
+    mask: Any
+    start: Any
+    number: Any
+
+
+class _Answers(NamedTuple):
+    """What the energies of given answers have for each row."""
+
+    x: Any
+    y: Any
+    mask: Any
 
 
 @partial(jax.jit, static_argnums=0)
 def _solve(predictor, params, numbers, key, batch):
-    x, known, mask, start, rows = batch
+    x, known, mask, start, number = batch
     context = predictor.context(params, x, mask=mask)
     if key is not None:
-        key = jax.random.fold_in(key, rows[0])  # no two batches draw alike
-    first = predictor.points(context, key=key) if start is None else start
+        key = jax.random.fold_in(key, number[0])  # no two batches draw alike
+    if start is None:
+        start = replace(predictor, start=numbers.pop("start", predictor.start)).points(
+            context, key=key
+        )
     options = predictor.options(params) | numbers
-    return minimize(predictor.energy, params, context, first, known=known, **options)
+    return minimize(predictor.energy, params, context, start, known=known, **options)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -211,7 +247,10 @@ def _first(tree):
 
 
 def _examples(x):
-    leaves = jax.tree.leaves(x)
-    if not leaves:
-        raise ValueError("x must hold an array with a leading axis of examples, got none")
-    return jnp.shape(leaves[0])[0]
+    leaves = jax.tree.leaves_with_path(x)
+    for path, leaf in leaves:
+        check_array(f"x{jax.tree_util.keystr(path)}", leaf)
+    if not leaves or not jnp.ndim(leaves[0][1]):
+        got = "a number" if leaves else "none"
+        raise ValueError(f"x must hold an array with a leading axis of examples, got {got}")
+    return jnp.shape(leaves[0][1])[0]

@@ -89,7 +89,7 @@ def test_known_rows_of_simplices_stand_still_and_may_be_anything_where_they_are_
     want = np.eye(3)[np.argmax(b[:, 3:] + 2 * rows[:, 0], axis=1)]
     np.testing.assert_allclose(found.y[:, 1], want, atol=1e-2)
     assert np.isfinite(found.energy).all()
-    with pytest.raises(ValueError, match=r"each part of y, shape \(8, 2\), got \(8, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"leading axes of its parts, \(5, 2\), got bool \(5, 2, 3\)"):
         predictor(None, b, known=(mask[..., None] & (rows > 0), rows))
 
 
@@ -218,12 +218,12 @@ def test_features_see_the_batch_and_the_mask_where_they_ask():
 
     params = {"W": np.eye(4, dtype=np.float32) * 0.1 + 0.5}
     x = np.abs(B) / 10
-    predictor = Predictor(
-        energy, features, start=0.25, shape=(4,), solver=GradientDescent(0.3, 0.0), steps=60
-    )
+    options = {"start": 0.25, "shape": (4,), "solver": GradientDescent(0.3, 0.0), "steps": 60}
+    predictor = Predictor(energy, features, **options)
     found = predictor(params, x, mask=MASK)
     want = np.where(MASK, np.clip(x @ params["W"], 0, 1), 0.25)
     np.testing.assert_allclose(found.y, want, atol=1e-5)
+    predictor = Predictor(energy, features, domain=Box(0, 2), **options)
     energies = predictor.energies(params, x, found.y + 1, mask=MASK)
     np.testing.assert_allclose(energies, MASK.sum(1), rtol=1e-3)
 

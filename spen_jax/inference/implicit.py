@@ -26,7 +26,7 @@ def implicit(plan: Plan, mode: Implicit, values: Values, context: Any, y: Any) -
 def _implicit_jvp(plan, mode, primals, tangents):
     values, context, y = primals
     # With its own derivative, so that one of this derivative knows how y moves.
-    y = implicit(plan, mode, *primals)
+    y: Any = implicit(plan, mode, *primals)  # pyright: ignore[reportCallIssue]
     flat, unravel = ravel_pytree(y)
 
     def gradient(values, context, flat):
@@ -92,8 +92,7 @@ def _once(arguments):
 @_once.defjvp
 def _once_jvp(primals, tangents):
     raise NotImplementedError(
-        "a second derivative of the energy that inference stopped at: with differentiate='stopped' y is a constant, and "
-        "this derivative would leave out that the minimiser moves. Use differentiate='implicit' or 'unrolled'; or, "
-        "where y is meant to stand still, the energy of jax.lax.stop_gradient(solution.y), with a solution of "
-        "jax.lax.stop_gradient(params)"
+        "a second derivative of the energy that inference stopped at: with differentiate='stopped' y is a constant, "
+        "and this derivative would leave out that the minimiser moves. Use differentiate='implicit' or 'unrolled'; "
+        "where y is meant to stand still, take the solution of jax.lax.stop_gradient(params) and the energy of its y"
     )

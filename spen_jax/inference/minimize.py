@@ -253,8 +253,8 @@ def _check_unrolls(plan, y):
 
     if checks.loops_without_end(step, y):
         raise ValueError(
-            f"each step of this {type(plan.solver).__name__} searches in a loop of unknown length, which has no reverse "
-            "mode: differentiate it as 'stopped' or 'implicit'"
+            f"each step of this {type(plan.solver).__name__} searches in a loop of unknown length, which has no "
+            "reverse mode: differentiate it as 'stopped' or 'implicit'"
         )
 
 

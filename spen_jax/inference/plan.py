@@ -51,8 +51,8 @@ class Implicit:
     is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
     derivative asked for; a `damping` > 0 then gives that of the proximal step
     argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any order, in forward and in reverse mode, in which
-    active bounds stay active. A point on a bound where the gradient is 0 too counts as bound. Source: Krantz & Parks (2002); for fixed
-    points of projections Blondel et al. (2022).
+    active bounds stay active. A point on a bound where the gradient is 0 too counts as bound.
+    Source: Krantz & Parks (2002); for fixed points of projections Blondel et al. (2022).
     """
 
     steps: int = 200
@@ -83,9 +83,10 @@ class Options(TypedDict, total=False):
         one number for each step. `energy` and `residual` are then those of this objective at the end.
     differentiate: what `jax.grad` makes of the solution. "stopped", the default: `y` is a constant and `energy`
         depends on the parameters at that fixed y, so that its gradient is that of min_y E at an interior or
-        constrained optimum (the envelope theorem); a second derivative, in which y moves, is refused. "unrolled", or `Unrolled(last, segment)`: `y` and `energy` are
-        differentiated through the steps. "implicit", or `Implicit(...)`: `y` as a minimiser; settings and start
-        then have gradient 0. `residual` and `trace` (but for unrolled points) are constants.
+        constrained optimum (the envelope theorem); a second derivative, in which y moves, is refused. "unrolled",
+        or `Unrolled(last, segment)`: `y` and `energy` are differentiated through the steps. "implicit", or
+        `Implicit(...)`: `y` as a minimiser; settings and start then have gradient 0. `residual` and `trace` (but
+        for unrolled points) are constants.
     tolerance: the residual up to which an example counts as converged, 1e-3 by default.
     stop_early: each example stops by itself once it has converged, or failed; examples are looked at every
         `stopping.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
