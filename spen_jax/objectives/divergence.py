@@ -71,8 +71,9 @@ def contrastive_divergence(
       restart: the probability with which a persistent chain begins anew instead.
       magnitude: the weight of the squared energies.
 
-    Metrics: loss; gap, the mean of E- less that of E+; acceptance, the samplers' mean; divergent, the share of chains
-    that met a number that is not finite; with `persistent`, chains, the points that the chains have reached.
+    Metrics: loss; gap, the mean of E- less that of E+; acceptance, the samplers' mean; divergent, the share of their
+    steps at which something was not a number (`sampling.Info`); with `persistent`, chains, the points that they have
+    reached.
     """
     check_predictor(predictor)
     check_whole("steps", steps, 1)

@@ -26,7 +26,7 @@ from spen_jax.trees import all_finite, one_of, select
 from spen_jax.types import Energy
 
 WARM_UP_LOOKS = 10
-"""How often chains are looked at in the warm-up: one that fails there loses a tenth of it, not all."""
+"""At most how often chains are looked at in the warm-up: one that fails there loses a tenth of it, not all."""
 
 
 class Samples(NamedTuple):
@@ -160,7 +160,7 @@ def _sample_block(plan, shared, context, y, key):
 
 def _looks(plan):
     """How many looks fall into the warm-up, and after how many steps each comes, beginning with 0."""
-    looks = min(plan.warm_up, WARM_UP_LOOKS)
+    looks = min(math.ceil(plan.warm_up / plan.thin), WARM_UP_LOOKS)  # no oftener than afterwards
     warm_up = np.linspace(0, plan.warm_up, looks + 1).astype(int)
     kept = np.arange(plan.warm_up, plan.warm_up + plan.steps + 1, plan.thin)
     return looks, jnp.asarray(np.concatenate([warm_up, kept[1:]]))

@@ -31,8 +31,9 @@ class Info(NamedTuple):
     `sample` also looks at each point that it keeps. Where y or its energy is not finite, the chain goes back to the
     point kept before and on from there, and all `thin` steps in between count as divergent. Unadjusted Langevin, which
     knows no energy on the way, has this check alone: what goes wrong between two kept points shows if it lasts.
-    In the warm-up it is made ten times. A chain whose start is bad (not finite, of no finite energy, or with
-    a gradient that is NaN) stands there with a share of 1, unless it finds a way out.
+    In the warm-up it is made ten times, or every `thin` steps where that is less often. A chain whose start is bad
+    (not finite, of no finite energy, or with a gradient that is NaN) stands there with a share of 1, unless it
+    finds a way out.
     """
 
     acceptance: jax.Array
