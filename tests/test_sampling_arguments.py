@@ -26,6 +26,10 @@ READ_AS_SCALARS = (
 DEFAULTS = {"energy": parabola, "params": A, "context": B, "start": START, "key": KEY, "steps": 4}
 
 
+class Melting(Langevin):
+    __hash__ = None  # pyright: ignore
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -86,6 +90,10 @@ DEFAULTS = {"energy": parabola, "params": A, "context": B, "start": START, "key"
             r"sampler must be made with \(\), such as Langevin\(\), got <class",
         ),
         ({"sampler": "langevin"}, r"sampler must be made with \(\), .* got 'langevin'"),
+        (
+            {"sampler": Melting()},
+            r"sampler must be hashable, as a frozen dataclass is, got Melting",
+        ),
         ({"sampler": HamiltonianMonteCarlo(0.1)}, "samples from Reals, got Box"),
         (
             {"domain": Reals(), "sampler": GibbsWithGradients()},

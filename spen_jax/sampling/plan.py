@@ -61,6 +61,14 @@ class Plan:
             raise ValueError(
                 f"sampler must be made with (), such as Langevin(), got {self.sampler!r}"
             )
+        for name in ("energy", "domain", "sampler"):
+            try:
+                hash(getattr(self, name))
+            except TypeError:
+                raise ValueError(
+                    f"{name} must be hashable, as a frozen dataclass is, got {getattr(self, name)!r}; what is "
+                    "compiled is found again by it"
+                ) from None
         for name, least in (("steps", 1), ("warm_up", 0), ("thin", 1)):
             value = getattr(self, name)
             check_whole(name, value, least)
