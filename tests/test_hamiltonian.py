@@ -53,7 +53,7 @@ def test_hamiltonian_monte_carlo_names_its_extra(monkeypatch):
 
 
 def test_hamiltonian_monte_carlo_refuses_settings_that_mean_nothing():
-    with pytest.raises(ValueError, match="step_size of Hamil.* must be positive .*, got -1"):
+    with pytest.raises(ValueError, match="step_size of Hamil.* must be .*positive .*, got -1"):
         HamiltonianMonteCarlo(-1)
     with pytest.raises(ValueError, match="leapfrog_steps must be a whole number, 1 or more, got 0"):
         HamiltonianMonteCarlo(0.1, 0)

@@ -158,7 +158,7 @@ def test_chains_go_on_from_where_they_start():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"step_size": 0.0}, "step_size of Langevin must be positive and finite, got 0.0"),
+        ({"step_size": 0.0}, "step_size of Langevin must be .*positive and finite, got 0.0"),
         ({"noise": "uniform"}, "noise must be one of .*'two-point'.*, got 'uniform'"),
         ({"boundary": "wrap"}, "boundary must be one of .*'project'.*, got 'wrap'"),
         ({"noise": "two-point", "adjusted": True}, "has no density"),

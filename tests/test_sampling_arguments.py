@@ -35,7 +35,7 @@ class Melting(Langevin):
     [
         ({"steps": 0}, "steps must be a whole number, 1 or more, got 0"),
         ({"steps": 4.5}, "steps must be a whole number, 1 or more, got 4.5"),
-        ({"steps": "4"}, "steps must be a whole number, 1 or more, got 4"),
+        ({"steps": "4"}, "steps must be a whole number, 1 or more, got '?4"),
         ({"thin": 0}, "thin must be a whole number, 1 or more"),
         ({"warm_up": -1}, "warm_up must be a whole number, 0 or more"),
         ({"steps": 5, "thin": 2}, "multiple of thin, got steps=5 and thin=2"),
