@@ -11,7 +11,17 @@ from spen_jax.domains.entropies import (
     total,
 )
 from spen_jax.domains.product import Product
-from spen_jax.domains.real import check_real_type, floats, real, real_array, rounding, unit, wide
+from spen_jax.domains.real import (
+    check_real_type,
+    floats,
+    indices,
+    known,
+    real,
+    real_array,
+    rounding,
+    unit,
+    wide,
+)
 from spen_jax.domains.sets import Box, L2Ball, Reals, Simplex
 
 __all__ = [
@@ -32,6 +42,8 @@ __all__ = [
     "counting",
     "entropy",
     "floats",
+    "indices",
+    "known",
     "real",
     "real_array",
     "rounding",

@@ -79,3 +79,23 @@ def unit(v: jax.Array) -> jax.Array:
     v = jnp.where(largest == 0, 0, v) / root / root
     squared = jnp.sum(v**2, axis=-1, keepdims=True)
     return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))
+
+
+def known(values: Any) -> np.ndarray | None:
+    """The numbers where they can be looked at: not while JAX traces them, nor where other hosts hold them."""
+    if isinstance(values, jax.core.Tracer) or not getattr(values, "is_fully_addressable", True):
+        return None
+    return np.asarray(values)
+
+
+def indices(name: str, values: Any, size: int) -> jax.Array:
+    """Whole numbers from 0 to size - 1, as int32; ValueError, which says `name`, for others where they are known."""
+    values = real(name, values)
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise ValueError(f"{name} must be indices, whole numbers, got {values.dtype}")
+    found = known(values)
+    if found is not None and found.size and not 0 <= found.min() <= found.max() < size:
+        raise ValueError(
+            f"{name} must be indices from 0 to {size - 1}, got {found.min()} to {found.max()}"
+        )
+    return jnp.asarray(values, jnp.int32)

@@ -4,7 +4,9 @@ With E(x, y) for every pair in one matrix (`pairwise`), rows answer the question
 about x given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `weights` say what each answer
 stands for: None is 1 for each (a finite set), a mask leaves out what only fills up a padded set,
 the volume of a cell makes a sum over a grid the integral, and 1 / (n q(y)) makes n samples from a
-density q an estimate of the integral. They are constants to differentiation. Sources: LeCun et al. (2006); the
+density q an estimate of the integral. They are constants to differentiation. Energies are floats of any width, halves
+summed in float32, and what is made of them is of their type; whole numbers become the default float. What is no real
+number, and weights or beta known to be below 0, raise ValueError by name. Sources: LeCun et al. (2006); the
 "actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
 """
 
@@ -13,9 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
+from spen_jax.domains import floats, indices, known, real, wide
 from spen_jax.types import Energy
 
 Weights = jax.Array | None
@@ -54,15 +58,17 @@ def softmin(
       average: whether the weights are normalised.
 
     Raises:
-      ValueError: where beta is a negative Python number, or not a scalar.
+      ValueError: where beta is known to be negative, or not a scalar; see the module.
     """
+    energies = floats("energies", energies)
+    dtype = energies.dtype
     energies, beta, weights = _prepared(energies, beta, axis, weights)
     free = _average_softmin(energies, beta, weights)
     if average:
-        return free
+        return free.astype(dtype)
     size = jnp.log(_total(energies, weights))
     none = (size == 0) | (free == jnp.inf)
-    return free - jnp.where(none, 0, size / jnp.where(none, 1, beta))
+    return (free - jnp.where(none, 0, size / jnp.where(none, 1, beta))).astype(dtype)
 
 
 def softargmin(
@@ -77,8 +83,9 @@ def softargmin(
     At beta = infinity all of it is on the minimum, at 0 it follows the weights. Divided by the cells' volumes it
     is the density on a grid. A set without a finite energy gets zeros. Arguments as in `softmin`.
     """
-    energies, beta, weights = _prepared(energies, beta, axis, weights)
-    return jnp.moveaxis(_softargmin(energies, beta, weights), -1, axis)
+    energies = floats("energies", energies)
+    prepared = _prepared(energies, beta, axis, weights)
+    return jnp.moveaxis(_softargmin(*prepared), -1, axis).astype(energies.dtype)
 
 
 def softmax(
@@ -93,7 +100,7 @@ def softmax(
 
     What libraries call softmax is `softargmax`, a distribution.
     """
-    return -softmin(-_floats(values), beta, axis=axis, weights=weights, average=average)
+    return -softmin(-floats("values", values), beta, axis=axis, weights=weights, average=average)
 
 
 def softargmax(
@@ -104,7 +111,7 @@ def softargmax(
     weights: Weights = None,
 ) -> jax.Array:
     """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax."""
-    return softargmin(-_floats(values), beta, axis=axis, weights=weights)
+    return softargmin(-floats("values", values), beta, axis=axis, weights=weights)
 
 
 def log_probabilities(
@@ -118,27 +125,43 @@ def log_probabilities(
 
     Arguments as in `softmin`, 0 < beta < infinity; weights only normalise. `energy_of` goes the other way.
     """
-    free = softmin(energies, beta, axis=axis, weights=weights)
-    return -beta * (energies - jnp.expand_dims(free, axis))
+    energies = floats("energies", energies)
+    exact = wide(energies)
+    above = exact - jnp.expand_dims(softmin(exact, beta, axis=axis, weights=weights), axis)
+    return (-jnp.asarray(beta, exact.dtype) * above).astype(energies.dtype)
 
 
 def energy_of(
     log_probability: jax.Array, beta: jax.Array | float = 1.0, constant: jax.Array | float = 0.0
 ) -> jax.Array:
     """E = C - log P / beta: one of the many energies whose Gibbs distribution is P."""
+    log_probability = floats("log_probability", log_probability)
+    check_beta(beta)
+    real("constant", constant)
+    beta, constant = (jnp.asarray(a, log_probability.dtype) for a in (beta, constant))
     return constant - log_probability / beta
 
 
 def order(energies: jax.Array, axis: int = -1) -> jax.Array:
     """The indices of all answers from the best (lowest energy) to the worst; the first of equals first."""
+    energies = floats("energies", energies)
+    _check_axis("energies", energies, axis)
     return jnp.argsort(energies, axis=axis, stable=True)
 
 
 def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
     """1 + the number of other answers whose energy is not above the truth's: (..., K) and indices (...) -> (...).
 
-    Ties count against the truth, so that an energy that is equal everywhere, or not a number, puts it last.
+    Ties count against the truth, so that an energy that is equal everywhere, or not a number, puts it last. ValueError
+    where the shapes do not fit, or the truth is known to be no index.
     """
+    energies = floats("energies", energies)
+    _check_axis("energies", energies, -1)
+    truth = indices("truth", truth, energies.shape[-1])
+    if truth.shape != energies.shape[:-1]:
+        raise ValueError(
+            f"truth must be an index for each row of energies, of shape {energies.shape[:-1]}, got {truth.shape}"
+        )
     correct = jnp.take_along_axis(energies, truth[..., None], axis=-1)[..., 0]
     return by_rows(lambda e, c: jnp.sum(~(e > c[..., None]), axis=-1), energies, correct)
 
@@ -149,7 +172,11 @@ def local_minima(energies: jax.Array) -> jax.Array:
     A minimum is below its neighbours on both sides, at the ends of the grid on the one it has: several
     answers of one x, where the energy has them. Of a flat stretch the left end counts.
     """
-    energies = jnp.moveaxis(jnp.asarray(energies), -1, 0)
+    energies = floats("energies", energies)
+    _check_axis("energies", energies, -1)
+    if not energies.size:
+        return jnp.zeros(energies.shape, bool)
+    energies = jnp.moveaxis(energies, -1, 0)
     wall = jnp.full_like(energies[:1], jnp.inf)
     left = jnp.concatenate([wall, energies[:-1]])
     right = jnp.concatenate([energies[1:], wall])
@@ -163,30 +190,47 @@ def local_minima(energies: jax.Array) -> jax.Array:
     return jnp.moveaxis((energies < left) & rising, 0, -1)
 
 
-def _floats(values):
-    values = jnp.asarray(values)
-    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
-
-
 def check_beta(beta: Any) -> None:
-    """ValueError for a Python number below 0; of an array the value is not looked at."""
-    if isinstance(beta, float | int) and not beta >= 0:
+    """ValueError for what is no real number, and for one known to be below 0: traced ones are not looked at."""
+    numbers = known(real("beta", beta))
+    if numbers is not None and not np.all(numbers >= 0):
         raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
 
 
+def _check_axis(name, values, axis):
+    if not -values.ndim <= axis < values.ndim:
+        raise ValueError(
+            f"{name} must have an axis of answers, axis={axis}, got shape {values.shape}"
+        )
+
+
 def _prepared(energies, beta, axis, weights):
-    """Energies and weights as floats with the set's axis last, beta as a scalar array."""
-    energies = _floats(energies)
+    """Energies and weights as floats, at least float32, with the set's axis last, beta as a scalar array."""
+    _check_axis("energies", energies, axis)
+    energies = wide(energies)
     check_beta(beta)
     beta = jnp.asarray(beta, energies.dtype)
     if beta.ndim:
         raise ValueError(f"beta must be one number, got shape {beta.shape}; use vmap for several")
     if weights is not None:
-        weights = lax.stop_gradient(jnp.asarray(weights, energies.dtype))
-        shape = energies.shape if weights.ndim > 1 else energies.shape[axis:][:1]
-        weights = jnp.broadcast_to(weights, shape)
+        weights = _read_weights(weights, energies.shape, axis).astype(energies.dtype)
         weights = jnp.moveaxis(weights, axis, -1) if weights.ndim > 1 else weights
     return jnp.moveaxis(energies, axis, -1), beta, weights
+
+
+def _read_weights(weights, shape, axis):
+    """Weights (K,), or of the whole shape."""
+    weights = real("weights", weights)
+    numbers = known(weights)
+    if numbers is not None and not np.all(numbers >= 0):
+        raise ValueError(f"weights must be at least 0, got {numbers[~(numbers >= 0)][0]}")
+    whole = shape if weights.ndim > 1 else shape[axis:][:1]
+    try:
+        return lax.stop_gradient(jnp.broadcast_to(weights, whole))
+    except ValueError as error:
+        raise ValueError(
+            f"weights must be of shape {whole}, or broadcast to it, got {weights.shape}"
+        ) from error
 
 
 def _total(energies, weights):
@@ -204,7 +248,7 @@ def _masked(energies, weights):
 def _above(energies, weights):
     """The lowest energy, (...), and how far each is above it, infinite at weight 0."""
     energies = _masked(energies, weights)
-    lowest = lax.stop_gradient(jnp.min(energies, axis=-1))
+    lowest = lax.stop_gradient(jnp.min(energies, axis=-1, initial=jnp.inf))
     low = jnp.where(lowest == jnp.inf, 0, lowest)[..., None]
     return lowest, jnp.where(energies == -jnp.inf, 0, energies - low)
 

@@ -1,8 +1,9 @@
 """A loss of embeddings, without negatives."""
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from spen_jax.domains import floats, wide
 
 
 def vicreg(
@@ -27,12 +28,17 @@ def vicreg(
       variance: weight of v.
       covariance: weight of c.
 
+    ValueError where the shapes do not fit, or one holds no real numbers.
+
     Source: Bardes, Ponce & LeCun (2022).
     """
-    chex.assert_equal_shape([a, b])
-    chex.assert_rank(a, 2)
+    a, b = floats("a", a), floats("b", b)
+    if a.ndim != 2 or a.shape != b.shape or 0 in a.shape:
+        raise ValueError(f"a and b must have one shape (B, D), got {a.shape} and {b.shape}")
     if len(a) < 2:
         raise ValueError(f"vicreg needs a batch of at least 2, got shape {a.shape}")
+    dtype = jnp.result_type(a, b)
+    a, b = wide(a), wide(b)
 
     def regularised(z):
         centred = z - jnp.mean(z, axis=0, keepdims=True)
@@ -42,4 +48,5 @@ def vicreg(
         v = jnp.mean(jnp.maximum(0, 1 - spread))
         return variance * v + covariance * jnp.sum(off_diagonal**2) / len(cov)
 
-    return invariance * jnp.mean((a - b) ** 2) + regularised(a) + regularised(b)
+    loss = invariance * jnp.mean((a - b) ** 2) + regularised(a) + regularised(b)
+    return loss.astype(dtype)

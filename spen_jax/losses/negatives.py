@@ -3,7 +3,8 @@
 Energies are (..., K), one for each candidate; `allowed`, (..., K) booleans, says which candidates are wrong
 answers. For a batch of pairs `exact.pairwise` gives all energies as one matrix (B, B) with
 the correct ones on its diagonal, and `all_but(jnp.arange(B), B)` or `different` its `allowed`. What is chosen is
-an `Offender`; its energy carries the gradient, its index is a constant.
+an `Offender`; its energy carries the gradient, its index is a constant. Energies are floats of any
+type, whole numbers are read as floats; what is no real number, no index or of another shape raises ValueError by name.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import NEAR, Domain, floats, real_array, rounding, unit, wide
+from spen_jax.domains import NEAR, Domain, floats, indices, real, real_array, rounding, unit, wide
 from spen_jax.inference import GradientDescent, Solution, Solver, minimize_best
 from spen_jax.types import Energy
 
@@ -34,14 +35,20 @@ class Offender(NamedTuple):
 
 def all_but(truth: jax.Array, candidates: int) -> jax.Array:
     """Which of K candidates are not the truth, indices (...) -> (..., K)."""
-    truth = jnp.asarray(truth, jnp.int32)
+    truth = indices("truth", truth, candidates)
     index = lax.broadcasted_iota(jnp.int32, (*truth.shape, candidates), truth.ndim)
     return index != truth[..., None]
 
 
 def different(labels: jax.Array, others: jax.Array | None = None) -> jax.Array:
     """Which pairs of a batch have different labels, (B,) and (K,) (itself by default) -> (B, K)."""
-    return labels[:, None] != (labels if others is None else others)[None]
+    labels = real("labels", labels)
+    others = labels if others is None else real("others", others)
+    if labels.ndim != 1 or others.ndim != 1:
+        raise ValueError(
+            f"labels and others must be one label an example, (B,) and (K,), got {labels.shape} and {others.shape}"
+        )
+    return labels[:, None] != others[None]
 
 
 def outside_ball(candidates: jax.Array, truth: jax.Array, radius: jax.Array | float) -> jax.Array:
@@ -50,9 +57,14 @@ def outside_ball(candidates: jax.Array, truth: jax.Array, radius: jax.Array | fl
     Of a continuous answer all those nearer count as correct: the forbidden sphere of LeCun's lecture. The
     radius may follow a schedule.
     """
+    candidates, truth = wide(floats("candidates", candidates)), wide(floats("truth", truth))
+    if candidates.ndim != 2 or truth.shape[-1:] != candidates.shape[1:]:
+        raise ValueError(
+            f"candidates and truth must have shapes (K, D) and (..., D), got {candidates.shape} and {truth.shape}"
+        )
     candidates = candidates.reshape((1,) * (truth.ndim - 1) + candidates.shape)
     squared = jnp.sum((truth[..., None, :] - candidates) ** 2, axis=-1)
-    return squared >= jnp.asarray(radius) ** 2
+    return squared >= floats("radius", radius) ** 2
 
 
 def most_offending(
@@ -67,6 +79,7 @@ def most_offending(
 
     Source: LeCun et al. (2006), section 2.
     """
+    energies = _energies(energies)
     fixed = lax.stop_gradient(energies)
     if truth is not None and (
         jnp.shape(truth) != energies.shape[:-1]
@@ -77,9 +90,10 @@ def most_offending(
             f"{jnp.shape(truth)}; a mask is given as allowed="
         )
     if truth is not None and allowed is None:
+        truth = indices("truth", truth, energies.shape[-1])
         return _offender(energies, by_rows(_lowest_but, fixed, truth))
     if allowed is not None and truth is None:
-        allowed = jnp.broadcast_to(allowed, energies.shape)
+        allowed = _allowed(allowed, energies.shape)
         return _offender(energies, by_rows(_lowest_allowed, fixed, allowed))
     raise ValueError("most_offending needs either truth or allowed, exactly one of them")
 
@@ -100,8 +114,11 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
       correct: energies of the correct answers, (...).
       allowed: which candidates are negatives, (..., K).
     """
+    energies, correct = _energies(energies), floats("correct", correct)
+    if correct.shape != energies.shape[:-1]:
+        raise ValueError(f"correct must have shape {energies.shape[:-1]}, got {correct.shape}")
     fixed, correct = lax.stop_gradient((energies, correct))
-    allowed = allowed & (fixed != jnp.inf)
+    allowed = _allowed(allowed, energies.shape) & (fixed != jnp.inf)
     above = allowed & (fixed > correct[..., None])
     lowest = _lowest_allowed(fixed, above)
     highest = _lowest_allowed(-fixed, allowed)
@@ -110,8 +127,9 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
 
 def random(key: jax.Array, energies: jax.Array, allowed: jax.Array) -> Offender:
     """A negative drawn uniformly from those allowed."""
+    energies = _energies(energies)
     drawn = jax.random.uniform(key, energies.shape)
-    return _offender(energies, _lowest_allowed(drawn, allowed))
+    return _offender(energies, _lowest_allowed(drawn, _allowed(allowed, energies.shape)))
 
 
 @dataclass(frozen=True)
@@ -217,6 +235,29 @@ def _shifted(energy):
         return energy(params, x, truth + d)
 
     return of_displacement
+
+
+def _energies(energies):
+    """Energies as floats, of one candidate at least."""
+    energies = floats("energies", energies)
+    if not energies.shape[-1:] > (0,):
+        raise ValueError(
+            f"energies must be (..., K), of a candidate at least, got {energies.shape}"
+        )
+    return energies
+
+
+def _allowed(allowed, shape):
+    """Booleans of the shape of the energies."""
+    allowed = real("allowed", allowed)
+    try:
+        if allowed.dtype == bool:
+            return jnp.broadcast_to(allowed, shape)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"allowed must be booleans of shape {shape}, got {allowed.dtype} {allowed.shape}"
+    )
 
 
 def _lowest_allowed(energies, allowed):

@@ -1,7 +1,9 @@
 """Losses of the energies of the correct answer and of a wrong one, such as the most offending (`negatives`).
 
-They never see a model: E(x, y) of the correct answer and E(x, y_bar) of a wrong one, both (...), give (...). Where
-there is no wrong answer its energy is infinite. The mean over a batch is the caller's.
+They never see a model: E(x, y) of the correct answer and E(x, y_bar) of a wrong one, both (...) or one a single number,
+give (...). Where there is no wrong answer its energy is infinite. The mean over a batch is the caller's. The result has
+the type of the energies; whole numbers are read as floats. ValueError, by name, for what is no real number and for
+shapes of other numbers of axes: (B,) and (B, 1) would make a matrix, where (B, 1) and (B, K) are meant.
 
 *Margin* is by how much E_wrong - E_correct has to exceed 0 before a loss is content; *collapses* says
 whether an energy that is equal everywhere minimises it. Names, margins and conditions follow LeCun et al. (2006),
@@ -9,9 +11,12 @@ section 2.2 and table 1; `conditions` checks them.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from spen_jax.domains import floats
 
 PairLoss = Callable[..., jax.Array]
 """(correct, wrong, margin) -> loss, all (...)."""
@@ -20,7 +25,33 @@ Number = jax.Array | float
 
 def energy_loss(correct: jax.Array) -> jax.Array:
     """E_correct. Margin: none. Collapses, unless the architecture holds the other energies up (regression does)."""
-    return correct
+    return floats("correct", correct)
+
+
+def fits(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes have as many axes, each of one length or of 1, or one of them none."""
+    pairs = zip(shape, other, strict=False)
+    ranks = not shape or not other or len(shape) == len(other)
+    return ranks and all(n == m or 1 in (n, m) for n, m in pairs)
+
+
+def alike(name: str, values: Any, shape: tuple[int, ...]) -> jax.Array:
+    """`values` as floats of a shape that `fits`; ValueError, which says `name`, for others."""
+    values = floats(name, values)
+    if not fits(values.shape, shape):
+        raise ValueError(
+            f"{name} must have the axes of the other energies, {shape}, or be one number, got shape {values.shape}"
+        )
+    return values
+
+
+def read_pair(correct: Any, wrong: Any, **numbers: Any) -> list[jax.Array]:
+    """Energies and numbers as floats, all of the energies' type; ValueError where a shape does not fit."""
+    correct = floats("correct", correct)
+    wrong = alike("wrong", wrong, correct.shape)
+    dtype, shape = jnp.result_type(correct, wrong), jnp.broadcast_shapes(correct.shape, wrong.shape)
+    read = [alike(name, value, shape) for name, value in numbers.items()]
+    return [a.astype(dtype) for a in (correct, wrong, *read)]
 
 
 def hinge(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
@@ -31,6 +62,7 @@ def hinge(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Arr
     (2016). On distances of an anchor it is the triplet loss of Schroff et al. (2015), on each negative the
     ranking loss of Weston et al. (2010).
     """
+    correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return jnp.maximum(0, margin + correct - wrong)
 
 
@@ -42,6 +74,7 @@ def log_loss(
     Margin: any; its slope never ends, so that it wants the gap to be infinite. Does not collapse. The lecture's
     form is the default; as beta grows it tends to `hinge`, which it is at beta = infinity.
     """
+    correct, wrong, margin, beta = read_pair(correct, wrong, margin=margin, beta=beta)
     absent, wrong = _absent(wrong)
     excess = correct - wrong + margin
     finite = jnp.where(beta == jnp.inf, 1, beta)
@@ -55,6 +88,7 @@ def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Arra
     Margin: positive. Does not collapse, but where the violation is large its gradient vanishes: it gives badly wrong
     examples up. As beta grows it is 1 on errors and 0 elsewhere. Source: Juang, Chou & Lee (1997).
     """
+    correct, wrong, beta = read_pair(correct, wrong, beta=beta)
     absent, wrong = _absent(wrong)
     return jnp.where(absent, 0, jax.nn.sigmoid(beta * (correct - wrong)))
 
@@ -67,6 +101,7 @@ def square_square(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) ->
     both push wrong answers the other way in places. Sources: LeCun & Huang (2005); Hadsell, Chopra & LeCun
     (2006). Chopra, Hadsell & LeCun (2005), whom lecture notes name, have an exponential as second term.
     """
+    correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return jnp.maximum(0, correct) ** 2 + jnp.maximum(0, margin - wrong) ** 2
 
 
@@ -78,6 +113,7 @@ def square_exponential(
     Margin: positive, where energies are at least 0. Does not collapse. For energies bounded below: at
     E_wrong = -100 the exponential overflows float32. Source: Osadchy, Miller & LeCun (2004).
     """
+    correct, wrong, scale, beta = read_pair(correct, wrong, scale=scale, beta=beta)
     absent, wrong = _absent(wrong)
     return correct**2 + jnp.where(absent, 0, scale * jnp.exp(-beta * wrong))
 
@@ -89,6 +125,7 @@ def simple_pair(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> j
     equal force, so that a level for all between them is a minimum too where the two cannot move apart.
     Source: Bromley et al. (1993).
     """
+    correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return jnp.maximum(0, correct) + jnp.maximum(0, margin - wrong)
 
 

@@ -1,7 +1,8 @@
 """Losses of the energies of many answers: of all of them, or of several positives and negatives.
 
 They never see a model. Energies of all answers are (..., K), the correct one included, those of N wrong ones (..., N);
-the result is (...). Padding has infinite energy or weight 0. The mean over a batch is the caller's.
+the result is (...). Padding has infinite energy or weight 0. The mean over a batch is the caller's. Types and shapes
+are read as in `pairs`: leading axes are the same, or one of the two has none.
 
 *Margin* is by how much E_wrong - E_correct has to exceed 0 before a loss is content; *collapses* says
 whether an energy that is equal everywhere minimises it. Names, margins and conditions follow LeCun et al. (2006),
@@ -13,8 +14,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from spen_jax.domains import floats, real
 from spen_jax.exact import Weights, softmin
-from spen_jax.losses.pairs import Number, PairLoss, hinge
+from spen_jax.losses.pairs import Number, PairLoss, alike, fits, hinge, read_pair
 
 
 def perceptron(correct: jax.Array, everything: jax.Array, *, weights: Weights = None) -> jax.Array:
@@ -54,7 +56,9 @@ def nll(
 
     Sources: LeCun et al. (1998); Lafferty, McCallum & Pereira (2001).
     """
-    return correct - softmin(everything, beta, weights=weights)
+    free = softmin(floats("everything", everything), beta, weights=weights)
+    correct = floats("correct", correct)
+    return alike("correct", correct, free.shape) - free
 
 
 def nll_by_samples(correct: jax.Array, sampled: jax.Array) -> jax.Array:
@@ -63,7 +67,7 @@ def nll_by_samples(correct: jax.Array, sampled: jax.Array) -> jax.Array:
     The gradient of `nll` is dE(x, y) less the mean of dE over the Gibbs distribution; with samples of that
     distribution at the same beta (`sample`), held constant, this has that gradient on average: (...) and (..., n).
     """
-    return correct - jnp.mean(sampled, axis=-1)
+    return violation(correct, jnp.mean(_of_many("sampled", sampled), axis=-1))
 
 
 def minimum_empirical_error(
@@ -87,19 +91,21 @@ def minimum_empirical_error(
 
 def violation(correct: jax.Array, wrong: jax.Array, margin: Number = 0.0) -> jax.Array:
     """E_correct - E_wrong + margin: positive where the pair violates its margin."""
+    correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return correct - wrong + margin
 
 
 def summed(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """sum over all pairs, (..., P, N) -> (...)."""
-    return jnp.sum(values, axis=(-2, -1), where=where)
+    return jnp.sum(_of_many("values", values, axes=2), axis=(-2, -1), where=where)
 
 
 def log_summed(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """log(1 + sum over all pairs of exp(value)), (..., P, N) -> (...): the pairs compete for its gradient."""
+    values = _of_many("values", values, axes=2)
     if where is not None:
         values = jnp.where(where, values, -jnp.inf)
-    flat = values.reshape(*values.shape[:-2], -1)
+    flat = values.reshape(*values.shape[:-2], values.shape[-2] * values.shape[-1])
     return -softmin(jnp.pad(-flat, [(0, 0)] * (flat.ndim - 1) + [(1, 0)]))
 
 
@@ -128,16 +134,15 @@ def contrastive(
 
     Source: LeCun's NYU lectures of 2021, lecture 5, "general contrastive loss".
     """
-    shape = (
-        *jnp.broadcast_shapes(correct.shape[:-1], wrong.shape[:-1]),
-        correct.shape[-1],
-        wrong.shape[-1],
-    )
+    correct, wrong = _of_many("correct", correct), _of_many("wrong", wrong)
+    rows = _rows(correct.shape[:-1], wrong.shape[:-1])
+    shape = (*rows, correct.shape[-1], wrong.shape[-1])
     positives = jnp.broadcast_to(correct[..., :, None], shape)
     negatives = jnp.broadcast_to(wrong[..., None, :], shape)
-    counts = (negatives != jnp.inf) & jnp.broadcast_to(True if where is None else where, shape)
+    counts = (negatives != jnp.inf) & _mask(where, shape)
     positives, negatives = (jnp.where(counts, e, 0) for e in (positives, negatives))
-    return combine(pair(positives, negatives, jnp.broadcast_to(margin, shape)), counts)
+    margins = _broadcast("margin", margin, shape).astype(positives.dtype)
+    return combine(pair(positives, negatives, margins), counts)
 
 
 def additive_margin(
@@ -152,9 +157,9 @@ def additive_margin(
 
     `contrastive` with one positive: correct (...), wrong (..., N), margin a number or (..., N), where (..., N).
     """
-    margin = jnp.asarray(margin)
+    correct, margin = floats("correct", correct), floats("margin", margin)
     margin = margin[..., None, :] if margin.ndim else margin
-    where = None if where is None else where[..., None, :]
+    where = None if where is None else jnp.asarray(real("where", where))[..., None, :]
     return contrastive(correct[..., None], wrong, margin, pair=pair, where=where)
 
 
@@ -179,9 +184,42 @@ def info_nce(
 
     Source: van den Oord, Li & Vinyals (2018).
     """
-    wrong = wrong if where is None else jnp.where(where, wrong, jnp.inf)
+    correct, wrong = floats("correct", correct), _of_many("wrong", wrong)
+    _rows(correct.shape, wrong.shape[:-1])
+    beta = floats("beta", beta).astype(jnp.result_type(correct, wrong))
+    wrong = jnp.where(_mask(where, wrong.shape), wrong, jnp.inf)
     absent = wrong == jnp.inf
     # Infinity times 0 has no derivative: absent energies are replaced before and after.
     gaps = correct[..., None] - jnp.where(absent, 0, wrong)
     values = jnp.where(absent, -jnp.inf, beta * gaps)
     return log_summed(values[..., None, :])
+
+
+def _of_many(name, values, axes=1):
+    """Floats with so many axes at least."""
+    values = floats(name, values)
+    if values.ndim < axes:
+        raise ValueError(f"{name} must have {axes} axes or more, got shape {values.shape}")
+    return values
+
+
+def _rows(correct, wrong):
+    """The leading axes of both."""
+    if not fits(correct, wrong):
+        raise ValueError(
+            f"correct and wrong must have the same leading axes, or one of them none, got {correct} and {wrong}"
+        )
+    return jnp.broadcast_shapes(correct, wrong)
+
+
+def _mask(where, shape):
+    """The mask as booleans of this shape."""
+    return _broadcast("where", True if where is None else where, shape) != 0
+
+
+def _broadcast(name, values, shape):
+    values = real(name, values)
+    try:
+        return jnp.broadcast_to(values, shape)
+    except ValueError as error:
+        raise ValueError(f"{name} must broadcast to {shape}, got shape {values.shape}") from error
