@@ -1,9 +1,19 @@
-"""Functions that a user gives are handed, by name, what they have parameters for."""
+"""Functions that a user gives are handed, by name, what they have parameters for; equal arguments make one function."""
 
+import dataclasses
 import inspect
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @lru_cache(maxsize=1024)
@@ -29,3 +39,51 @@ def handing(function: Callable[..., Any], **available: Any) -> Callable[..., Any
         if name in known and not (value is None and known[name])
     }
     return lambda *args: function(*args, **wanted)
+
+
+def once(make: Callable[P, R]) -> Callable[P, R]:
+    """`make`, which gives the same object for equal arguments: what it makes functions for is then compiled once.
+
+    Dicts, lists, arrays and dataclasses of such are equal where what they hold is; functions where they are the same
+    object. It remembers the last 256 of them.
+    """
+    made: OrderedDict[Hashable, R] = OrderedDict()
+    signature = inspect.signature(make)
+
+    @wraps(make)
+    def given(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        try:
+            key = _hashable(bound.arguments)
+            hash(key)
+        except TypeError:  # of what cannot be compared each one is new
+            return make(*args, **kwargs)
+        if key not in made:
+            made[key] = make(*args, **kwargs)
+            if len(made) > 256:
+                made.popitem(last=False)
+        made.move_to_end(key)
+        return made[key]
+
+    return given
+
+
+def _hashable(value: Any) -> Hashable:
+    """Equal for equal values, which may hold dicts, lists and arrays."""
+    if isinstance(value, Tracer):
+        raise TypeError("a value that is being traced equals no other")
+    if isinstance(value, np.ndarray | jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        array = np.asarray(value)
+        return "array", array.dtype.str, array.shape, array.tobytes()
+    if isinstance(value, dict):
+        return type(value), tuple((name, _hashable(v)) for name, v in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_hashable, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value)]
+        return type(value), tuple(_hashable(getattr(value, name)) for name in names)
+    # 1, 1.0 and True are equal, but are not the same setting.
+    return type(value), value

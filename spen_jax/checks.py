@@ -16,14 +16,16 @@ def check_array(name: str, a: Any) -> None:
     if isinstance(a, jax.Array):
         return
     if isinstance(a, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array, whose mask would be lost: fill it, {name}.filled(0)")
+        raise ValueError(
+            f"{name} is a masked array, whose mask would be lost: fill it, {name}.filled(0)"
+        )
     try:
         dtype = jnp.result_type(a)
     except (TypeError, ValueError):
         raise ValueError(
             f"{name} must be an array of numbers, got {getattr(a, 'dtype', type(a).__name__)}"
         ) from None
-    if not jnp.issubdtype(dtype, jnp.number) and dtype != bool:
+    if not jnp.issubdtype(dtype, jnp.number) and dtype != jnp.bool_:
         raise ValueError(f"{name} must be an array of numbers, got {dtype}")
 
 
@@ -86,21 +88,22 @@ def as_points(start: Any) -> Any:
                 "start is float64, but JAX's 64-bit mode is off and would round it to float32; give "
                 "start.astype(np.float32), or switch the mode on with jax.config.update('jax_enable_x64', True)"
             )
-        return jnp.asarray(a)
+        # jnp.asarray would compile a copy of each new shape.
+        return jax.device_put(a) if isinstance(a, np.ndarray) else jnp.asarray(a)
 
     return start if isinstance(start, jax.Array) else jax.tree.map(convert, start)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """ValueError for a number that is not whole, or below `least`."""
-    if value != int(value) or value < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more, got {value}")
+    """ValueError for what is no whole number, or below `least`."""
+    if not hasattr(value, "__float__") or value % 1 or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """ValueError for a number that is not positive and finite."""
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+    """ValueError for what is no number, or not positive and finite."""
+    if not hasattr(value, "__float__") or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a number, positive and finite, got {value!r}")
 
 
 def checked_shape(what: str, value: Any, shape: tuple[int, ...]) -> jax.Array:

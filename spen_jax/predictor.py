@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
@@ -19,7 +20,7 @@ from spen_jax.inference import (
     MirrorDescent,
     Solution,
     Solver,
-    as_numbers,
+    check_numbers,
     minimize,
     points,
 )
@@ -144,7 +145,7 @@ class Predictor:
 
     def _run(self, function, params, batch):
         """function(batch), in batches unless the parameters are traced."""
-        traced = any(isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params))
+        traced = any(isinstance(p, Tracer) for p in jax.tree.leaves(params))
         return function(batch) if traced else in_batches(function, batch, self.batch_size)
 
     def context(
@@ -177,7 +178,7 @@ class Predictor:
         return chosen | changed
 
     def _split(self, params):
-        """A predictor that can be hashed, the parameters, its numbers that cannot be part of it, and rows to start at."""
+        """A predictor that can be hashed, the parameters, its numbers that cannot be part of it, and rows of starts."""
         numbers = {}
         for name in ("settings", "temperature"):
             value = getattr(self, name)
@@ -185,7 +186,7 @@ class Predictor:
                 numbers[name] = value
         # Known now, and so checked now: the compiled function sees arrays.
         solver: Any = self.solver
-        as_numbers(solver, _of(self.settings, params) or {}, _of(self.temperature, params))
+        check_numbers(solver, _of(self.settings, params) or {}, _of(self.temperature, params))
         kept: dict[str, Any] = dict.fromkeys(numbers)
         start = None
         if self.start is not None and not callable(self.start) and jnp.ndim(_first(self.start)):

@@ -1,4 +1,6 @@
 import dataclasses
+import gc
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import optax
 import pytest
 from problems import Batch, assert_trees_close, counting
 
-from spen_jax import fit, training
+from spen_jax import GibbsWithGradients, Predictor, fit, objectives, training
 from spen_jax.training import average_of, stable
 from spen_jax.training.fields import fields_of, written_back
 
@@ -106,6 +108,7 @@ def test_a_scan_is_a_loop_of_steps_for_several_seeds_at_once():
         got = jax.tree.map(lambda a, seed=seed: a[seed], (states, metrics, snapshots))
         assert got[0].key == state.key
         want = jax.tree.map(lambda *a: np.stack(a), *history)
+        want["skipped"] = want.pop("left_out")
         assert_trees_close(got[1], want, rtol=1e-5)
         assert_trees_close(got[0].opt_state, state.opt_state, rtol=1e-5)
         want = jax.tree.map(lambda *a: np.stack(a), *(path[t] for t in at))
@@ -235,7 +238,7 @@ def test_fit_refuses_numbers_that_are_not_finite_but_where_the_mask_says_they_do
             run_on(data, nothing)
     known = np.array([[True, False], [False, True]])
     data = {"x": x, "y": UNKNOWN, "mask": known}
-    assert run_on(data, nothing) == [{}]
+    assert run_on(data, nothing) == [{"left_out": 0}]
     rows = {"x": x, "y": np.stack([UNKNOWN, UNKNOWN]), "mask": known}  # (B, T, K), (B, T)
     with pytest.raises(ValueError, match="but 2 of"):
         run_on(rows, nothing)
@@ -276,7 +279,7 @@ VISITING, VISITS = counting(lambda params, batch, key: (params["w"], visited(bat
 def test_a_metric_named_as_a_field_is_written_into_the_rows_of_its_batch(module):
     data = chains_of(12, module)
     history = run_on(data, VISITING, epochs=3)
-    assert history == [{"wrong": 0, "seen": epoch} for epoch in range(3)]
+    assert history == [{"wrong": 0, "seen": epoch, "left_out": 0} for epoch in range(3)]
     assert len(VISITS) == 1
     for a in jax.tree.leaves((data.visits, data.chains)):  # what the caller passed
         assert not np.asarray(a).any()
@@ -287,7 +290,7 @@ def test_the_examples_that_fill_the_last_batch_go_on_from_what_was_written_befor
         return params["w"], visited(Chains(**batch))
 
     first, second = run_on(chains_of(10)._asdict(), visiting, epochs=2)
-    assert first == {"wrong": 0, "seen": pytest.approx(2 / 12)}
+    assert first == {"wrong": 0, "seen": pytest.approx(2 / 12), "left_out": 0}
     # All ten, of 12 visits, and the two that fill, of 2 or 3 each.
     assert second["wrong"] == 0 and 15.9 < 12 * second["seen"] < 18.1
 
@@ -335,7 +338,7 @@ def test_a_metric_that_is_neither_a_field_nor_a_scalar_is_refused():
         written_back(chains_of(5), ROWS, {"each": jnp.zeros(2)}, set())
 
 
-# Steps that are not finite
+# Examples that are not finite
 
 
 class Marked(NamedTuple):
@@ -344,25 +347,21 @@ class Marked(NamedTuple):
 
 
 def marked(params, batch, key):
-    """mean (w - x)^2 / 2, not a number where the batch has a bad row."""
-    value = jnp.mean((params["w"] - batch.x) ** 2) / 2
-    value = value * jnp.where(jnp.any(batch.bad), jnp.nan, 1)
-    return value, {"loss": value}
+    """mean (w - x)^2 / 2, of a bad row not a number."""
+    each = (params["w"] - batch.x) ** 2 / 2 * jnp.where(batch.bad, jnp.nan, 1)
+    return jnp.mean(each), {"loss": jnp.mean(each)}
 
 
-GUARDED = stable(optax.sgd(0.1, momentum=0.5), average=0.8, skip=7)
+AVERAGING = stable(optax.sgd(0.1, momentum=0.5), average=0.8)
 
 
-def marked_data(bad):
-    return Marked(np.ones(len(bad), np.float32), np.array(bad))
+def marked_data(bad, x=1.0):
+    return Marked(np.broadcast_to(np.float32(x), len(bad)), np.array(bad))
 
 
-def fit_marked(bad, epochs=1, failures=0):
-    """One example a step, after so many failures in a row."""
-    state = training.init(POINT, GUARDED, jax.random.key(0))
-    guard = state.opt_state._replace(notfinite_count=jnp.array(failures, jnp.int32))
-    state = state._replace(opt_state=guard)
-    return fit(marked, GUARDED, state, marked_data(bad), epochs=epochs, batch_size=1)
+def fit_marked(bad, epochs=1, batch_size=1, x=1.0, optimizer=AVERAGING):
+    state = training.init(POINT, optimizer, jax.random.key(0))
+    return fit(marked, optimizer, state, marked_data(bad, x), epochs=epochs, batch_size=batch_size)
 
 
 def momentum_path(steps):
@@ -376,39 +375,131 @@ def momentum_path(steps):
     return path, losses
 
 
-def test_a_step_that_is_not_finite_is_skipped_alone_and_reported():
-    [(state, metrics)] = fit_marked([False, True, False, False])
+def test_an_example_that_is_not_finite_is_left_out_alone_and_counted():
+    state, metrics = fit_marked([False, True, False, False]).last()
     path, losses = momentum_path(3)
-    assert metrics == {"loss": pytest.approx(np.mean(losses)), "skipped": 1}
+    assert metrics == {"loss": pytest.approx(np.mean(losses)), "left_out": 1}
     np.testing.assert_allclose(state.params["w"], path[-1], rtol=1e-6)
-    weights = 0.8 ** np.arange(3)[::-1]  # the skipped step has no share
+    weights = 0.8 ** np.arange(3)[::-1]  # a step not taken has no share
     want = weights @ path / weights.sum()
     np.testing.assert_allclose(average_of(state)["w"], want, rtol=1e-6)
-    [(_, metrics)] = fit_marked([False] * 4)
-    assert metrics == {"loss": pytest.approx(np.mean(momentum_path(4)[1])), "skipped": 0}
+    _, metrics = fit_marked([False] * 4).last()
+    assert metrics == {"loss": pytest.approx(np.mean(momentum_path(4)[1])), "left_out": 0}
+
+
+def test_the_others_of_its_batch_make_the_step_of_their_mean():
+    x = np.float32([1, 2, 3, 100])
+    plain = optax.sgd(0.5)
+    state, metrics = fit_marked([False, False, False, True], 1, 4, x, plain).last()
+    np.testing.assert_allclose(state.params["w"], 0.5 * 2, rtol=1e-6)  # the mean of 1, 2, 3
+    assert metrics == {"loss": pytest.approx(np.mean(x[:3] ** 2) / 2), "left_out": 1}
+
+
+def by_objective(name):
+    """Each objective of the library on four examples, of which the energy of the first is not a number."""
+    made = {
+        "end_to_end": lambda p: objectives.end_to_end(p),
+        "implicit": lambda p: objectives.end_to_end(replace(p, differentiate="implicit")),
+        "max_margin": lambda p: objectives.max_margin(p),
+        "maximum_likelihood": lambda p: objectives.maximum_likelihood(p, answers=np.eye(2)),
+        "pseudo_likelihood": lambda p: objectives.pseudo_likelihood(p),
+        "nce": lambda p: objectives.nce(p, noise=NOISE, samples=2),
+        "ranking_nce": lambda p: objectives.ranking_nce(p, noise=NOISE, samples=2),
+        "contrastive_divergence": lambda p: objectives.contrastive_divergence(
+            p, sampler=GibbsWithGradients(), steps=2
+        ),
+        "deep_value": lambda p: objectives.deep_value(p),
+        "denoising": lambda p: objectives.denoising_score_matching(p, sigma=0.1),
+        "sliced": lambda p: objectives.sliced_score_matching(p),
+    }
+    return made[name](Predictor(rooted, steps=2))
+
+
+NOISE = objectives.IndependentBernoulli(lambda context: jnp.zeros((len(context), 2)))
+
+
+def rooted(params, x, y):
+    return jnp.sqrt(x[0]) * (params["w"] @ y) + params["w"] @ params["w"] * (y @ y) / 2 + y[0] ** 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    "end_to_end implicit max_margin maximum_likelihood pseudo_likelihood nce ranking_nce contrastive_divergence "
+    "deep_value denoising sliced".split(),
+)
+def test_by_one_rule_for_all_objectives(name):
+    x = np.ones((4, 1), np.float32)
+    x[0] = -1  # its root is not a number
+    data = {"x": x, "y": np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]}
+    optimizer, objective = optax.sgd(0.1), by_objective(name)
+    state = training.init({"w": jnp.float32([0.5, -0.3])}, optimizer, jax.random.key(0))
+    after, metrics = fit(objective, optimizer, state, data, epochs=1).last()
+    assert metrics["left_out"] == 1 and np.isfinite(list(metrics.values())).all()
+    assert np.isfinite(after.params["w"]).all()
+    assert np.any(after.params["w"] != state.params["w"])
 
 
 def test_a_step_that_is_not_finite_leaves_parameters_and_state_as_they_were():
     data = marked_data([False, True, False, False])
-    state = training.init(POINT, GUARDED, jax.random.key(0))
-    state, _ = training.step(marked, GUARDED, state, data, np.array([0]))
-    after, metrics = training.step(marked, GUARDED, state, data, np.array([1]))
-    assert np.isnan(metrics["loss"])
-    kept, still = ((s.params, s.opt_state.inner_state) for s in (state, after))
+    state = training.init(POINT, AVERAGING, jax.random.key(0))
+    state, _ = training.step(marked, AVERAGING, state, data, np.array([0]))
+    after, metrics = training.step(marked, AVERAGING, state, data, np.array([1]))
+    assert np.isnan(metrics["loss"]) and metrics["left_out"] == 1
+    kept, still = ((s.params, s.opt_state) for s in (state, after))
     assert_same(kept, still)
 
 
-def test_a_training_that_goes_on_failing_ends_with_an_error_and_a_sound_state():
-    epochs = fit_marked([True] * 4, epochs=9)
-    state, metrics = next(epochs)  # four failures in a row: skipped
-    assert metrics["skipped"] == 4 and np.isnan(metrics["loss"])
-    with pytest.raises(
-        FloatingPointError, match=r"not finite: params\['w'\]\. .*state yielded last"
-    ):
-        next(epochs)  # and eight
-    assert state.params["w"] == 0
-    [(_, metrics)] = fit_marked([True] * 4, failures=3)  # and seven: skipped
-    assert metrics["skipped"] == 4
+def test_a_step_that_overflows_is_not_taken_either():
+    with pytest.raises(FloatingPointError, match="no example of this epoch"):
+        fit_marked([False] * 4, x=1e20, optimizer=optax.sgd(1e30)).last()
+
+
+def test_an_epoch_without_a_finite_example_is_an_error():
+    with pytest.raises(FloatingPointError, match="no example of this epoch .* sound: go on"):
+        fit_marked([True] * 4, epochs=9, batch_size=2).last()
+
+
+def test_an_objective_that_wants_its_own_batch_size_leaves_all_of_a_batch_out():
+    def picky(params, batch, key):
+        if len(batch.x) != 2:
+            raise ValueError("two at a time")
+        return marked(params, batch, key)
+
+    state = training.init(POINT, AVERAGING, jax.random.key(0))
+    data = marked_data([True, False, False, False])
+    state, metrics = fit(picky, AVERAGING, state, data, epochs=1, batch_size=2).last()
+    assert metrics["left_out"] == 2 and state.params["w"] > 0
+
+
+def test_a_scan_does_not_take_a_step_that_is_not_finite_and_says_which():
+    state = training.init(POINT, AVERAGING, jax.random.key(0))
+    batches = Marked(np.ones((4, 1), np.float32), np.array([[False], [True], [False], [False]]))
+    state, metrics = jax.jit(lambda s: training.scan(marked, AVERAGING, s, batches))(state)
+    np.testing.assert_array_equal(metrics["skipped"], [0, 1, 0, 0])
+    np.testing.assert_allclose(state.params["w"], momentum_path(3)[0][-1], rtol=1e-6)
+
+
+# Epochs
+
+
+def test_epochs_run_to_the_last_by_a_loop_or_by_last():
+    *_, by_loop = fit_marked([False] * 4, epochs=3)
+    by_last = fit_marked([False] * 4, epochs=3).last()
+    assert_same(by_loop[0].params, by_last[0].params)
+    with pytest.raises(ValueError, match="fit has no last epoch"):
+        fit_marked([False] * 4, epochs=0).last()
+
+
+def test_a_training_that_was_never_looped_over_says_so():
+    with pytest.warns(RuntimeWarning, match="fit was never looped over.*last"):
+        fit_marked([False] * 4)
+        gc.collect()
+
+
+@pytest.mark.parametrize("epochs", [-1, 1.5, "3"])
+def test_a_number_of_epochs_that_cannot_be_is_refused_at_once(epochs):
+    with pytest.raises((ValueError, TypeError), match="epochs must be a whole number, 0 or more"):
+        fit_marked([False], epochs=epochs)
 
 
 # Evaluation

@@ -98,7 +98,6 @@ def test_spectral_norms_keep_their_limit_and_smaller_matrices_are_untouched():
     [
         (lambda: stable(ADAM, clip=0), "clip.*got 0"),
         (lambda: stable(ADAM, clip=float("inf")), "clip.*None"),
-        (lambda: stable(ADAM, skip=-1), "skip.*got -1"),
         (lambda: averaged(ADAM, 1.0), "decay.*got 1.0"),
         (lambda: spectral(0.0), "limit.*got 0"),
         (lambda: averaged(ADAM).update(PARAMS, averaged(ADAM).init(PARAMS)), "needs the param"),

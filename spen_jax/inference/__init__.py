@@ -3,7 +3,7 @@
 from spen_jax.inference.latent import Minima, Sparse, fista, infer, ista, minima
 from spen_jax.inference.layout import over_examples, suits_last
 from spen_jax.inference.minimize import Solution, minimize, minimize_best
-from spen_jax.inference.plan import Differentiate, Implicit, Options, Unrolled, as_numbers
+from spen_jax.inference.plan import Differentiate, Implicit, Options, Unrolled, check_numbers
 from spen_jax.inference.solvers import (
     FrankWolfe,
     GradientDescent,
@@ -30,7 +30,7 @@ __all__ = [
     "Solver",
     "Sparse",
     "Unrolled",
-    "as_numbers",
+    "check_numbers",
     "fista",
     "infer",
     "ista",

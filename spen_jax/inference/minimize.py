@@ -26,7 +26,7 @@ from spen_jax.inference.plan import (
     Options,
     Unrolled,
     Values,
-    as_numbers,
+    check_numbers,
     check_schedules,
     plan_of,
     with_range,
@@ -120,7 +120,7 @@ def minimize(
     plan = plan_of(energy, known is not None, given)
     start = starts.points(start, plan.domain, context, shape)
     if settings or temperature is not None:
-        settings, temperature = as_numbers(plan.solver, settings or {}, temperature)
+        check_numbers(plan.solver, settings or {}, temperature)
     try:
         y, energies, residual, stopped_after, trace = _solve(
             plan, params, context, start, settings, temperature, known
@@ -180,7 +180,9 @@ def from_each_start(
 def _solve(plan, params, context, start, settings, temperature, known):
     """The fields of the solution that are arrays."""
     leaves = jax.tree.leaves(start)
-    values = Values(params, settings or {}, temperature)
+    settings = {name: jnp.asarray(value) for name, value in (settings or {}).items()}
+    temperature = None if temperature is None else jnp.asarray(temperature)
+    values = Values(params, settings, temperature)
     _check(plan, values, context, start, known)
     dtype = leaves[0].dtype
     numbers_of_steps = jax.tree.map(lambda a: jnp.asarray(a, dtype), values[1:])

@@ -214,8 +214,8 @@ def mode_of(differentiate: Differentiate | str | None) -> Unrolled | Implicit | 
     return _MODES[differentiate]
 
 
-def as_numbers(solver: Solver, settings: Any, temperature: Any) -> tuple[dict[str, Any], Any]:
-    """Both as arrays; ValueError for unknown names and, of numbers known now, for those out of range."""
+def check_numbers(solver: Solver, settings: Any, temperature: Any) -> None:
+    """ValueError for unknown names of settings and, of numbers known now, for those out of range."""
     if not isinstance(settings, dict):
         raise ValueError(f'settings must be a dict such as {{"step_size": 0.1}}, got {settings!r}')
 
@@ -225,11 +225,8 @@ def as_numbers(solver: Solver, settings: Any, temperature: Any) -> tuple[dict[st
     for name, value in settings.items():
         for number in known(value):
             with_settings(solver, {name: float(number)})
-    if temperature is not None:
-        if any(not number >= 0 for number in known(temperature)):
-            raise ValueError(f"temperature must be 0 or more, got {temperature}")
-        temperature = jnp.asarray(temperature)
-    return {name: jnp.asarray(value) for name, value in settings.items()}, temperature
+    if temperature is not None and any(not number >= 0 for number in known(temperature)):
+        raise ValueError(f"temperature must be 0 or more, got {temperature}")
 
 
 def with_range(plan: Plan, settings: dict[str, Any], temperature: Any) -> tuple[Any, Any]:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spen_jax import trees
 from spen_jax.checks import as_floats
-from spen_jax.domains import Domain, counting
+from spen_jax.domains import Domain, check_inside, counting
 from spen_jax.predictor import Predictor
-from spen_jax.types import Energy
+from spen_jax.types import Energy, Objective
 
 
 class Batch(NamedTuple):
@@ -194,6 +195,29 @@ def by_parts(mask: jax.Array, parts: tuple[int, ...]) -> jax.Array:
 
 
 # What is said before anything is traced
+
+
+def checking(objective: Objective, domain: Domain | None, *, corners: bool = False) -> Objective:
+    """The objective, which knows how `fit` is to check that y lies in the domain, or at one of its corners."""
+    if domain is not None:
+        objective.check_data = partial(_check_truth, domain, corners)  # pyright: ignore[reportFunctionMemberAccess]
+    return objective
+
+
+def _check_truth(domain, corners, data):
+    says = field(data, "mask") is not None or field(data, "length") is not None
+    y, mask = field(data, "y"), read(data).mask if says else None
+    check_inside(domain, y, "data.y", mask)
+    if corners:
+        y = as_floats(y)
+        wrong = np.flatnonzero(np.asarray(jnp.abs(counting(mask, y - domain.round(y))) > 1e-4))
+        if wrong.size:
+            at = np.unravel_index(wrong[0], y.shape)
+            raise ValueError(
+                f"data.y must stand at the corners of {domain}, which this objective goes through, but {wrong.size} of "
+                f"{y.size} numbers do not, such as {y[at]:.4g} at data.y[{', '.join(map(str, at))}]; round them, or "
+                "take an objective for relaxed y, such as end_to_end"
+            )
 
 
 def check_predictor(predictor: Any) -> None:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from spen_jax import losses
-from spen_jax.arguments import handing
+from spen_jax.arguments import handing, once
 from spen_jax.checks import as_floats, check_whole, checked_shape
 from spen_jax.domains import Box, Domain
-from spen_jax.objectives.batch import check_least, check_predictor, field, given, read
+from spen_jax.objectives.batch import check_least, check_predictor, checking, field, given, read
 from spen_jax.predictor import Predictor
 from spen_jax.sampling import Sampler, sample
 from spen_jax.types import Objective
@@ -38,6 +38,7 @@ def replay(data: Any, key: jax.Array, *, chains: int = 1, domain: Domain = Box()
     return Replay(field(data, "x"), y, points, read(data).mask)
 
 
+@once
 def contrastive_divergence(
     predictor: Predictor,
     *,
@@ -117,7 +118,7 @@ def contrastive_divergence(
             metrics["chains"] = samples.state.astype(jnp.result_type(record))
         return value, {"loss": value, **metrics}
 
-    return objective
+    return checking(objective, predictor.domain)
 
 
 def _some_anew(begin, record, restart, key):

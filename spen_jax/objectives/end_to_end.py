@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from spen_jax import losses
-from spen_jax.arguments import handing
+from spen_jax.arguments import handing, once
 from spen_jax.domains import Box, Domain
 from spen_jax.inference import Solution, Unrolled, minimize
 from spen_jax.objectives.batch import (
     check_predictor,
     check_share,
+    checking,
     given,
     hint,
     read,
@@ -22,6 +23,7 @@ from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Features, Objective
 
 
+@once
 def feed_forward(
     logits: Features, *, loss: Cost | None = None, domain: Domain = Box()
 ) -> Objective:
@@ -42,7 +44,7 @@ def feed_forward(
         value = jnp.mean(jax.vmap(judge)(y, truth, counts))
         return value, {"loss": value}
 
-    return objective
+    return checking(objective, domain)
 
 
 def increasing(steps: int) -> list[float]:
@@ -57,6 +59,7 @@ def increasing(steps: int) -> list[float]:
     return [w / sum(each) for w in each]
 
 
+@once
 def end_to_end(
     predictor: Predictor,
     *,
@@ -123,7 +126,7 @@ def end_to_end(
             "converged": jnp.mean(solution.converged),
         }
 
-    return objective
+    return checking(objective, predictor.domain)
 
 
 def _last_step(solution: Solution) -> jax.Array:

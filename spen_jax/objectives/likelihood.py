@@ -6,20 +6,24 @@ of different x cannot be compared.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from spen_jax import exact, losses, trees
+from spen_jax.arguments import once
 from spen_jax.checks import as_floats, check_whole
 from spen_jax.domains import Box, Simplex, counting
-from spen_jax.objectives.batch import Given, by_parts, check_predictor, given
+from spen_jax.objectives.batch import Given, by_parts, check_predictor, checking, field, given
 from spen_jax.predictor import Predictor
 from spen_jax.types import Objective
 
 
+@once
 def maximum_likelihood(predictor: Predictor, *, answers: Any, beta: float = 1.0) -> Objective:
     """E(x, y) + 1/beta log sum_k exp(-beta E(x, y_k)), the negative log-likelihood by enumeration.
 
@@ -56,7 +60,24 @@ def maximum_likelihood(predictor: Predictor, *, answers: Any, beta: float = 1.0)
         mean = jnp.sum(jnp.where(likely > 0, likely * energies, 0), axis=-1)
         return value, {"loss": value, "gap": jnp.mean(mean - correct)}
 
+    objective.check_data = partial(_check_among, np.asarray(answers))  # pyright: ignore[reportFunctionMemberAccess]
     return objective
+
+
+def _check_among(answers, data):
+    """ValueError where y of the data is none of the answers, whose likelihood would mean nothing."""
+    if field(data, "mask") is not None or field(data, "length") is not None:
+        return
+    y = np.asarray(as_floats(field(data, "y")), answers.dtype) + 0  # -0 is 0
+    if y.shape[1:] != answers.shape[1:]:
+        return  # said with the shapes by the objective
+    known = {answer.tobytes() for answer in answers + 0}
+    for i, row in enumerate(y):
+        if row.tobytes() not in known:
+            raise ValueError(
+                f"data.y[{i}] is none of the {len(answers)} answers of the likelihood: {row}; give answers "
+                "that hold every y"
+            )
 
 
 def _log_alike(seen: Given, answers: jax.Array) -> jax.Array | float:
@@ -71,6 +92,7 @@ def _log_alike(seen: Given, answers: jax.Array) -> jax.Array | float:
     return jnp.log(jnp.maximum(jax.vmap(alike)(seen.truth, seen.mask), 1))
 
 
+@once
 def pseudo_likelihood(predictor: Predictor, *, labels: int | None = None) -> Objective:
     """-sum_i log P(y_i | x, the other parts), y a labelling: at the corners of a Box, or one-hot on a Simplex.
 
@@ -107,7 +129,7 @@ def pseudo_likelihood(predictor: Predictor, *, labels: int | None = None) -> Obj
         drawn = jnp.broadcast_to(jnp.arange(count)[None], (size, count))
         if labels is not None:
             drawn = lax.top_k(jax.random.uniform(part_key, (size, count)), labels)[1]
-        correct = seen.each(seen.truth)[:, None]
+        correct = jnp.broadcast_to(seen.each(seen.truth)[:, None], drawn.shape)
         wrong = seen.several(_changed(domain, seen.truth, drawn, parts))
         wrong = wrong.reshape(*drawn.shape, -1)  # (B, k, values less one)
         if wrong.shape[-1] == 1:
@@ -127,7 +149,7 @@ def pseudo_likelihood(predictor: Predictor, *, labels: int | None = None) -> Obj
             gap, right = (jnp.sum(jnp.where(counts, a, 0)) / n for a in (gap, right))
         return value, {"loss": value, "gap": gap, "accuracy": right}
 
-    return objective
+    return checking(objective, domain, corners=True)
 
 
 def _changed(domain, truth, drawn, parts):

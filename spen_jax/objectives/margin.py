@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from spen_jax import losses
+from spen_jax.arguments import once
 from spen_jax.inference import minimize
-from spen_jax.objectives.batch import check_predictor, check_share, given, hint
+from spen_jax.objectives.batch import check_predictor, check_share, checking, given, hint
 from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Energy, Objective
 
@@ -91,6 +92,7 @@ def offending(variant: Variant, energy: Energy, cost: Cost) -> Energy:
     return slack if variant == "slack" else plain
 
 
+@once
 def max_margin(
     predictor: Predictor,
     *,
@@ -157,7 +159,7 @@ def max_margin(
         value, metrics = compared(variant, seen.each(seen.truth), wrong, costs)
         return value, {"loss": value, **metrics, "residual": jnp.mean(solution.residual)}
 
-    return objective
+    return checking(objective, predictor.domain)
 
 
 def check_variant(variant: str) -> None:

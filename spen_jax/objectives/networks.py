@@ -20,13 +20,14 @@ import optax
 from jax.lax import stop_gradient
 
 from spen_jax import losses
-from spen_jax.arguments import handing
+from spen_jax.arguments import handing, once
 from spen_jax.checks import check_whole
 from spen_jax.domains import Box, Domain, Simplex
 from spen_jax.objectives.batch import (
     Given,
     check_least,
     check_predictor,
+    checking,
     given,
     of_each,
     read,
@@ -40,6 +41,7 @@ PLAYERS = {"energy": "energy", "answer": "answer"}
 """Labels of the two players' parameters: `optax.partition({"energy": ..., "answer": ...}, PLAYERS)`."""
 
 
+@once
 def inference_network(
     predictor: Predictor,
     *,
@@ -90,9 +92,10 @@ def inference_network(
         answers = jnp.mean(offence + cross_entropy * data)
         return loss + answers, {"loss": loss, "answer": answers, **metrics}
 
-    return objective
+    return checking(objective, domain)
 
 
+@once
 def energy_as_loss(
     predictor: Predictor,
     *,
@@ -155,7 +158,7 @@ def energy_as_loss(
             learned, _ = _energy_player("margin", judge, seen, stop_gradient(y_hat))
         return value + learned, metrics | {"learned": learned}
 
-    return objective
+    return checking(objective, domain)
 
 
 @lru_cache(maxsize=64)

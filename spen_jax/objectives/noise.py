@@ -7,17 +7,17 @@ examples with no draw lower in energy than the truth.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from spen_jax import losses
-from spen_jax.arguments import handing, parameters_of
+from spen_jax.arguments import handing, once, parameters_of
 from spen_jax.checks import check_whole, checked_shape
-from spen_jax.domains import counting
-from spen_jax.objectives.batch import Given, check_predictor, given
+from spen_jax.domains import Box, Domain, Simplex, counting
+from spen_jax.objectives.batch import Given, check_predictor, checking, given
 from spen_jax.predictor import Predictor
 from spen_jax.types import Objective
 
@@ -54,6 +54,7 @@ class IndependentBernoulli:
 
     logits: Callable[[Any], jax.Array] = unary_logits
     beta: float = 1.0
+    domain: ClassVar[Domain] = Box()
 
     def __post_init__(self):
         _check_beta(self)
@@ -79,6 +80,7 @@ class IndependentCategorical:
 
     logits: Callable[[Any], jax.Array] = unary_logits
     beta: float = 1.0
+    domain: ClassVar[Domain] = Simplex()
 
     def __post_init__(self):
         _check_beta(self)
@@ -109,6 +111,7 @@ def _total(terms, mask):
     return jnp.sum(terms, axis=tuple(range(2, terms.ndim)))
 
 
+@once
 def nce(
     predictor: Predictor,
     *,
@@ -153,9 +156,10 @@ def nce(
         log_prob = -jnp.mean(points.energy[:, 0] + c)
         return value, {"loss": value, "log_prob": log_prob, **_metrics(points.energy)}
 
-    return objective
+    return checking(objective, getattr(noise, "domain", None), corners=True)
 
 
+@once
 def ranking_nce(predictor: Predictor, *, noise: Noise, samples: int = 10) -> Objective:
     """-log of softmax(-E - log q) at the truth, over {y, y_1, ..., y_K}, the y_k drawn from the noise q(y | x).
 
@@ -177,7 +181,7 @@ def ranking_nce(predictor: Predictor, *, noise: Noise, samples: int = 10) -> Obj
         value = ranked(points.energy + points.log_q)
         return value, {"loss": value, **_metrics(points.energy)}
 
-    return objective
+    return checking(objective, getattr(noise, "domain", None), corners=True)
 
 
 def levels(noise: Noise, seen: Given, key: jax.Array, samples: int) -> jax.Array:

@@ -6,6 +6,7 @@ y lives on `Reals`, in any shape. Parts that do not count have no part in the lo
 import jax
 import jax.numpy as jnp
 
+from spen_jax.arguments import once
 from spen_jax.checks import check_positive, check_whole
 from spen_jax.domains import counting
 from spen_jax.objectives.batch import check_predictor, given, of_each
@@ -13,6 +14,7 @@ from spen_jax.predictor import Predictor
 from spen_jax.types import Objective
 
 
+@once
 def denoising_score_matching(predictor: Predictor, *, sigma: float) -> Objective:
     """1/2 ||sigma dE/dy(x, y + sigma e) - e||^2, e standard normal: the score at a noisy y points back to the truth.
 
@@ -48,6 +50,7 @@ def denoising_score_matching(predictor: Predictor, *, sigma: float) -> Objective
     return objective
 
 
+@once
 def sliced_score_matching(predictor: Predictor, *, projections: int = 1) -> Objective:
     """1/2 ||dE/dy||^2 - mean of v' (d^2 E / dy dy) v over random directions v, v_i = -1 or +1, at the truth.
 

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from spen_jax import losses
+from spen_jax.arguments import once
 from spen_jax.inference import minimize
-from spen_jax.objectives.batch import check_predictor, given
+from spen_jax.objectives.batch import check_predictor, checking, given
 from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Energy, Objective
 
@@ -46,6 +47,7 @@ def adversarial(energy: Energy, oracle_error: Cost) -> Energy:
     return negative_loss
 
 
+@once
 def deep_value(
     predictor: Predictor,
     *,
@@ -107,4 +109,4 @@ def deep_value(
             metrics["oracle"] = jnp.mean(oracle[sources.index("inference")])
         return loss, metrics
 
-    return objective
+    return checking(objective, predictor.domain)

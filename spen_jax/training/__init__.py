@@ -1,6 +1,7 @@
 """Training with Optax: one step, epochs, a compiled loop, recipes and protocols."""
 
 from spen_jax.training.checkpoints import check_like, load, replacing, save
+from spen_jax.training.epochs import Epochs
 from spen_jax.training.fit import (
     State,
     fit,
@@ -16,6 +17,7 @@ from spen_jax.training.recipe import Best, Recipe, Trained, train
 __all__ = [
     "Averaged",
     "Best",
+    "Epochs",
     "Phase",
     "Recipe",
     "Refitted",

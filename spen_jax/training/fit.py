@@ -3,8 +3,7 @@
 Logging, evaluation and saving stay with the caller.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spen_jax.checks import check_whole
+from spen_jax.checks import check_array, check_whole
+from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import check_finite, written_back
-from spen_jax.training.optimizers import states_of
+from spen_jax.trees import all_finite, select
 from spen_jax.types import Objective
 
 
@@ -40,15 +40,36 @@ def step(
     data: Any,
     rows: Any,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One step of `optimizer` on the examples `rows` of `data`: gradient, update, metrics."""
-    return _step(objective, optimizer, state, jax.tree.map(lambda a: a[rows], data))
+    """One step of `optimizer` on the examples `rows` of `data`: gradient, update, metrics.
+
+    Where the gradient or the new parameters would not be finite, only the key of the state is another one, and
+    the metric "left_out", else 0, is the number of examples.
+    """
+    state, metrics, sound = _step(
+        objective, optimizer, state, jax.tree.map(lambda a: a[rows], data)
+    )
+    return state, metrics | {"left_out": jnp.where(sound, 0, len(rows))}
 
 
 def _step(objective, optimizer, state, batch):
+    """The next state, or where a number is not finite the same with another key; metrics; and whether it was taken."""
     key, step_key = jax.random.split(state.key)
     gradient, metrics = jax.grad(objective, has_aux=True)(state.params, batch, step_key)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    return State(optax.apply_updates(state.params, updates), opt_state, key), metrics
+    new = State(optax.apply_updates(state.params, updates), opt_state, key)
+    sound = all_finite((gradient, new.params))
+    return select(sound, new, state._replace(key=key)), metrics, sound
+
+
+@partial(jax.jit, static_argnames="objective")
+def _each_sound(objective, params, data, rows, key):
+    """Whether each of the examples alone has a finite gradient, (len(rows),)."""
+
+    def sound(row):
+        one = jax.tree.map(lambda a: a[row][None], data)
+        return all_finite(jax.grad(objective, has_aux=True)(params, one, key)[0])
+
+    return jax.lax.map(sound, rows)
 
 
 def scan(
@@ -63,8 +84,9 @@ def scan(
     """(state, metrics (S, ...)) after a step on each of the S entries of the pytree `batches`, in one compiled loop.
 
     For small problems: a whole training is one function to `jit`, and to `vmap` over seeds or settings; it is not
-    compiled here. Entry s of every leaf is the batch of step s: rows of data that the objective closes over,
-    keys, a radius that shrinks. An objective of all data takes `jnp.arange(steps)` and does not look at it.
+    compiled here. A step that would not be finite is not taken, and counts in the metric "skipped" as 1, else 0.
+    Entry s of every leaf is the batch of step s: rows of data that the objective closes over, keys, a radius that
+    shrinks. An objective of all data takes `jnp.arange(steps)` and does not look at it.
 
     Args:
       objective: what to minimise, `(params, batch, key) -> (scalar, metrics)`.
@@ -91,12 +113,13 @@ def scan(
     def one(carry, given):
         (state, kept, buffers), (batch, place) = carry, given
         seen = batch if buffers is None else (batch, buffers)
-        state, metrics = _step(objective, optimizer, state, seen)
+        state, metrics, sound = _step(objective, optimizer, state, seen)
         if kept is not None:
             kept = jax.tree.map(lambda a, p: a.at[place].set(p, mode="drop"), kept, state.params)
         if buffers is not None:
-            buffers, metrics = _parted(metrics, buffers)
-        return (state, kept, buffers), metrics
+            new, metrics = _parted(metrics, buffers)
+            buffers = select(sound, new, buffers)
+        return (state, kept, buffers), metrics | {"skipped": 1 - sound}
 
     carry, metrics = jax.lax.scan(one, (state, kept, buffers), (batches, place[1:]))
     state, kept, buffers = carry
@@ -134,8 +157,10 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 128,
-) -> Iterator[tuple[State, dict[str, float]]]:
+) -> Epochs[tuple[State, dict[str, float]]]:
     """Yields (state, mean metrics of the epoch) after each pass over `data`, in an order drawn from the state's key.
+
+    To be looped over; `fit(...).last()` trains all epochs and gives the last pair.
 
     `data` is a pytree, such as a `spen_jax.data.Split` or a dict with x and y, whose leaves share their leading axis
     of N examples. Every step sees `batch_size` examples (all N where there are fewer), so that it
@@ -148,33 +173,61 @@ def fit(
     written. Other metrics must be scalars.
     The arrays that the caller passed are never changed; what was written ends with the generator.
 
-    With an optimizer that is guarded (`stable`), the metrics are means over the steps that were taken, and
-    "skipped" is the number of the others. Where the guard has given up, so that the parameters are not finite at the
-    end of an epoch, it raises FloatingPointError; the state yielded last is sound.
+    An example whose gradient is not finite is left out: a batch that holds one changes nothing, and at the end of the
+    epoch is gone through once more without it, for which each of its examples is tried alone. The metric "left_out" is
+    their number in the epoch. (Where the objective takes no batch of one, all of the batch are left out.)
 
-    Raises ValueError, at the first epoch, for data without a shared leading axis or with values that are not
-    finite (but for those of y that by the field `mask` or `length` do not count), for a batch size below 1, and
-    for a metric that is neither a scalar nor fits the field of its name.
+    Raises:
+      ValueError: for data without a shared leading axis, with values that are not finite (but for those of y that by
+        the field `mask` or `length` do not count), or with a y outside the domain of the objective's predictor; for
+        a batch size below 1 or a negative number of epochs; at the first step for a metric that is neither a scalar
+        nor fits the field of its name.
+      FloatingPointError: where all examples of an epoch had to be left out; the state yielded last is sound.
     """
-    data = jax.tree.map(jnp.asarray, data)
-    n = _shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
-    check_finite(data)
+    check_whole("epochs", epochs, 0)
     check_whole("batch_size", batch_size, 1)
-    batch_size = min(batch_size, n)
+    for path, a in jax.tree.leaves_with_path(data):
+        check_array(f"data{jax.tree_util.keystr(path)}", a)
+    n = _shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
+    data = jax.tree.map(jnp.asarray, data)
+    check_finite(data)
+    getattr(objective, "check_data", lambda _: None)(data)
+    return Epochs(_fit(objective, optimizer, state, data, int(epochs), min(batch_size, n)), "fit")
+
+
+def _fit(objective, optimizer, state, data, epochs, batch_size):
     owned: set[str] = set()
+    n = len(jax.tree.leaves(data)[0])
     for _ in range(epochs):
         key, order_key = jax.random.split(state.key)
         state = state._replace(key=key)
         order = np.asarray(jax.random.permutation(order_key, n))
         order = np.concatenate([order, order[: -n % batch_size]]).reshape(-1, batch_size)
-        history, taken = [], []
+        history = []
         for rows in order:
             state, metrics = step(objective, optimizer, state, data, rows)
             data, metrics = written_back(data, rows, metrics, owned)
             history.append(metrics)
-            guards = states_of(optax.ApplyIfFiniteState, state.opt_state)
-            taken.append([guard.last_finite for guard in guards])
-        yield state, _means(state.params, history, taken)
+        history = jax.device_get(history)
+        for i in np.flatnonzero([metrics["left_out"] for metrics in history]):
+            state, rows = _sound_rows(objective, state, data, order[i])
+            if 0 < len(rows) < batch_size:
+                state, metrics = step(objective, optimizer, state, data, rows)
+                data, metrics = written_back(data, rows, metrics, owned)
+                left_out = metrics["left_out"] + batch_size - len(rows)
+                history[i] = jax.device_get(metrics | {"left_out": left_out})
+        yield state, _means(history, batch_size)
+
+
+def _sound_rows(objective, state, data, rows):
+    """The state with another key, and those of a batch's rows that alone have a finite gradient."""
+    key, each_key = jax.random.split(state.key)
+    state = state._replace(key=key)
+    try:
+        sound = _each_sound(objective, state.params, data, rows, each_key)
+    except (TypeError, ValueError):  # it wants batches of another size
+        return state, rows[:0]
+    return state, rows[np.asarray(sound)]
 
 
 def _shared_axis(tree, need):
@@ -186,29 +239,17 @@ def _shared_axis(tree, need):
     return sizes[0][0]
 
 
-def _means(params, history, taken):
-    """The mean metrics of the steps that were taken; FloatingPointError where they left `params` not finite."""
-    history, taken = jax.device_get((history, taken))
-    kept = [metrics for metrics, flags in zip(history, taken, strict=True) if all(flags)]
-    means = {k: float(np.mean([m[k] for m in kept])) if kept else math.nan for k in history[0]}
-    if taken[0]:
-        _check_params(params)
-        means["skipped"] = float(len(history) - len(kept))
-    return means
-
-
-def _check_params(params):
-    wrong = [
-        f"params{jax.tree_util.keystr(path)}"
-        for path, a in jax.tree.leaves_with_path(params)
-        if not np.isfinite(a).all()
-    ]
-    if wrong:
+def _means(history, batch_size):
+    """The mean metrics of the steps that were taken, and the sum of what was left out."""
+    taken = [metrics for metrics in history if metrics["left_out"] < batch_size]
+    if not taken:
         raise FloatingPointError(
-            f"not finite: {', '.join(wrong)}. More steps in a row than the optimizer skips had a gradient that is not "
-            "finite, or a step overflowed. The state yielded last, or if there was none the one given to fit, is "
-            "sound: go on from it with a lower learning rate or clip, an entropy in the energy, or a spectral limit"
+            "no example of this epoch has a gradient, and new parameters, that are finite. The state yielded last, or "
+            "if there was none the one given to fit, is sound: go on from it with a lower learning rate or clip, an "
+            "entropy in the energy, or a spectral limit"
         )
+    means = {name: float(np.mean([metrics[name] for metrics in taken])) for name in taken[0]}
+    return means | {"left_out": float(sum(metrics["left_out"] for metrics in history))}
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from spen_jax.checks import check_whole
-
 
 class Averaged(NamedTuple):
     """The state of `averaged`."""
@@ -25,32 +23,23 @@ def stable(
     optimizer: optax.GradientTransformation,
     *,
     clip: float | None = 5.0,
-    skip: int = 10,
     average: float | None = None,
 ) -> optax.GradientTransformation:
-    """`optimizer` on gradients clipped to a global norm of `clip`, taking no step where one is not finite.
+    """`optimizer` on gradients clipped to a global norm of `clip`, with an average of the parameters.
 
-    A step with a gradient that is not finite changes neither the parameters nor the optimizer's state. After more than
-    `skip` such steps in a row `optax.apply_if_finite`, which this is, lets the next one through; `fit` then
-    raises FloatingPointError at the end of that epoch. It goes around the whole optimizer (of two players around
-    `objectives.alternating`), so that `fit` counts each step once.
+    What is not finite needs no guard here: `fit`, `step` and `scan` take no such step.
 
     Args:
       optimizer: any; a `spectral` limit belongs inside it, at the end of its chain.
       clip: the largest Euclidean norm of all gradients together; None for no limit: a gradient that is finite but
         overflows when Adam squares it then freezes its parameter, unseen.
-      skip: how many steps in a row may be skipped, 0 or more.
       average: decay of an average of the parameters, see `averaged`; None for none.
     """
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be positive and finite, or None for no limit, got {clip}")
-    check_whole("skip", skip, 0)
     if clip is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
-    if average is not None:
-        # Inside the guard, so that a skipped step is not averaged either.
-        optimizer = averaged(optimizer, average)
-    return optax.apply_if_finite(optimizer, int(skip))
+    return optimizer if average is None else averaged(optimizer, average)
 
 
 def averaged(
@@ -94,7 +83,9 @@ def average_of(state: Any) -> Any:
 
     Raises ValueError unless there is exactly one average, see `averaged`.
     """
-    found = states_of(Averaged, getattr(state, "opt_state", state))
+    state = getattr(state, "opt_state", state)
+    leaves = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, Averaged))
+    found = [leaf for leaf in leaves if isinstance(leaf, Averaged)]
     if len(found) != 1:
         raise ValueError(
             f"average_of needs the state of one averaged(optimizer), or stable(optimizer, average=0.99), "
@@ -132,9 +123,3 @@ def spectral(limit: float) -> optax.GradientTransformation:
         return jax.tree.map(constrained, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def states_of(kind: type, state: Any) -> list[Any]:
-    """The states of one kind in an optimizer's state, those inside other transformations too."""
-    leaves = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, kind))
-    return [leaf for leaf in leaves if isinstance(leaf, kind)]

@@ -1,10 +1,11 @@
 """Several trainings in a row, and the protocol of choosing epochs on a part of the rows and refitting on all."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from spen_jax.training.epochs import epochs
 from spen_jax.training.recipe import Recipe, Trained, train
 from spen_jax.types import Objective
 
@@ -26,6 +27,7 @@ class Refitted(NamedTuple):
     final: tuple[Trained, ...] = ()
 
 
+@epochs
 def fit_phases(
     phases: Sequence[Phase],
     params: Any,
@@ -36,7 +38,7 @@ def fit_phases(
     stops: Sequence[int] | None = None,
     ready: Mapping[str, Trained] | None = None,
 ) -> Iterator[tuple[Trained, ...]]:
-    """After each epoch a Trained for each phase so far; the last that it yields are the result.
+    """After each epoch a Trained for each phase so far; `fit_phases(...).last()` are the result.
 
     Each phase starts from the parameters that the one before it kept. Phase i, from 0, draws by `fold_in(key, i + 1)`,
     and is prepared by a fold of that with 0.
@@ -56,10 +58,10 @@ def fit_phases(
     for index, phase in enumerate(phases):
         phase_key = jax.random.fold_in(key, index + 1)
         if ready and phase.name in ready:
-            epochs = iter([ready[phase.name]])
+            results: Iterable[Trained] = [ready[phase.name]]
         else:
             chains_key = jax.random.fold_in(phase_key, 0)
-            epochs = train(
+            results = train(
                 phase.objective,
                 params,
                 phase.prepare(data, chains_key) if phase.prepare else data,
@@ -69,11 +71,12 @@ def fit_phases(
                 stop_after=None if stops is None else stops[index],
             )
         before = done
-        for trained in epochs:
+        for trained in results:
             params, done = trained.params, (*before, trained)
             yield done
 
 
+@epochs
 def choose_then_refit(
     phases: Sequence[Phase],
     params: Any,
@@ -87,7 +90,7 @@ def choose_then_refit(
 ) -> Iterator[Refitted]:
     """Choose each phase's epoch by training on `part`, then train again on all of `data` for as many epochs.
 
-    Yields after each epoch of either; the last is the result, `*_, (chosen, final) = choose_then_refit(...)`. The score
+    Yields after each epoch of either; `chosen, final = choose_then_refit(...).last()` is the result. The score
     is to be that of the rows of `data` that are not in `part`: so none that is trained on chooses, and none is lost.
 
     Args:

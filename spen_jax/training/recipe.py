@@ -12,6 +12,7 @@ import optax
 
 from spen_jax.checks import check_positive, check_whole
 from spen_jax.objectives import alternating
+from spen_jax.training.epochs import epochs
 from spen_jax.training.fit import fit, init, steps_per_epoch
 from spen_jax.training.optimizers import average_of, stable
 from spen_jax.types import Objective
@@ -40,7 +41,7 @@ class Best(NamedTuple):
 class Recipe:
     """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine.
 
-    Steps whose gradient is not finite are skipped, up to 50 in a row. Raises ValueError for settings that cannot be.
+    Raises ValueError for settings that cannot be.
     """
 
     epochs: int
@@ -103,7 +104,7 @@ def _optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
     )
     if recipe.alternate:
         optimizer = alternating(optimizer, optimizer)
-    return stable(optimizer, clip=None, skip=50, average=recipe.average)
+    return stable(optimizer, clip=None, average=recipe.average)
 
 
 class Trained(NamedTuple):
@@ -126,6 +127,7 @@ class Trained(NamedTuple):
         return self.clock[-1] if self.clock else 0.0
 
 
+@epochs
 def train(
     objective: Objective,
     params: Any,
@@ -136,9 +138,8 @@ def train(
     score: Callable[[Any], float] | None = None,
     stop_after: int | None = None,
 ) -> Iterator[Trained]:
-    """After each epoch what `recipe` has made of `params`; the last that it yields is the result.
+    """After each epoch what `recipe` has made of `params`; `train(...).last()` is the result.
 
-    `*_, trained = train(...)` runs it, but holds the parameters of every epoch until it ends; a loop over it does not.
     With a score the epoch is kept whose score is best, in the mean with those of the two epochs before it: a single
     one is noisy.
 
@@ -152,9 +153,9 @@ def train(
       stop_after: stop after this epoch, 0 or more, the one that an earlier training found best.
     """
     began, spent = time.perf_counter(), 0.0
-    epochs = recipe.epochs if stop_after is None else stop_after
-    check_whole("stop_after", epochs, 0)
-    if not epochs:
+    count = recipe.epochs if stop_after is None else stop_after
+    check_whole("stop_after", count, 0)
+    if not count:
         yield Trained(params, 0)
         return
     optimizer = recipe.optimizer(len(jax.tree.leaves(data)[0]))
@@ -163,7 +164,7 @@ def train(
     scores: tuple[float, ...] = ()
     clock: tuple[float, ...] = ()
     for state, metrics in fit(
-        objective, optimizer, first, data, epochs=epochs, batch_size=recipe.batch_size
+        objective, optimizer, first, data, epochs=count, batch_size=recipe.batch_size
     ):
         spent += time.perf_counter() - began
         clock = (*clock, spent)
