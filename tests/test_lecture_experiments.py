@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,13 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 
+from matplotlib import pyplot as plt  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from experiments import shared  # noqa: E402
 from experiments.lecture import parabola, probabilities  # noqa: E402
+
+FIGURES = sorted((Path(__file__).parents[1] / "docs" / "figures").glob("*.png"))
 
 
 def run(module, **settings):
@@ -65,6 +72,17 @@ def test_the_eye_has_two_answers_and_a_surface_is_judged_by_both_criteria():
     assert flat["collapsed"] and flat["error"] < 0.02
 
 
+def test_the_flattest_surface_of_a_training_is_found_and_when_it_was():
+    curve, on_data = parabola.PATTERNS["parabola"], jnp.zeros((81, 1))
+    distance = curve.distances(parabola.X).min(-1)
+    ranges = np.array([2.0, 0.5, 0.1, 4.0, 8.0, 16.0])
+    surfaces = jnp.asarray(ranges)[:, None, None] * distance[None] / distance.max()
+    measured = jax.jit(lambda s: parabola.measure(s, on_data, curve))(surfaces)
+    assert measured["flattest"] == pytest.approx(0.05, rel=1e-5)
+    assert measured["flattest_at"] == pytest.approx(parabola.WHEN[2], rel=1e-5)
+    assert measured["after_a_tenth"] == pytest.approx(0.05, rel=1e-5)  # a third of the snapshots
+
+
 @pytest.mark.parametrize("settings", [{"seeds": (1, 1)}, {"steps": 3}])
 def test_bad_settings_end_the_parabola_with_one_line(settings, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -90,3 +108,22 @@ def test_scores_of_models_trained_apart_are_not_comparable(tmp_path, monkeypatch
     assert told > 96 and together > 94 and apart < together - 3 and ten < apart - 10
     for name in ("ravine.png", "same_answers.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_is_saved_as_it_is_drawn(tmp_path):
+    figure, axis = plt.subplots(figsize=(4, 3))
+    image = axis.imshow(np.arange(256.0).reshape(16, 16), cmap="RdBu_r")
+    figure.colorbar(image)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100, bbox_inches="tight")
+    shared.save_figure(figure, tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as saved, Image.open(drawn) as whole:
+        assert saved.mode == "RGB" and not plt.fignum_exists(figure.number)
+        np.testing.assert_array_equal(saved, whole.convert("RGB"))
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_each_figure_of_the_pages_has_full_colour_and_a_size_that_a_page_can_carry(path):
+    with Image.open(path) as image:
+        assert image.mode in ("RGB", "RGBA")
+    assert path.stat().st_size < 300_000
