@@ -1,5 +1,6 @@
 """What is said about arguments before anything is traced."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,15 @@ def check_array(name: str, a: Any) -> None:
         raise ValueError(f"{name} must be an array of numbers, got {dtype}")
 
 
+def raise_by_name(error: Exception) -> None:
+    """ValueError, by name, where the error is JAX's of an argument that is no array of numbers."""
+    found = re.search(r"passed to the function at path (\S+?)\.\s", str(error))
+    if found and "abstract array" in str(error):
+        raise ValueError(
+            f"{found[1]} must be an array of numbers, or a number; what is fixed belongs into the function"
+        ) from None
+
+
 def check_context(context: Any, batch: int) -> None:
     """ValueError where an array of the context has no leading axis of so many examples."""
     for path, leaf in jax.tree.leaves_with_path(context):
@@ -42,17 +52,23 @@ def check_context(context: Any, batch: int) -> None:
 
 
 def check_energy(energy: Energy, params: Any, context: Any, y: Any) -> None:
-    """ValueError where the energy of one example is no scalar; its own errors get a note of the shapes."""
-    shapes = jax.tree.map(lambda a: a.shape, (context, y))
+    """ValueError where the energy of one example fails over types and shapes, or is no scalar."""
+    of_context, of_y = jax.tree.map(lambda a: a.shape, (context, y))
+    shapes = f"with a context of shape {of_context} and y of shape {of_y}"
     try:
         out = jax.eval_shape(energy, params, context, y)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the energy fails on one example, {shapes}: {error}. It sees one example, without the batch's axis; mend "
+            "the shapes of the data, of start or shape, or of the parameters"
+        ) from error
     except Exception as error:
-        error.add_note(f"in the energy of one example, with context and y of shapes {shapes}")
+        error.add_note(f"in the energy of one example, {shapes}")
         raise
     if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
-            f"the energy must return a float scalar for one example, got {out}, with y of shape {shapes[1]}; sum over "
-            "the outputs, the batch is not its concern"
+            f"the energy must return a float scalar for one example, got {out}, {shapes}; sum over the outputs, the "
+            "batch is not its concern"
         )
 
 
@@ -81,6 +97,7 @@ def as_points(start: Any) -> Any:
     """`start` as arrays; ValueError where NumPy's float64 would be rounded to float32 in silence."""
 
     def convert(a):
+        check_array("start", a)
         if isinstance(a, jax.Array):
             return a
         if getattr(a, "dtype", None) == np.float64 != jnp.result_type(float):

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
-from spen_jax.checks import as_points, check_array
+from spen_jax.checks import as_points, check_array, check_energy, check_whole
 from spen_jax.domains import Box, Domain, check_inside, counting
 from spen_jax.inference import (
     Differentiate,
@@ -24,6 +24,7 @@ from spen_jax.inference import (
     minimize,
     points,
 )
+from spen_jax.trees import one_of
 from spen_jax.types import Energy, Features
 
 
@@ -78,16 +79,18 @@ class Predictor:
     batch_size: int = 1024
 
     def __post_init__(self):
-        if not callable(self.energy):
-            raise ValueError(
-                f"Predictor needs an energy, a function (params, context, y) -> scalar, got {self.energy!r}"
-            )
+        _check_function("energy", self.energy, "(params, context, y) -> scalar, of one example")
+        if self.features is not None:
+            _check_function("features", self.features, "(params, x) -> context, of a batch")
         if not isinstance(self.domain, Domain):
             raise ValueError(
                 f"domain must be one of spen_jax.domains, such as Box(), Simplex() or Reals(), got {self.domain!r}"
             )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_whole("batch_size", self.batch_size, 1)
+        if isinstance(self.shape, int):
+            raise ValueError(
+                f"shape must be a tuple, that of one example's y: shape=({self.shape},), got {self.shape}"
+            )
         if isinstance(self.shape, dict):
             raise ValueError(
                 "shape is that of one array; for a tree y give start as a tree of arrays (1, ...)"
@@ -234,7 +237,20 @@ def _energies(predictor, params, batch):
     context = predictor.context(params, x, mask=mask)
     if mask is not None:
         y = counting(jax.tree.broadcast(mask, y), y)
+    check_energy(predictor.energy, params, *one_of((context, y)))
     return jax.vmap(predictor.energy, (None, 0, 0))(params, context, y)
+
+
+def _check_function(name, function, what):
+    if any(kind.__module__.startswith("flax.") for kind in type(function).__mro__):
+        raise ValueError(
+            f"{name} must be a function {what}, got the Flax module {type(function).__name__}: functions_of(module) "
+            "makes the two functions of a Linen one, docs/own_energy.md shows those of an NNX one"
+        )
+    if not callable(function):
+        raise ValueError(
+            f"Predictor needs {'an' if name == 'energy' else ''} {name}, a function {what}, got {function!r}"
+        )
 
 
 def _of(setting, params):

@@ -55,7 +55,8 @@ class Product(Domain):
             return self.structure.flatten_up_to(y)
         except ValueError as error:
             raise ValueError(
-                f"the domain needs y to be the tree {self.structure}, got {jax.tree.structure(y)}"
+                f"the domain needs y to be the tree {self.structure}, got {jax.tree.structure(y)}; make one like the "
+                "other, of the same NamedTuples, dicts and names"
             ) from error
 
     def pieces(self, y, mask=None):

@@ -78,7 +78,12 @@ class SPEN(nn.Module):
         return context
 
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
-        """E(x, y) of one example, y of shape (L,)."""
+        """E(x, y) of one example, y of shape (L,); ValueError for another shape."""
+        if jnp.shape(y) != (self.network.n_labels,):
+            raise ValueError(
+                f"this SPEN's network has n_labels={self.network.n_labels}, and y must have shape "
+                f"({self.network.n_labels},) for each example, got {jnp.shape(y)}"
+            )
         units = self.activation(self.C1 @ y + (self.b + context.get("shift", 0)))
         energy = self.c2 @ (units * context.get("keep", 1)) - context["logits"] @ y
         for term, known in zip(self.terms, context.get("terms", ()), strict=True):

@@ -130,6 +130,7 @@ def minimize(
             error.add_note(
                 "the energy closes over a value that is being differentiated: pass it through `params`"
             )
+        checks.raise_by_name(error)
         raise
     return Solution(y, energies, residual, stopped_after, trace, plan.steps, plan.tolerance)
 

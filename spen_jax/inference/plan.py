@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from spen_jax.checks import check_array, check_whole
 from spen_jax.domains import Box, Domain
 from spen_jax.inference.solvers import (
     GradientDescent,
@@ -150,10 +151,9 @@ class Plan:
             )
 
     def _check_numbers(self):
-        if self.steps != int(self.steps) or self.steps < 0:
-            raise ValueError(f"steps must be a whole number, 0 or more, got {self.steps}")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance must be 0 or more, got {self.tolerance}")
+        check_whole("steps", self.steps, 0)
+        if not hasattr(self.tolerance, "__float__") or not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be a number, 0 or more, got {self.tolerance!r}")
 
     def _check_parts(self):
         if not isinstance(self.domain, Domain):
@@ -223,10 +223,13 @@ def check_numbers(solver: Solver, settings: Any, temperature: Any) -> None:
         return [] if isinstance(a, Tracer) else np.asarray(a).ravel().tolist()
 
     for name, value in settings.items():
+        check_array(f"settings[{name!r}]", value)
         for number in known(value):
             with_settings(solver, {name: float(number)})
-    if temperature is not None and any(not number >= 0 for number in known(temperature)):
-        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    if temperature is not None:
+        check_array("temperature", temperature)
+        if any(not number >= 0 for number in known(temperature)):
+            raise ValueError(f"temperature must be 0 or more, got {temperature}")
 
 
 def with_range(plan: Plan, settings: dict[str, Any], temperature: Any) -> tuple[Any, Any]:

@@ -7,10 +7,13 @@ plain function does as well. Equal modules give the same functions, so that noth
 """
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import jax
+from flax import errors
+from flax import linen as nn
 
 from spen_jax.arguments import parameters_of
 from spen_jax.domains import Domain
@@ -24,7 +27,11 @@ def functions_of(module: Any) -> tuple[Callable[..., Any], Callable[..., jax.Arr
     Returns `features(params, x, key=None) -> context`, where a key switches dropout on, and
     `energy(params, context, y) -> scalar`. If the module's `features(x, train, mask)` has a parameter of that name, so
     has the function: `features(params, x, key=None, mask=None)`.
+
+    ValueError for what is no such module, and for variables besides the parameters (`nn.BatchNorm`'s): a pure function
+    of one's own has those in its params; see docs/own_energy.md.
     """
+    _check_module(module, "features", "energy")
     return _of_method(module, "features"), _energy_of(module)
 
 
@@ -35,6 +42,7 @@ def logits_of(network: Any) -> Callable[..., Any]:
     would answer by itself: a function `(context, domain) -> points`, the points whose logits are context["logits"].
     That is one function for all such modules: no other one makes anything compile again.
     """
+    _check_module(network)
     if hasattr(network, "features") and hasattr(network, "energy"):
         return from_unary_logits
     return _of_method(network, "__call__")
@@ -50,10 +58,46 @@ def from_unary_logits(context: Any, domain: Domain) -> Any:
     return domain.from_logits(context["logits"])
 
 
+def _check_module(module, *methods):
+    if isinstance(module, type):
+        raise ValueError(
+            f"this needs a Flax module, got the class {module.__name__}: make one, {module.__name__}(...)"
+        )
+    if any(kind.__module__.startswith("flax.nnx") for kind in type(module).__mro__):
+        raise ValueError(
+            f"this needs a Flax Linen module, got the NNX module {type(module).__name__}, which holds its parameters: "
+            "split it, graphdef, params = nnx.split(module), and write the functions by nnx.merge(graphdef, params), "
+            "as in docs/own_energy.md"
+        )
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"this needs a Flax Linen module, got {module!r}; a plain function (params, x) is used as it is"
+        )
+    if lacking := [name for name in methods if not callable(getattr(module, name, None))]:
+        raise ValueError(
+            f"{type(module).__name__} needs the methods features(x, train) and energy(context, y), but lacks "
+            f"{' and '.join(lacking)}"
+        )
+
+
+@contextmanager
+def _parameters_only(module):
+    """ValueError in place of Flax's errors for variables besides the parameters."""
+    try:
+        yield
+    except (errors.ScopeCollectionNotFound, errors.ModifyScopeVariableError) as error:
+        raise ValueError(
+            f"{type(module).__name__} keeps variables besides its parameters, such as BatchNorm's batch_stats, which "
+            "these functions of params do not have: write the function yourself, with all variables in params, as in "
+            f"docs/own_energy.md, or take nn.LayerNorm. Flax says: {error}"
+        ) from error
+
+
 @lru_cache(maxsize=64)
 def _energy_of(module: Any) -> Callable[..., jax.Array]:
     def energy(params: Params, context: Any, y: jax.Array) -> Any:
-        return module.apply({"params": params}, context, y, method="energy")
+        with _parameters_only(module):
+            return module.apply({"params": params}, context, y, method="energy")
 
     return energy
 
@@ -63,7 +107,8 @@ def _of_method(module: Any, method: str) -> Callable[..., Any]:
     def apply(params, x, key, **more):
         rngs = None if key is None else {"dropout": key}
         train = key is not None
-        return module.apply({"params": params}, x, train, rngs=rngs, method=method, **more)
+        with _parameters_only(module):
+            return module.apply({"params": params}, x, train, rngs=rngs, method=method, **more)
 
     # Whether a function takes a mask is read from its parameters, so it has one only where the module has.
     def plain(params: Params, x: Any, key: jax.Array | None = None) -> Any:

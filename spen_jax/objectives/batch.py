@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spen_jax import trees
-from spen_jax.checks import as_floats
+from spen_jax.checks import as_floats, check_energy
 from spen_jax.domains import Domain, check_inside, counting
 from spen_jax.predictor import Predictor
 from spen_jax.types import Energy, Objective
@@ -140,6 +140,7 @@ def given(predictor: Predictor, params: Any, batch: Any, key: Any) -> Given:
     """The batch as the predictor's features and energy see it; the key is for dropout."""
     x, truth, mask = read(batch)
     context = predictor.context(params, x, key=key, mask=mask)
+    check_energy(predictor.energy, params, *trees.one_of((context, truth)))
     if mask is None:
         return Given(predictor.energy, params, context, truth, None)
     counts = jax.tree.broadcast(mask, truth)

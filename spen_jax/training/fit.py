@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from spen_jax.checks import check_array, check_whole
+from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import check_finite, written_back
 from spen_jax.trees import all_finite, select
@@ -28,7 +29,9 @@ class State(NamedTuple):
 
 
 def init(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
-    """The state before the first step; the key decides the order of the examples and all that is random."""
+    """The state before the first step; the key, one of `jax.random.key`, decides all that is random."""
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"key must be a random key, jax.random.key(0), got {key!r}")
     return State(params, optimizer.init(params), key)
 
 
@@ -184,6 +187,7 @@ def fit(
         nor fits the field of its name.
       FloatingPointError: where all examples of an epoch had to be left out; the state yielded last is sound.
     """
+    _check(objective, optimizer, state)
     check_whole("epochs", epochs, 0)
     check_whole("batch_size", batch_size, 1)
     for path, a in jax.tree.leaves_with_path(data):
@@ -193,6 +197,23 @@ def fit(
     check_finite(data)
     getattr(objective, "check_data", lambda _: None)(data)
     return Epochs(_fit(objective, optimizer, state, data, int(epochs), min(batch_size, n)), "fit")
+
+
+def _check(objective, optimizer, state):
+    """ValueError for what is no objective, optimizer or state."""
+    if isinstance(objective, Predictor) or not callable(objective):
+        raise ValueError(
+            "fit needs an objective first, (params, batch, key) -> (scalar, metrics), such as "
+            f"objectives.end_to_end(predictor), got a {type(objective).__name__}"
+        )
+    if isinstance(optimizer, type) or not hasattr(optimizer, "update"):
+        raise ValueError(
+            f"fit needs an Optax optimizer such as optax.adam(1e-3), got {optimizer!r}"
+        )
+    if not isinstance(state, State):
+        raise ValueError(
+            f"fit needs the state of training.init(params, optimizer, key), got a {type(state).__name__}"
+        )
 
 
 def _fit(objective, optimizer, state, data, epochs, batch_size):
