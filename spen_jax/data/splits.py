@@ -1,6 +1,9 @@
 """Examples in memory: a split, a data set of two, and rows drawn for validation. NumPy only."""
 
-from typing import NamedTuple
+import math
+import operator
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,10 +40,26 @@ def split(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return sorted (training rows, validation rows): a seeded random partition of range(n).
 
     `fraction`, between 0 and 1, is the share of validation rows; ValueError if either part would
-    be empty.
+    be empty, and for arguments that are no such numbers.
     """
+    n, seed = whole("n", n), whole("seed", seed)
+    if not (isinstance(fraction, Real) and math.isfinite(fraction)):
+        raise ValueError(f"expected fraction, a number between 0 and 1, got {fraction!r}")
     held_out = round(n * fraction)
     if not 0 < held_out < n:
-        raise ValueError(f"expected rows in both parts, got {held_out} of {n} for validation")
+        raise ValueError(
+            f"expected rows in both parts, got {held_out} of n={n} for validation at fraction={fraction}"
+        )
     rows = np.random.default_rng(seed).permutation(n)
     return np.sort(rows[held_out:]), np.sort(rows[:held_out])
+
+
+def whole(name: str, value: Any) -> int:
+    """`value`, called `name`, as an int of 0 or more; ValueError for anything else."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"expected {name}, a whole number of 0 or more, got {value!r}")
+    return number

@@ -4,10 +4,11 @@ NumPy only.
 """
 
 import hashlib
+from numbers import Real
 
 import numpy as np
 
-from spen_jax.data.splits import Dataset, Split
+from spen_jax.data.splits import Dataset, Split, whole
 
 
 def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000, noise: float = 0.0) -> Dataset:
@@ -16,10 +17,12 @@ def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000, noise: float
     The 16 labels stand in 4 blocks of 4, of each of which exactly one is on: a linear classifier of each label
     alone cannot say so, the energy can. `seed` draws A, then x; the test rows of a seed do not depend on
     n_train. Each training label is flipped with probability `noise`, independently, which leaves the structure in the
-    mean of y only; test labels never. ValueError for a noise outside [0, 1/2). Source: Belanger & McCallum (2016).
+    mean of y only; test labels never. ValueError for a noise outside [0, 1/2), and for a seed or a size that is
+    no whole number of 0 or more. Source: Belanger & McCallum (2016).
     """
-    if not 0 <= noise < 0.5:
-        raise ValueError(f"noise must be a probability from 0 to below 1/2, got {noise}")
+    if not (isinstance(noise, Real) and 0 <= noise < 0.5):
+        raise ValueError(f"noise must be a probability from 0 to below 1/2, got {noise!r}")
+    seed, n_train, n_test = whole("seed", seed), whole("n_train", n_train), whole("n_test", n_test)
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal((64, 16))
 
@@ -48,8 +51,10 @@ def tagging_corpus(seed: int = 0, n_train: int = 4880, n_test: int = 2515) -> Da
     - two or three are free: tags 100 + k, 120 + k, 140 + k (tags 100 to 158).
 
     Topics and tags make words of their own likelier, over a background of Zipf's frequencies.
-    Those of a topic tell more than those of a tag, so that which tags it gets is half a guess.
+    Those of a topic tell more than those of a tag, so that which tags it gets is half a guess. ValueError for a seed
+    or a size that is no whole number of 0 or more.
     """
+    seed, n_train, n_test = whole("seed", seed), whole("n_train", n_train), whole("n_test", n_test)
     rng = np.random.default_rng(seed)
     n, words, tags, topics = n_train + n_test, 1836, 159, 20
     topic_of = np.concatenate(

@@ -238,10 +238,9 @@ class Simplex(Domain):
         y = self._floats("y", y)
         exact = y.astype(float)  # of other types Optax has no derivative
         project = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")
-        # A shift changes nothing but the rounding of large numbers. It is a constant: the derivative of a maximum is
-        # 0 / 0 where a compiler computes y twice and rounds it differently.
-        largest = jax.lax.stop_gradient(jnp.max(exact, axis=-1, keepdims=True))
-        return project(exact - largest).astype(y.dtype)
+        # A shift changes nothing but the rounding of large numbers; what is 1 below the largest gets nothing.
+        shifted = jnp.maximum(exact - jnp.max(exact, axis=-1, keepdims=True), -2)
+        return project(shifted).astype(y.dtype)
 
     def _floats(self, name, y):
         y = floats(name, y)

@@ -185,7 +185,9 @@ def info_nce(
     Source: van den Oord, Li & Vinyals (2018).
     """
     correct, wrong = floats("correct", correct), _of_many("wrong", wrong)
-    _rows(correct.shape, wrong.shape[:-1])
+    rows = _rows(correct.shape, wrong.shape[:-1])
+    correct = jnp.broadcast_to(correct, rows)
+    wrong = jnp.broadcast_to(wrong, (*rows, wrong.shape[-1]))
     beta = floats("beta", beta).astype(jnp.result_type(correct, wrong))
     wrong = jnp.where(_mask(where, wrong.shape), wrong, jnp.inf)
     absent = wrong == jnp.inf

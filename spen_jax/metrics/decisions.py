@@ -107,11 +107,10 @@ def decide(scores: ArrayLike, threshold: float = 0.5, mask: ArrayLike | None = N
     are no real numbers, and for a threshold that is not one number.
     """
     values, threshold = real("scores", scores), number("threshold", threshold)
-    dtype = _type_of(scores)
-    with np.errstate(over="ignore"):  # beyond the type a threshold is infinite
-        rounded = np.asarray(threshold).astype(dtype).astype(values.dtype)
-    at_least = values >= (rounded if values.dtype.kind == "f" else threshold)
-    return at_least & read_mask(mask, values.shape)
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # beyond the type a threshold is infinite
+            threshold = np.asarray(threshold).astype(_type_of(scores)).astype(values.dtype)
+    return (values >= threshold) & read_mask(mask, values.shape)
 
 
 def _type_of(scores: ArrayLike) -> np.dtype:
