@@ -230,6 +230,11 @@ def _check(plan, values, context, start, known):
                 "start must be a float array of shape (B, ...), one point for each example, got shape "
                 f"{leaf.shape} of {leaf.dtype}; for a constant give a number, with shape=(L,)"
             )
+        if leaf.dtype.itemsize < 4:
+            raise ValueError(
+                f"start must be float32 or float64, got {leaf.dtype}, in which small steps are lost: give "
+                "start.astype('float32'); parameters and context may be of 16 bits"
+            )
     if not leaves:
         raise ValueError(f"start must hold an array of shape (B, ...), got {start}")
     sizes = {leaf.shape[0] for leaf in leaves}
