@@ -533,7 +533,7 @@ def test_beta_is_one_number_of_at_least_0_and_x_has_an_example_for_each_y():
     with pytest.raises(ValueError, match="one number"):
         posterior(spring, 1.0, None, y, nodes, jnp.ones(3))
     for function in (exact.free_energy, posterior):
-        with pytest.raises(ValueError, match="size"):
+        with pytest.raises(ValueError, match="x and y must share their leading axis"):
             function(waves, WAVES, np.ones(4), y, nodes)
     with pytest.raises(ValueError, match="nodes must be Nodes"):
         exact.free_energy(spring, 1.0, None, y, np.arange(8.0))

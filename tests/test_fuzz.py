@@ -372,7 +372,7 @@ def test_costs_are_those_of_numpy_or_refused(y, truth):
             assert outcome(cost, y, truth, names=["y ", "truth "]) is REFUSED
     elif shapes[0] == (3,):
         found = outcome(costs, np.asarray(y), np.asarray(truth), names=[])
-        want = slow_costs(exactly(y), exactly(truth))
+        want = slow_costs(*(np.float64(np.float32(exactly(a))) for a in (y, truth)))
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
     else:
         assert {a.shape for a in jax.eval_shape(costs, np.asarray(y), np.asarray(truth))} == {()}
@@ -408,40 +408,36 @@ def slow_sets(c, e):
 ENERGIES = [np.float32, np.float32, np.float64, np.int8, np.uint8, *UNREAL]
 
 
-@fuzz(120)
+EVERY = {f: (of_pairs, slow_pairs, (4,)) for f in PAIRS} | {
+    f: (of_sets, slow_sets, (4, 3)) for f in SETS
+}
+NAMES = ["correct ", "wrong ", "everything ", "energies ", "sampled "]
+
+
+@fuzz(250)
 @given(
+    st.sampled_from(list(EVERY)),
     arrays([(4,)] * 6 + [(4, 1), (3,), ()], ["finite"], ENERGIES),
     arrays([(4,)] * 4 + [(4, 3)] * 4 + [(3,), (), (0,)], ["finite"], ENERGIES),
 )
-def test_losses_of_energies_are_those_of_numpy_or_refused(correct, wrong):
+def test_losses_of_energies_are_those_of_numpy_or_refused(loss, correct, wrong):
     c, w = exactly(correct), exactly(wrong)
-    for functions, compiled, slow, shape in (
-        (PAIRS, of_pairs, slow_pairs, (4,)),
-        (SETS, of_sets, slow_sets, (4, 3)),
-    ):
-        if readable(c, w) and c.shape == (4,) and w.shape == shape:
-            found = outcome(compiled, np.float32(c), np.float32(w), names=[])
-            for got, want in zip(found, slow(np.float32(c), w), strict=True):
-                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-        for f in functions:
-            call = (
-                f
-                if not readable(c, w)
-                else lambda c, w, f=f: jax.eval_shape(f, np.asarray(c), np.asarray(w))
-            )
-            found = outcome(
-                call,
-                correct,
-                wrong,
-                names=["correct ", "wrong ", "everything ", "energies ", "sampled "],
-            )
-            rows = () if w is None else w.shape if functions is PAIRS else w.shape[:-1]
-            if not readable(c, w) or c.ndim and rows and c.ndim != len(rows):
-                assert found is REFUSED
-            elif found is not REFUSED:
-                assert (
-                    found.shape == np.broadcast_shapes(c.shape, rows) and found.dtype == np.float32
-                )
+    if not readable(c, w):
+        assert outcome(loss, correct, wrong, names=NAMES) is REFUSED
+        return
+    compiled, slow, shape = EVERY[loss]
+    if c.shape == (4,) and w.shape == shape:
+        found = outcome(compiled, np.float32(c), np.float32(w), names=[])
+        for got, want in zip(found, slow(np.float32(c), w), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    traced = outcome(
+        lambda c, w: jax.eval_shape(loss, c, w), np.asarray(correct), np.asarray(wrong), names=NAMES
+    )
+    rows = w.shape if loss in PAIRS else w.shape[:-1]
+    if c.ndim and rows and c.ndim != len(rows):
+        assert traced is REFUSED
+    elif traced is not REFUSED:
+        assert traced.shape == np.broadcast_shapes(c.shape, rows) and traced.dtype == np.float32
 
 
 def slow_local_minima(row):

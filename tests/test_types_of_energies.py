@@ -175,7 +175,21 @@ def test_losses_refuse_what_is_no_real_number_and_shapes_that_would_make_a_matri
     assert loss(one[:, None], np.repeat(many[:, None], 2, 1)).shape == (2, 2)
 
 
+def latent(params, x, y, z):
+    return x * y * z
+
+
+XS, NODES = np.ones(2), exact.Nodes(np.ones(3))
 ERRORS = [
+    (lambda: exact.free_energy(latent, None, XS, ["a"], NODES), r"y\[0\] must hold .* <U1"),
+    (lambda: exact.free_energy(latent, None, XS, XS[:1], NODES), "x and y must share .* lengths"),
+    (lambda: exact.free_energy(latent, None, XS, 1.0, NODES), "y must have a leading axis"),
+    (lambda: exact.posterior(latent, None, XS, XS, exact.Nodes("a")), "z must hold"),
+    (lambda: exact.pairwise(latent, None, np.ma.ones(2), XS), "x must be an array of numbers"),
+    (lambda: exact.tensor_rule(), "rules must be of one coordinate each"),
+    (lambda: exact.tensor_rule(exact.Nodes(ENERGIES)), "rules must be of one coordinate each"),
+    (lambda: exact.periodic(0), "count must be a whole number, 1 or more"),
+    (lambda: exact.gauss_legendre(2.5, 0, 1), "count must be a whole number, 1 or more"),
     (lambda: exact.softmin(ENERGIES, "1"), "beta must hold"),
     (lambda: exact.softmin(ENERGIES, np.float32(-1)), "beta, .* at least 0"),
     (lambda: exact.softmin(ENERGIES, jnp.asarray(-1.0)), "beta, .* at least 0"),

@@ -1,5 +1,6 @@
 """All answers at once: Gibbs distributions and free energies of sets, grids and nodes."""
 
+from spen_jax.exact.arguments import check_beta
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
 from spen_jax.exact.free_energy import (
     energies_at,
@@ -10,7 +11,6 @@ from spen_jax.exact.free_energy import (
 )
 from spen_jax.exact.gibbs import (
     Weights,
-    check_beta,
     energy_of,
     local_minima,
     log_probabilities,

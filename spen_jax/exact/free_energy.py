@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax import blocks, checks, trees
-from spen_jax.exact.gibbs import check_beta, softargmin, softmin
+from spen_jax.exact.arguments import check_batch, check_beta
+from spen_jax.exact.gibbs import softargmin, softmin
 from spen_jax.exact.nodes import Nodes
 from spen_jax.types import Energy, LatentEnergy
 
@@ -52,6 +53,8 @@ def free_energy(
     check_beta(beta)
     if not isinstance(nodes, Nodes):
         raise ValueError(f"nodes must be Nodes(z) or a rule of quadrature, got {type(nodes)}")
+    check_batch(x=x, y=y)
+    check_batch(**{"nodes.z": nodes.z})
     return _free_energy(energy, params, x, y, nodes, beta, average, block)
 
 
@@ -105,9 +108,18 @@ def posterior(
     return softargmin(energies_at(energy, params, x, y, nodes.z), beta, weights=nodes.weights)
 
 
-@partial(jax.jit, static_argnames="energy")
 def energies_at(energy: LatentEnergy, params: Any, x: Any, y: Any, z: Any) -> jax.Array:
-    """E of each of B examples at each of K values of z, (B, K)."""
+    """E of each of B examples at each of K values of z, (B, K).
+
+    ValueError for what is no array of numbers, and where leading axes differ.
+    """
+    check_batch(x=x, y=y)
+    check_batch(z=z)
+    return _energies_at(energy, params, x, y, z)
+
+
+@partial(jax.jit, static_argnames="energy")
+def _energies_at(energy, params, x, y, z):
     one_x, one_y, one_z = (trees.one_of(batch) for batch in (x, y, z))
     checks.check_energy(energy_of_z(energy), params, (one_x, one_y), one_z)
     of_one = jax.vmap(energy, (None, None, None, 0))

@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import floats, indices, known, real, wide
+from spen_jax.domains import floats, indices, real, wide
+from spen_jax.exact.arguments import check_axis, check_batch, check_beta, read_weights
 from spen_jax.types import Energy
 
 Weights = jax.Array | None
@@ -29,8 +29,10 @@ def pairwise(energy: Energy, params: Any, x: Any, y: Any) -> jax.Array:
     """E(x_i, y_j) of each of B x with each of K y, (B, K).
 
     `energy(params, x, y) -> scalar` sees one pair. What depends on x alone or on y alone is computed B or K
-    times, not B K times.
+    times, not B K times. ValueError for what is no array of numbers, and where leading axes differ.
     """
+    check_batch(x=x)
+    check_batch(y=y)
     of_one_x = jax.vmap(energy, (None, None, 0))
     return jax.vmap(of_one_x, (None, 0, None))(params, x, y)
 
@@ -145,7 +147,7 @@ def energy_of(
 def order(energies: jax.Array, axis: int = -1) -> jax.Array:
     """The indices of all answers from the best (lowest energy) to the worst; the first of equals first."""
     energies = floats("energies", energies)
-    _check_axis("energies", energies, axis)
+    check_axis("energies", energies, axis)
     return jnp.argsort(energies, axis=axis, stable=True)
 
 
@@ -156,7 +158,7 @@ def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
     where the shapes do not fit, or the truth is known to be no index.
     """
     energies = floats("energies", energies)
-    _check_axis("energies", energies, -1)
+    check_axis("energies", energies, -1)
     truth = indices("truth", truth, energies.shape[-1])
     if truth.shape != energies.shape[:-1]:
         raise ValueError(
@@ -173,7 +175,7 @@ def local_minima(energies: jax.Array) -> jax.Array:
     answers of one x, where the energy has them. Of a flat stretch the left end counts.
     """
     energies = floats("energies", energies)
-    _check_axis("energies", energies, -1)
+    check_axis("energies", energies, -1)
     if not energies.size:
         return jnp.zeros(energies.shape, bool)
     energies = jnp.moveaxis(energies, -1, 0)
@@ -190,47 +192,18 @@ def local_minima(energies: jax.Array) -> jax.Array:
     return jnp.moveaxis((energies < left) & rising, 0, -1)
 
 
-def check_beta(beta: Any) -> None:
-    """ValueError for what is no real number, and for one known to be below 0: traced ones are not looked at."""
-    numbers = known(real("beta", beta))
-    if numbers is not None and not np.all(numbers >= 0):
-        raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")
-
-
-def _check_axis(name, values, axis):
-    if not -values.ndim <= axis < values.ndim:
-        raise ValueError(
-            f"{name} must have an axis of answers, axis={axis}, got shape {values.shape}"
-        )
-
-
 def _prepared(energies, beta, axis, weights):
     """Energies and weights as floats, at least float32, with the set's axis last, beta as a scalar array."""
-    _check_axis("energies", energies, axis)
+    check_axis("energies", energies, axis)
     energies = wide(energies)
     check_beta(beta)
     beta = jnp.asarray(beta, energies.dtype)
     if beta.ndim:
         raise ValueError(f"beta must be one number, got shape {beta.shape}; use vmap for several")
     if weights is not None:
-        weights = _read_weights(weights, energies.shape, axis).astype(energies.dtype)
+        weights = read_weights(weights, energies.shape, axis).astype(energies.dtype)
         weights = jnp.moveaxis(weights, axis, -1) if weights.ndim > 1 else weights
     return jnp.moveaxis(energies, axis, -1), beta, weights
-
-
-def _read_weights(weights, shape, axis):
-    """Weights (K,), or of the whole shape."""
-    weights = real("weights", weights)
-    numbers = known(weights)
-    if numbers is not None and not np.all(numbers >= 0):
-        raise ValueError(f"weights must be at least 0, got {numbers[~(numbers >= 0)][0]}")
-    whole = shape if weights.ndim > 1 else shape[axis:][:1]
-    try:
-        return lax.stop_gradient(jnp.broadcast_to(weights, whole))
-    except ValueError as error:
-        raise ValueError(
-            f"weights must be of shape {whole}, or broadcast to it, got {weights.shape}"
-        ) from error
 
 
 def _total(energies, weights):
