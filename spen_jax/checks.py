@@ -21,7 +21,7 @@ def check_array(name: str, a: Any) -> None:
             f"{name} is a masked array, whose mask would be lost: fill it, {name}.filled(0)"
         )
     try:
-        dtype = jnp.result_type(a)
+        dtype = jnp.result_type(np.asarray(a) if isinstance(a, str | bytes) else a)
     except (TypeError, ValueError):
         raise ValueError(
             f"{name} must be an array of numbers, got {getattr(a, 'dtype', type(a).__name__)}"

@@ -180,6 +180,11 @@ class Predictor:
         }
         return chosen | changed
 
+    def _starts_at_arrays(self):
+        if self.start is None or callable(self.start):
+            return False
+        return not jax.tree_util.all_leaves([self.start]) or np.ndim(self.start) > 0
+
     def _split(self, params):
         """A predictor that can be hashed, the parameters, its numbers that cannot be part of it, and rows of starts."""
         numbers = {}
@@ -192,7 +197,7 @@ class Predictor:
         check_numbers(solver, _of(self.settings, params) or {}, _of(self.temperature, params))
         kept: dict[str, Any] = dict.fromkeys(numbers)
         start = None
-        if self.start is not None and not callable(self.start) and jnp.ndim(_first(self.start)):
+        if self._starts_at_arrays():
             kept["start"], start = None, as_points(self.start)
             if all(jnp.shape(a)[:1] == (1,) for a in jax.tree.leaves(start)):
                 numbers["start"], start = start, None
@@ -256,11 +261,6 @@ def _check_function(name, function, what):
 def _of(setting, params):
     """A setting, where it is a function that of the parameters."""
     return setting(params) if callable(setting) else setting
-
-
-def _first(tree):
-    leaves = jax.tree.leaves(tree)
-    return leaves[0] if leaves else 0.0
 
 
 def _examples(x):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.arguments import handing
-from spen_jax.checks import as_points
+from spen_jax.checks import as_points, check_array
 from spen_jax.domains import Domain
 
 
@@ -32,6 +32,8 @@ def points(
         return start if start.shape[0] != 1 else _repeated(start, context)
     if callable(start):
         return as_points(handing(start, key=key, domain=domain)(context))
+    for path, leaf in jax.tree.leaves_with_path(start):
+        check_array(f"start{jax.tree_util.keystr(path)}", leaf)
     if start is not None and not _is_number(start):
         return _repeated(as_points(start), context)
     if like is None:
@@ -50,9 +52,7 @@ def points(
 
 
 def _is_number(start):
-    return isinstance(start, int | float | np.number) or (
-        not isinstance(start, dict | list | tuple) and jnp.ndim(start) == 0
-    )
+    return not isinstance(start, dict | list | tuple) and np.ndim(start) == 0
 
 
 def _is_shape(shape):
