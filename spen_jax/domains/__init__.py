@@ -20,6 +20,7 @@ from spen_jax.domains.real import (
     real_array,
     rounding,
     unit,
+    vanishes,
     wide,
 )
 from spen_jax.domains.sets import Box, L2Ball, Reals, Simplex
@@ -49,5 +50,6 @@ __all__ = [
     "rounding",
     "total",
     "unit",
+    "vanishes",
     "wide",
 ]

@@ -71,12 +71,18 @@ def wide(y: jax.Array) -> jax.Array:
     return y.astype(jnp.float32) if jnp.finfo(y.dtype).bits < 32 else y
 
 
+def vanishes(v: jax.Array) -> jax.Array:
+    """Where vectors along the last axis, which stays, are 0 or subnormal, which compilers take for 0 or do not."""
+    return jnp.max(jnp.abs(v), axis=-1, keepdims=True, initial=0) < jnp.finfo(v.dtype).tiny
+
+
 def unit(v: jax.Array) -> jax.Array:
-    """v / ||v|| along the last axis, 0 for 0; no size of v makes it overflow or vanish."""
+    """v / ||v|| along the last axis, 0 for what `vanishes`; no other size of v makes it overflow or vanish."""
+    none = vanishes(v)
     largest = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True, initial=0))
     # By its root, twice: compilers divide by the reciprocal, which of the largest numbers vanishes.
-    root = jnp.sqrt(jnp.where(largest == 0, 1, largest))
-    v = jnp.where(largest == 0, 0, v) / root / root
+    root = jnp.sqrt(jnp.where(none, 1, largest))
+    v = jnp.where(none, 0, v) / root / root
     squared = jnp.sum(v**2, axis=-1, keepdims=True)
     return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))
 

@@ -17,7 +17,18 @@ import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import NEAR, Domain, floats, indices, real, real_array, rounding, unit, wide
+from spen_jax.domains import (
+    NEAR,
+    Domain,
+    floats,
+    indices,
+    real,
+    real_array,
+    rounding,
+    unit,
+    vanishes,
+    wide,
+)
 from spen_jax.inference import GradientDescent, Solution, Solver, minimize_best
 from spen_jax.types import Energy
 
@@ -171,7 +182,7 @@ class OutsideBall(Domain):
         exact = wide(y)
         beyond = (1 + max(1e-6, float(jnp.finfo(y.dtype).eps))) * self.radius
         first = jnp.zeros_like(exact).at[..., 0].set(1)
-        away = jnp.where(jnp.all(exact == 0, axis=-1, keepdims=True), first, exact)
+        away = jnp.where(vanishes(exact), first, exact)
         far = jnp.linalg.norm(exact, axis=-1, keepdims=True) >= self.radius
         return jnp.where(far, exact, beyond * unit(jnp.where(far, 1, away))).astype(y.dtype)
 
