@@ -80,9 +80,9 @@ def unit(v: jax.Array) -> jax.Array:
     """v / ||v|| along the last axis, 0 for what `vanishes`; no other size of v makes it overflow or vanish."""
     none = vanishes(v)
     largest = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True, initial=0))
-    # By its root, twice: compilers divide by the reciprocal, which of the largest numbers vanishes.
-    root = jnp.sqrt(jnp.where(none, 1, largest))
-    v = jnp.where(none, 0, v) / root / root
+    # By its root, twice: the reciprocal of the largest numbers is 0.
+    scale = 1 / jnp.sqrt(jnp.where(none, 1, largest))
+    v = jnp.where(none, 0, v) * scale * scale
     squared = jnp.sum(v**2, axis=-1, keepdims=True)
     return v / jnp.sqrt(jnp.where(squared == 0, 1, squared))
 

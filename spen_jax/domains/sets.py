@@ -327,11 +327,12 @@ class L2Ball(Domain):
         self.check(y)
         exact = wide(y)
         largest = jnp.max(jnp.abs(exact), axis=-1, keepdims=True, initial=self.radius)
-        root = jnp.sqrt(largest)  # as in `unit`
-        share = lax.stop_gradient(exact / root / root)
-        inside = jnp.sum(share**2, axis=-1, keepdims=True) <= (self.radius / root / root) ** 2
-        # The direction of what is inside has no use, and none of 0 a derivative.
-        outer = self.radius * unit(jnp.where(inside, 1, exact))
+        scale = lax.stop_gradient(1 / jnp.sqrt(largest))  # as in `unit`
+        share = exact * scale * scale
+        squared = jnp.sum(share**2, axis=-1, keepdims=True)
+        inside = squared <= (self.radius * scale * scale) ** 2
+        # The length of what is inside has no use, and that of 0 no derivative.
+        outer = share * (self.radius / jnp.sqrt(jnp.where(inside, 1, squared)))
         return jnp.where(inside, exact, outer).astype(y.dtype)
 
     def initial(self, shape):
