@@ -201,7 +201,7 @@ class Simplex(Domain):
         super().check(y)
         if 0 in y.shape[-1:]:
             raise ValueError(f"Simplex needs y of shape (..., K), K at least 1, got {y.shape}")
-        if len(y.shape) < 1:
+        if not y.shape:
             raise ValueError(
                 "Simplex needs y of shape (..., K) for each example, got a scalar; start needs shape "
                 "(B, K) or (B, nodes, K), classes by their numbers become rows by jax.nn.one_hot(y, K)"
@@ -237,10 +237,11 @@ class Simplex(Domain):
         """argmin over u in the simplex of ||u - y||, by Optax."""
         y = self._floats("y", y)
         exact = y.astype(float)  # of other types Optax has no derivative
-        project = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")
-        # A shift changes nothing but the rounding of large numbers; what is 1 below the largest gets nothing.
-        shifted = jnp.maximum(exact - jnp.max(exact, axis=-1, keepdims=True), -2)
-        return project(shifted).astype(y.dtype)
+        # A shift changes nothing but the rounding of large numbers; what is 1 below the largest gets nothing. The
+        # maximum's derivative stays out: it is 0 / 0 where a compiler computes y twice and rounds it differently.
+        shifted = jnp.maximum(exact - lax.stop_gradient(jnp.max(exact, -1, keepdims=True)), -2)
+        each = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")(shifted)
+        return each.astype(y.dtype)
 
     def _floats(self, name, y):
         y = floats(name, y)
@@ -272,8 +273,7 @@ class Simplex(Domain):
 
     def entropy(self, y):
         """-sum y log y over all nodes and values."""
-        y = floats("y", y)
-        return jnp.sum(entropy(wide(y))).astype(y.dtype)
+        return jnp.sum(entropy(wide(y := floats("y", y)))).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
         """-sum t log y over all nodes and values."""
