@@ -387,7 +387,7 @@ def pair(params, context, y):
         ({"context": {"b": [B[:2]]}}, r"axis of 3 .* context\['b'\]\[0\] has shape \(2, 3\)"),
         ({"context": {"b": 1.0}}, r"context\['b'\] has shape \(\); .* belongs in params"),
         ({"trace": True}, "trace knows 'y', .* got True"),
-        ({"tolerance": float("nan")}, "tolerance must be 0 or more, got nan"),
+        ({"tolerance": float("nan")}, "tolerance must be a number, 0 or more, got nan"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"settings": 0.1}, "settings must be a dict"),
         ({"start": None}, "the domain's middle, needs the shape"),
@@ -433,9 +433,8 @@ def test_an_array_where_a_number_must_be_fixed_is_told_where_it_goes():
 
 
 def test_an_error_within_the_energy_names_the_shapes_of_one_example():
-    with pytest.raises(TypeError) as raised:
+    with pytest.raises(ValueError, match=r"a context of shape \(2,\) and y of shape \(3,\)"):
         minimize(parabola, {"a": A}, B[:, :2], centre(3))
-    assert any("context and y of shapes ((2,), (3,))" in note for note in raised.value.__notes__)
 
 
 def test_a_solver_that_was_not_made_is_refused():

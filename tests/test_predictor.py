@@ -89,7 +89,9 @@ def test_known_rows_of_simplices_stand_still_and_may_be_anything_where_they_are_
     want = np.eye(3)[np.argmax(b[:, 3:] + 2 * rows[:, 0], axis=1)]
     np.testing.assert_allclose(found.y[:, 1], want, atol=1e-2)
     assert np.isfinite(found.energy).all()
-    with pytest.raises(ValueError, match=r"leading axes of its parts, \(5, 2\), got bool \(5, 2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"leading axes of its parts, \(5, 2\), got bool \(5, 2, 3\)"
+    ):
         predictor(None, b, known=(mask[..., None] & (rows > 0), rows))
 
 
@@ -273,7 +275,7 @@ def test_energies_are_those_of_the_answers():
 def test_what_is_no_predictor_says_so():
     with pytest.raises(ValueError, match="Predictor needs an energy, a function"):
         Predictor("energy")
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, 1 or more, got 0"):
         Predictor(coupled, batch_size=0)
     with pytest.raises(ValueError, match="x must hold an array"):
         Predictor(coupled, shape=(4,))({"A": A}, None)

@@ -109,7 +109,7 @@ def test_sliced_score_matching_is_on_average_the_trace_of_the_hessian(x64):
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="sigma must be positive and finite, got 0.0"):
+    with pytest.raises(ValueError, match="sigma must be a number, positive and finite, got 0.0"):
         denoising_score_matching(PREDICTOR, sigma=0.0)
     with pytest.raises(ValueError, match="projections must be a whole"):
         sliced_score_matching(PREDICTOR, projections=0)
