@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spen_jax import trees
 from spen_jax.domains.entropies import total
@@ -58,7 +59,7 @@ def check_inside(domain: "Domain", y: Any, what: str, mask: Any = None) -> None:
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
     for path, part, values, counts in pieces:
-        if not isinstance(values, jax.core.Tracer):
+        if not isinstance(values, Tracer):
             _check_piece(part, real_array(what + path, values), what + path, counts)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 
 def real_array(name: str, values: Any) -> np.ndarray:
@@ -89,7 +90,7 @@ def unit(v: jax.Array) -> jax.Array:
 
 def known(values: Any) -> np.ndarray | None:
     """The numbers where they can be looked at: not while JAX traces them, nor where other hosts hold them."""
-    if isinstance(values, jax.core.Tracer) or not getattr(values, "is_fully_addressable", True):
+    if isinstance(values, Tracer) or not getattr(values, "is_fully_addressable", True):
         return None
     return np.asarray(values)
 

@@ -26,14 +26,14 @@ def implicit(plan: Plan, mode: Implicit, values: Values, context: Any, y: Any) -
 def _implicit_jvp(plan, mode, primals, tangents):
     values, context, y = primals
     # With its own derivative, so that one of this derivative knows how y moves.
-    y: Any = implicit(plan, mode, *primals)  # pyright: ignore[reportCallIssue]
+    y: Any = implicit(plan, mode, *primals)
     flat, unravel = ravel_pytree(y)
 
     def gradient(values, context, flat):
         return ravel_pytree(jax.grad(objective(plan, values, context))(unravel(flat)))[0]
 
     slope, hessian = jax.linearize(partial(gradient, values, context), flat)
-    change = jax.jvp(lambda *live: gradient(*live, flat), (values, context), tangents[:2])[1]
+    change = jax.jvp(lambda v, c: gradient(v, c, flat), (values, context), tangents[:2])[1]
     # The Hessian's diagonal by random signs, exact where it is diagonal, as with entropy nearly so: there its entries
     # 1 / (y (1 - y)) span many powers of ten. They scale the step that tells the active bounds, lest the
     # gradient's rounding makes one, and precondition the conjugate gradients.

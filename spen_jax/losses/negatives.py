@@ -53,13 +53,13 @@ def all_but(truth: jax.Array, candidates: int) -> jax.Array:
 
 def different(labels: jax.Array, others: jax.Array | None = None) -> jax.Array:
     """Which pairs of a batch have different labels, (B,) and (K,) (itself by default) -> (B, K)."""
-    labels = real("labels", labels)
-    others = labels if others is None else real("others", others)
-    if labels.ndim != 1 or others.ndim != 1:
+    own = real("labels", labels)
+    other = own if others is None else real("others", others)
+    if own.ndim != 1 or other.ndim != 1:
         raise ValueError(
-            f"labels and others must be one label an example, (B,) and (K,), got {labels.shape} and {others.shape}"
+            f"labels and others must be one label an example, (B,) and (K,), got {own.shape} and {other.shape}"
         )
-    return labels[:, None] != others[None]
+    return jnp.asarray(own[:, None] != other[None])
 
 
 def outside_ball(candidates: jax.Array, truth: jax.Array, radius: jax.Array | float) -> jax.Array:
@@ -223,6 +223,7 @@ def search(
       coordinate of the descent direction, on the sphere of that part of it which does not lead inside. The energy to
       train on is `energy` evaluated there.
     """
+    params, x, truth, starts = lax.stop_gradient((params, x, truth, starts))
     around = starts - truth[:, None]
     domain, shifted = OutsideBall(radius), _shifted(energy)
     found = minimize_best(
@@ -236,7 +237,7 @@ def search(
         return jnp.max(jnp.abs(downhill - inward * d / norm))
 
     residuals = jax.vmap(residual)((x, truth), found.y)
-    return jax.tree.map(lax.stop_gradient, replace(found, y=truth + found.y, residual=residuals))
+    return replace(found, y=truth + found.y, residual=residuals)
 
 
 @lru_cache(maxsize=256)

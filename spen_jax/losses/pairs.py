@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spen_jax.domains import floats
 
@@ -49,7 +50,7 @@ def read_pair(correct: Any, wrong: Any, **numbers: Any) -> list[jax.Array]:
     """Energies and numbers as floats, all of the energies' type; ValueError where a shape does not fit."""
     correct = floats("correct", correct)
     wrong = alike("wrong", wrong, correct.shape)
-    dtype, shape = jnp.result_type(correct, wrong), jnp.broadcast_shapes(correct.shape, wrong.shape)
+    dtype, shape = jnp.result_type(correct, wrong), np.broadcast_shapes(correct.shape, wrong.shape)
     read = [alike(name, value, shape) for name, value in numbers.items()]
     return [a.astype(dtype) for a in (correct, wrong, *read)]
 

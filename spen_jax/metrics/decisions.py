@@ -106,11 +106,11 @@ def decide(scores: ArrayLike, threshold: float = 0.5, mask: ArrayLike | None = N
     Scores of floats are compared in their own type, to which the threshold is rounded. ValueError for scores that
     are no real numbers, and for a threshold that is not one number.
     """
-    values, threshold = real("scores", scores), number("threshold", threshold)
+    values, least = real("scores", scores), np.asarray(number("threshold", threshold))
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # beyond the type a threshold is infinite
-            threshold = np.asarray(threshold).astype(_type_of(scores)).astype(values.dtype)
-    return (values >= threshold) & read_mask(mask, values.shape)
+            least = least.astype(_type_of(scores)).astype(values.dtype)
+    return (values >= least) & read_mask(mask, values.shape)
 
 
 def _type_of(scores: ArrayLike) -> np.dtype:
