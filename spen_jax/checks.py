@@ -9,25 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from spen_jax.numbers import check_array
 from spen_jax.types import Energy
-
-
-def check_array(name: str, a: Any) -> None:
-    """ValueError, by name, for what is no array of numbers: texts, objects, dates, an array with a mask of its own."""
-    if isinstance(a, jax.Array):
-        return
-    if isinstance(a, np.ma.MaskedArray):
-        raise ValueError(
-            f"{name} is a masked array, whose mask would be lost: fill it, {name}.filled(0)"
-        )
-    try:
-        dtype = jnp.result_type(np.asarray(a) if isinstance(a, str | bytes) else a)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} must be an array of numbers, got {getattr(a, 'dtype', type(a).__name__)}"
-        ) from None
-    if not jnp.issubdtype(dtype, jnp.number) and dtype != jnp.bool_:
-        raise ValueError(f"{name} must be an array of numbers, got {dtype}")
 
 
 def raise_by_name(error: Exception) -> None:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
-from spen_jax.checks import as_points, check_array, check_energy, check_whole
+from spen_jax.checks import as_points, check_energy, check_whole
 from spen_jax.domains import Box, Domain, check_inside, counting
 from spen_jax.inference import (
     Differentiate,
@@ -24,6 +24,7 @@ from spen_jax.inference import (
     minimize,
     points,
 )
+from spen_jax.numbers import check_array
 from spen_jax.trees import one_of
 from spen_jax.types import Energy, Features
 

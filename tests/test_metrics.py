@@ -219,8 +219,8 @@ READERS = {
     "z": lambda a: metrics.tune_expected(a, BINARY),
 }
 UNREAL = {
-    "a masked one": np.ma.array(BINARY, mask=[[0, 0, 0], [0, 0, 1]]),
-    "masked one": np.ma.array(BINARY),  # nothing is masked, but something may be next time
+    "a masked array": np.ma.array(BINARY, mask=[[0, 0, 0], [0, 0, 1]]),
+    "masked arr": np.ma.array(BINARY),  # nothing is masked, but something may be next time
     "complex128": BINARY + 0j,
     "<U21": BINARY.astype(str),
     "S21": BINARY.astype(bytes),

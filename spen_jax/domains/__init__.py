@@ -11,18 +11,6 @@ from spen_jax.domains.entropies import (
     total,
 )
 from spen_jax.domains.product import Product
-from spen_jax.domains.real import (
-    check_real_type,
-    floats,
-    indices,
-    known,
-    real,
-    real_array,
-    rounding,
-    unit,
-    vanishes,
-    wide,
-)
 from spen_jax.domains.sets import Box, L2Ball, Reals, Simplex
 
 __all__ = [
@@ -39,17 +27,7 @@ __all__ = [
     "binary_entropy",
     "categorical_cross_entropy",
     "check_inside",
-    "check_real_type",
     "counting",
     "entropy",
-    "floats",
-    "indices",
-    "known",
-    "real",
-    "real_array",
-    "rounding",
     "total",
-    "unit",
-    "vanishes",
-    "wide",
 ]

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from spen_jax import trees
 from spen_jax.domains.entropies import total
-from spen_jax.domains.real import real, real_array, rounding
+from spen_jax.numbers import real, real_array, rounding
 
 NEAR = 1e-4
 """How far outside a domain, as a share of its size, still counts as inside: data are often roughly normalised."""

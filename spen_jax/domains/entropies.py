@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spen_jax.domains.real import floats, real, wide
+from spen_jax.numbers import floats, real, wide
 
 PROBABILITY_FLOOR = 1e-7  # float32 numbers just below 1 are 6e-8 apart
 LOGIT_FLOOR = 1e-6

@@ -25,7 +25,7 @@ from spen_jax.domains.entropies import (
     floor_of,
     total,
 )
-from spen_jax.domains.real import floats, real, real_array, rounding, unit, wide
+from spen_jax.numbers import floats, real, real_array, rounding, unit, wide
 
 
 @dataclass(frozen=True)

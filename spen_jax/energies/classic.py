@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from spen_jax.domains import unit
+from spen_jax.numbers import unit
 from spen_jax.types import Energy, Network
 
 Distance = Callable[[jax.Array, jax.Array], jax.Array]

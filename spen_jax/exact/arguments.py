@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax.domains import known, real
+from spen_jax.numbers import known, real
 
 
 def check_batch(**trees: Any) -> None:

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import floats, indices, real, wide
 from spen_jax.exact.arguments import check_axis, check_batch, check_beta, read_weights
+from spen_jax.numbers import floats, indices, real, wide
 from spen_jax.types import Energy
 
 Weights = jax.Array | None

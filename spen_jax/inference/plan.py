@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from spen_jax.checks import check_array, check_whole
+from spen_jax.checks import check_whole
 from spen_jax.domains import Box, Domain
 from spen_jax.inference.solvers import (
     GradientDescent,
@@ -17,6 +17,7 @@ from spen_jax.inference.solvers import (
     unrolls,
     with_settings,
 )
+from spen_jax.numbers import check_array
 from spen_jax.types import Energy
 
 TRACES = "y", "energy", "residual"

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.arguments import handing
-from spen_jax.checks import as_points, check_array
+from spen_jax.checks import as_points
 from spen_jax.domains import Domain
+from spen_jax.numbers import check_array
 
 
 def points(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from spen_jax.domains import floats, wide
+from spen_jax.numbers import floats, wide
 
 
 def vicreg(

@@ -17,19 +17,9 @@ import numpy as np
 from jax import lax
 
 from spen_jax.blocks import by_rows
-from spen_jax.domains import (
-    NEAR,
-    Domain,
-    floats,
-    indices,
-    real,
-    real_array,
-    rounding,
-    unit,
-    vanishes,
-    wide,
-)
+from spen_jax.domains import NEAR, Domain
 from spen_jax.inference import GradientDescent, Solution, Solver, minimize_best
+from spen_jax.numbers import floats, indices, real, real_array, rounding, unit, vanishes, wide
 from spen_jax.types import Energy
 
 

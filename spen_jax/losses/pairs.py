@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spen_jax.domains import floats
+from spen_jax.numbers import floats
 
 PairLoss = Callable[..., jax.Array]
 """(correct, wrong, margin) -> loss, all (...)."""

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from spen_jax.domains import floats, real
 from spen_jax.exact import Weights, softmin
 from spen_jax.losses.pairs import Number, PairLoss, alike, fits, hinge, read_pair
+from spen_jax.numbers import floats, real
 
 
 def perceptron(correct: jax.Array, everything: jax.Array, *, weights: Weights = None) -> jax.Array:

@@ -9,9 +9,10 @@ import operator
 from numbers import Real
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from spen_jax.numbers import real_array
 
 
 class Cells(NamedTuple):
@@ -36,7 +37,7 @@ def read(name: str, values: ArrayLike, truth: ArrayLike, mask: ArrayLike | None)
 
     Where the mask is False both may be anything, NaN included, and are read as 0.
     """
-    found, y = real(name, values).astype(np.float64), real("truth", truth)
+    found, y = real_array(name, values).astype(np.float64), real_array("truth", truth)
     if y.ndim != 2 or y.size == 0 or y.shape != found.shape:
         raise ValueError(
             f"{name} and truth must share one shape (N, L), N and L at least 1, but have "
@@ -56,30 +57,9 @@ def read(name: str, values: ArrayLike, truth: ArrayLike, mask: ArrayLike | None)
     return Cells(found, y == 1, counted)
 
 
-def real(name: str, values: ArrayLike) -> np.ndarray:
-    """`values`, called `name`, as an array of real numbers; halves become float32. ValueError for all others."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise ValueError(
-            f"{name} must be a plain array, but is a masked one: give {name}.data, and mask=~{name}.mask"
-        )
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be one array of real numbers, outside jit; NumPy says: {error}"
-        ) from error
-    if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(np.float32)  # bfloat16 and its kind, which NumPy knows by name only
-    if array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{name} must hold booleans or real numbers, but holds {array.dtype}: convert it to floats"
-        )
-    return array
-
-
 def number(name: str, value: Any) -> float:
     """One real number, infinity included; ValueError for anything else."""
-    if isinstance(value, Real) or real(name, value).ndim == 0:
+    if isinstance(value, Real) or real_array(name, value).ndim == 0:
         if not np.isnan(value := float(value)):
             return value
     raise ValueError(f"{name} must be one number, but is {value}: give a float")
@@ -97,7 +77,7 @@ def read_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
     """A mask as bool (N, L), all True without one; ValueError if it is something else."""
     if mask is None:
         return np.broadcast_to(True, shape)
-    counted = real("mask", mask)
+    counted = real_array("mask", mask)
     if counted.shape != shape:
         raise ValueError(
             f"mask must have the shape {shape} of what it masks, but has {counted.shape}: "

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from spen_jax.metrics.cells import Cells, along, falling, number, read, read_mask, real
+from spen_jax.metrics.cells import Cells, along, falling, number, read, read_mask
+from spen_jax.numbers import real_array
 
 
 class Rule(Protocol):
@@ -106,7 +107,7 @@ def decide(scores: ArrayLike, threshold: float = 0.5, mask: ArrayLike | None = N
     Scores of floats are compared in their own type, to which the threshold is rounded. ValueError for scores that
     are no real numbers, and for a threshold that is not one number.
     """
-    values, least = real("scores", scores), np.asarray(number("threshold", threshold))
+    values, least = real_array("scores", scores), np.asarray(number("threshold", threshold))
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # beyond the type a threshold is infinite
             least = least.astype(_type_of(scores)).astype(values.dtype)
@@ -153,7 +154,7 @@ def expected_f1_sets(
     sequence labeling"; Ye, Chai, Lee and Chieu (2012), "Optimizing F-measures: a tale of two
     approaches".
     """
-    values = real("p", p).astype(np.float64)
+    values = real_array("p", p).astype(np.float64)
     counted = read_mask(mask, values.shape)
     inside = (values >= 0) & (values <= 1) | ~counted
     if values.ndim != 2 or values.size == 0 or not inside.all():
@@ -252,7 +253,7 @@ def _f1_by_size(ranked: Cells) -> np.ndarray:
 
 def _logits(y: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
     """Logits of y clipped to [1e-7, 1 - 1e-7], 0 where y does not count; ValueError for no relaxed label."""
-    values = real("y", y).astype(np.float64)
+    values = real_array("y", y).astype(np.float64)
     values = np.where(read_mask(mask, values.shape), values, 0.5)
     outside = ~((values >= -1e-4) & (values <= 1 + 1e-4))  # rounding may leave y a little outside
     if outside.any():

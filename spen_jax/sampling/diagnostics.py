@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spen_jax.domains import check_real_type, real_array
+from spen_jax.numbers import check_real_type, real_array
 
 
 def effective_sample_size(y: Any) -> jax.Array:

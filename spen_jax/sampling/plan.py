@@ -9,7 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from spen_jax.checks import as_points, check_context, check_energy, check_whole
-from spen_jax.domains import Box, Domain, real_array
+from spen_jax.domains import Box, Domain
+from spen_jax.numbers import real_array
 from spen_jax.sampling.langevin import Langevin
 from spen_jax.sampling.sampler import Sampler
 from spen_jax.trees import one_of

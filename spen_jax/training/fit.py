@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spen_jax.checks import check_array, check_whole
+from spen_jax.checks import check_whole
+from spen_jax.numbers import check_array
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import check_finite, written_back

@@ -12,8 +12,13 @@ from jax.core import Tracer
 def real_array(name: str, values: Any) -> np.ndarray:
     """`values` as a NumPy array of booleans, integers or floats; halves become float32, nothing else is copied.
 
-    ValueError, which says `name`, for masked arrays, complex numbers, strings, dates, objects and ragged lists.
+    ValueError, which says `name`, for masked arrays, complex numbers, strings, dates, objects and ragged lists, and
+    while JAX traces.
     """
+    if isinstance(values, Tracer):
+        raise ValueError(
+            f"{name} must be one array of real numbers, outside jit; it is being traced"
+        )
     array = np.asarray(real(name, values))
     if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
         return array.astype(np.float32)
@@ -54,6 +59,24 @@ def check_real_type(name: str, dtype: Any) -> None:
         raise ValueError(
             f"{name} must hold booleans or real numbers, got the type {dtype}; convert it to floats"
         )
+
+
+def check_array(name: str, a: Any) -> None:
+    """ValueError, by name, for what is no array of numbers: texts, objects, dates, an array with a mask of its own."""
+    if isinstance(a, jax.Array):
+        return
+    if isinstance(a, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array, whose mask would be lost: fill it, {name}.filled(0)"
+        )
+    try:
+        dtype = jnp.result_type(np.asarray(a) if isinstance(a, str | bytes) else a)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be an array of numbers, got {getattr(a, 'dtype', type(a).__name__)}"
+        ) from None
+    if not jnp.issubdtype(dtype, jnp.number) and dtype != jnp.bool_:
+        raise ValueError(f"{name} must be an array of numbers, got {dtype}")
 
 
 def floats(name: str, values: Any) -> jax.Array:
