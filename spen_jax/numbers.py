@@ -54,8 +54,10 @@ def rounding(values: Any) -> float:
 
 def check_real_type(name: str, dtype: Any) -> None:
     """ValueError for a type that is not boolean, integer or float."""
-    real = jnp.bool_, jnp.integer, jnp.floating
-    if dtype == jax.dtypes.float0 or not any(jnp.issubdtype(dtype, kind) for kind in real):
+    kinds = jnp.bool_, jnp.integer, jnp.floating
+    real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    # NumPy counts spans of time among the integers.
+    if not real or dtype == jax.dtypes.float0 or np.issubdtype(dtype, np.timedelta64):
         raise ValueError(
             f"{name} must hold booleans or real numbers, got the type {dtype}; convert it to floats"
         )
