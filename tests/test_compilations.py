@@ -154,7 +154,11 @@ def zeros(context):
     return jnp.zeros((len(context), 4))
 
 
-@pytest.mark.parametrize("name", of(None))
+QUICK = "end_to_end", "max_margin", "nce"
+NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in of(None)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_equal_objectives_are_one_and_compile_once(name):
     def make():
         return of(Predictor(energy, shape=(4,), steps=2, settings={"step_size": 0.3}))[name]()

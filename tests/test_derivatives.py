@@ -132,7 +132,9 @@ def and_slow(names, *slow):
     return [pytest.param(n, marks=[pytest.mark.slow] if n in slow else []) for n in names]
 
 
-@pytest.mark.parametrize("name", and_slow(CASES, "on the sphere", "simplex with entropy", "tree"))
+@pytest.mark.parametrize(
+    "name", and_slow(CASES, "on the sphere", "simplex", "simplex with entropy", "tree")
+)
 def test_implicit_derivatives_of_any_kind_are_those_of_the_minimiser(name, x64):
     case = CASES[name]
     converged = {"steps": 2000} if case.temperature else {}
@@ -181,7 +183,9 @@ UNROLLED = {
 }
 
 
-@pytest.mark.parametrize("name", and_slow(UNROLLED, "adam", "on logits", "projected", "tree"))
+@pytest.mark.parametrize(
+    "name", and_slow(UNROLLED, "adam", "mirror", "on logits", "projected", "sphere", "tree")
+)
 def test_unrolled_derivatives_are_those_of_the_steps(name, x64):
     case, solver = UNROLLED[name]
     few = {"solver": solver, "steps": 6, "mode": "unrolled"}
@@ -200,7 +204,7 @@ def test_truncated_derivatives_are_those_of_the_last_steps_from_where_they_begin
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", and_slow(CASES, "on the sphere", "simplex", "tree"))
 def test_stopped_the_energy_has_its_first_derivative_and_refuses_a_second(case, x64):
     case = CASES[case]
     function = partial(of_energy, case, mode="stopped", steps=2000 if case.temperature else 400)

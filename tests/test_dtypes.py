@@ -59,6 +59,7 @@ def check_bowl(solver, steps, dtype, shape, atol, **options):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64, dtype", MODES)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_takes_both_types_in_both_modes(name, x64, dtype):
@@ -68,6 +69,7 @@ def test_every_solver_takes_both_types_in_both_modes(name, x64, dtype):
         check_bowl(solver, steps, dtype, SHAPES["batch"], atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["one", "scalars", "empty"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_takes_one_example_scalars_and_none(name, shape):
@@ -106,6 +108,7 @@ def test_points_of_16_bits_are_refused_by_name(dtype):
         Predictor(bowl, start=start)(1.0, np.zeros((2, 3), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64, dtype", MODES)
 @pytest.mark.parametrize("mode", ["unrolled", "implicit", "stopped"])
 def test_derivatives_have_the_type_of_what_they_are_of(mode, x64, dtype):

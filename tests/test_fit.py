@@ -422,6 +422,7 @@ def rooted(params, x, y):
     return jnp.sqrt(x[0]) * (params["w"] @ y) + params["w"] @ params["w"] * (y @ y) / 2 + y[0] ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     "end_to_end implicit max_margin maximum_likelihood pseudo_likelihood nce ranking_nce contrastive_divergence "

@@ -19,6 +19,8 @@ from spen_jax import data, exact, losses, metrics
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex, check_inside
 from spen_jax.losses import OutsideBall
 
+pytestmark = pytest.mark.slow
+
 TIMES = float(os.environ.get("SPEN_JAX_FUZZ", "1"))
 REFUSED = object()
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from spen_jax import Langevin, Predictor, Reals, fit, minimize, objectives, sample, training
 
-FUZZ = int(os.environ.get("SPEN_JAX_FUZZ", "1"))
+pytestmark = pytest.mark.slow
+
+TIMES = float(os.environ.get("SPEN_JAX_FUZZ", "1"))
 QUIET = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")
 PARAMS = {"W": np.float32([[1, -1, 0.5], [0.3, 0.2, -1]])}
 SGD = optax.sgd(0.1)
@@ -26,9 +28,9 @@ SHAPES = [(2, 3), (2, 2), (2,), (0, 3), (), (2, 3, 1)]
 
 def often(examples):
     return settings(
-        max_examples=examples * FUZZ,
+        max_examples=max(1, int(examples * TIMES)),
         deadline=None,
-        derandomize=FUZZ == 1,
+        derandomize=TIMES == 1,
         suppress_health_check=list(HealthCheck),
     )
 

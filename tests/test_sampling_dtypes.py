@@ -12,6 +12,8 @@ import pytest
 from spen_jax.domains import Box, Product, Reals
 from spen_jax.sampling import GibbsWithGradients, HamiltonianMonteCarlo, Langevin, sample
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = {
     "gaussian": Langevin(),
     "two-point": Langevin(noise="two-point"),
