@@ -4,7 +4,7 @@ The question: the end-to-end SPEN against its control, the same network without 
 rows grow fewer.
 
 Expected: that the gain grows as rows grow fewer, since what the labels have to do with each other is shared by all
-inputs. On exclusive blocks it does (exclusive.py).
+inputs. It does not, here or on exclusive blocks (exclusive.py): that too is learned from rows.
 
 Protocol: that of bibtex.py, each seed with its own random rows. The settings are those chosen on all rows; fewer rows
 get more epochs, so that the number of updates stays.
