@@ -270,13 +270,14 @@ def test_a_reshape_in_another_order_and_a_wider_product_are_not_confused():
         return jnp.sum((y.reshape(2, 3).reshape(-1, order="F") - context) ** 2)
 
     def wider(params, context, y):
-        total = lax.dot_general(y, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        return total - jnp.sum(context * y).astype(jnp.float32)
+        half = y.astype(jnp.bfloat16)
+        numbers = ((0,), (0,)), ((), ())
+        total = lax.dot_general(half, half, numbers, preferred_element_type=jnp.float32)
+        return total - jnp.sum(context * y)
 
     want = np.float32([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     context, start = np.tile(want, (70, 1)), jnp.full((70, 6), 0.5)
     found = minimize(reordered, None, context, start, solver=GradientDescent(0.3, 0.0))
     np.testing.assert_allclose(found.y, np.tile(want[[0, 2, 4, 1, 3, 5]], (70, 1)), atol=1e-5)
-    halves = [jnp.asarray(a, jnp.bfloat16) for a in (context, start)]
-    found = minimize(wider, None, *halves, solver=GradientDescent(0.3, 0.0))
-    np.testing.assert_allclose(np.float32(found.y), context / 2, atol=0.01)
+    found = minimize(wider, None, context, start, solver=GradientDescent(0.3, 0.0))
+    np.testing.assert_allclose(found.y, context / 2, atol=0.01)
