@@ -95,6 +95,7 @@ def end_to_end(
     check_predictor(predictor)
     check_share(known)
     mode = predictor.differentiate or "unrolled"
+    weights = None if weights is None else tuple(weights)  # a list may change under our hands
     _check_steps(predictor, mode, weights, convergence)
     judge = losses.counted(loss or predictor.domain.loss)
     trace = "y" if weights is not None or convergence else ()
