@@ -70,19 +70,28 @@ def once(make: Callable[P, R]) -> Callable[P, R]:
 
 
 def _hashable(value: Any) -> Hashable:
-    """Equal for equal values, which may hold dicts, lists and arrays."""
+    """Equal for equal values, which may hold dicts, lists and arrays; TypeError for what may change or is traced."""
     if isinstance(value, Tracer):
         raise TypeError("a value that is being traced equals no other")
     if isinstance(value, np.ndarray | jax.Array):
+        kind = str(value.dtype)
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jax.random.key_data(value)
         array = np.asarray(value)
-        return "array", array.dtype.str, array.shape, array.tobytes()
+        if array.dtype == object or isinstance(value, np.ma.MaskedArray):
+            raise TypeError("an array of objects, or with a mask, is not compared")
+        return "array", kind, array.shape, array.tobytes()
     if isinstance(value, dict):
         return type(value), tuple((name, _hashable(v)) for name, v in value.items())
     if isinstance(value, list | tuple):
         return type(value), tuple(map(_hashable, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    try:
+        hash(value)
+    except TypeError:
+        settings: Any = getattr(type(value), "__dataclass_params__", None)
+        if settings is None or not settings.frozen:
+            raise
+        # A frozen dataclass of such, as a Predictor that starts at an array.
         names = [f.name for f in dataclasses.fields(value)]
         return type(value), tuple(_hashable(getattr(value, name)) for name in names)
     # 1, 1.0 and True are equal, but are not the same setting.

@@ -84,10 +84,12 @@ def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
     sizes = _sizes(n, size)
     if sizes in ([], [n]) or any(isinstance(a, Tracer) for a in leaves):
         return function(batch)
-    batch, results = jax.tree.map(_on_host, batch), []
+    whole, (batch, results) = batch, (jax.tree.map(_on_host, batch), [])
     for first, length in zip(np.cumsum([0, *sizes]), sizes, strict=False):
         rows = np.minimum(np.arange(first, first + length), n - 1)
         results.append(function(jax.tree.map(lambda a, rows=rows: a[rows], batch)))
+        if any(isinstance(a, Tracer) for a in jax.tree.leaves(results)):
+            return function(whole)  # a program is being made around it
 
     def joined(*parts):
         # jnp.asarray would compile a copy of each new shape.

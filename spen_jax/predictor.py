@@ -98,6 +98,8 @@ class Predictor:
             )
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(self.shape))
+        for name in ("settings", "temperature", "start"):
+            object.__setattr__(self, name, jax.tree.map(_own, getattr(self, name)))
         trace = (self.trace,) if isinstance(self.trace, str) else tuple(self.trace)
         object.__setattr__(self, "trace", trace)
         if isinstance(self.start, jax.Array) and not self.start.ndim:
@@ -136,7 +138,8 @@ class Predictor:
             check_inside(self.domain, known[1], "the y of known", known[0])
         fixed, params, numbers, start = self._split(params)
         batch = _Rows(x, known, mask, start, None if key is None else np.arange(n))
-        return self._run(partial(_solve, fixed, params, numbers, key), params, batch)
+        solve = partial(_solve, fixed, params, numbers, key)
+        return self._run(solve, batch, params, numbers, key)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
         """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0.
@@ -145,11 +148,11 @@ class Predictor:
         """
         check_inside(self.domain, y, "y", mask)
         model = Predictor(self.energy, self.features)
-        return self._run(partial(_energies, model, params), params, _Answers(x, y, mask))
+        return self._run(partial(_energies, model, params), _Answers(x, y, mask), params)
 
-    def _run(self, function, params, batch):
-        """function(batch), in batches unless the parameters are traced."""
-        traced = any(isinstance(p, Tracer) for p in jax.tree.leaves(params))
+    def _run(self, function, batch, *beside):
+        """function(batch), in batches unless something of it, or beside it, is traced."""
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((batch, beside)))
         return function(batch) if traced else in_batches(function, batch, self.batch_size)
 
     def context(
@@ -195,14 +198,16 @@ class Predictor:
                 numbers[name] = value
         # Known now, and so checked now: the compiled function sees arrays.
         solver: Any = self.solver
-        check_numbers(solver, _of(self.settings, params) or {}, _of(self.temperature, params))
+        settings, temperature = _of(self.settings, params), _of(self.temperature, params)
+        if settings or temperature is not None:
+            check_numbers(solver, settings or {}, temperature)
         kept: dict[str, Any] = dict.fromkeys(numbers)
         start = None
         if self._starts_at_arrays():
             kept["start"], start = None, as_points(self.start)
             if all(jnp.shape(a)[:1] == (1,) for a in jax.tree.leaves(start)):
                 numbers["start"], start = start, None
-        return replace(self, **kept), params, numbers, start
+        return replace(self, **kept) if kept else self, params, numbers, start
 
 
 class _Rows(NamedTuple):
@@ -257,6 +262,11 @@ def _check_function(name, function, what):
         raise ValueError(
             f"Predictor needs {'an' if name == 'energy' else ''} {name}, a function {what}, got {function!r}"
         )
+
+
+def _own(a):
+    """A copy of a NumPy array, which its owner may change."""
+    return a.copy() if isinstance(a, np.ndarray) else a
 
 
 def _of(setting, params):

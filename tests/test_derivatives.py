@@ -153,6 +153,49 @@ def test_the_third_derivative_of_a_minimiser_is_right(x64):
     np.testing.assert_allclose(second(p), want, rtol=1e-6)
 
 
+def in_a_map(answer):
+    return lambda p: jax.lax.map(answer, p[None])[0]
+
+
+def in_a_scan(answer):
+    return lambda p: jax.lax.scan(lambda q, _: (q, answer(q)), p, None, length=2)[1][1]
+
+
+def by_vmap(answer):
+    return lambda p: jax.vmap(answer)(jnp.stack([p, 2 * p]))[0]
+
+
+@pytest.mark.parametrize("around", [in_a_map, in_a_scan, by_vmap, jax.checkpoint, jax.jit])
+def test_loops_and_maps_around_an_answer_keep_its_second_derivative_or_its_refusal(around, x64):
+    case, p = Case(exponential, Reals(), np.zeros(1)), 1.0
+    answer = around(lambda p: found(case, p).y[0, 0])
+    np.testing.assert_allclose(jax.grad(jax.grad(answer))(p), -1 / (1 + p) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(answer)(p), -1 / (1 + p) ** 2, rtol=1e-6)
+    with pytest.raises(NotImplementedError, match="y is a constant"):
+        jax.grad(jax.grad(around(lambda p: of_energy(case, p, mode="stopped"))))(p)
+
+
+def test_what_is_known_moves_as_it_is_given(x64):
+    def answer(value, mode):
+        known = np.array([[True, False]]), jnp.stack([value, 0.0])[None]
+        energy = lambda p, x, y: jnp.sum((y - 0.3) ** 2) + y[0] * y[1]  # noqa: E731
+        options = {"solver": DESCENT, "steps": 300, "domain": Reals(), "differentiate": mode}
+        return minimize(energy, None, None, np.zeros((1, 2)), known=known, **options).y[0]
+
+    for mode in ("implicit", "unrolled"):
+        slope = jax.jacrev(partial(answer, mode=mode))(0.8)
+        np.testing.assert_allclose(slope, [1, -0.5], atol=1e-6)
+
+
+def test_across_the_sphere_an_energy_has_its_derivative_in_reverse(x64):
+    case = CASES["on the sphere"]
+    slopes = jax.vmap(jax.grad(partial(of_energy, case)))(jnp.linspace(0.3, 1.2, 7))
+    forward = jax.vmap(jax.jacfwd(partial(of_energy, case)))(jnp.linspace(0.3, 1.2, 7))
+    np.testing.assert_allclose(slopes, forward, rtol=1e-6)
+    square = jax.grad(lambda p: jnp.sum(found(case, p).y ** 2))(0.7)
+    np.testing.assert_allclose(square, 0, atol=1e-9)
+
+
 def test_many_examples_in_blocks_have_second_derivatives_of_their_own(x64):
     p = jnp.linspace(0.5, 2, 600)
 
@@ -169,6 +212,8 @@ def test_many_examples_in_blocks_have_second_derivatives_of_their_own(x64):
     second = jax.jit(lambda p: jax.jvp(slope, (p,), (ones,))[1])
     np.testing.assert_allclose(slope(p), 1 / p, rtol=1e-6)
     np.testing.assert_allclose(second(p), -1 / p**2, rtol=1e-6)
+    backwards = jax.jit(jax.grad(lambda p: jnp.sum(jax.grad(lambda q: jnp.sum(answers(q)))(p))))
+    np.testing.assert_allclose(backwards(p), -1 / p**2, rtol=1e-6)
 
 
 UNROLLED = {

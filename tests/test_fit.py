@@ -451,7 +451,7 @@ def test_a_step_that_is_not_finite_leaves_parameters_and_state_as_they_were():
 
 
 def test_a_step_that_overflows_is_not_taken_either():
-    with pytest.raises(FloatingPointError, match="no example of this epoch"):
+    with pytest.raises(FloatingPointError, match="no example of this epoch has a loss"):
         fit_marked([False] * 4, x=1e20, optimizer=optax.sgd(1e30)).last()
 
 
@@ -460,10 +460,57 @@ def test_an_epoch_without_a_finite_example_is_an_error():
         fit_marked([True] * 4, epochs=9, batch_size=2).last()
 
 
+def test_what_fills_up_the_last_batch_is_not_counted_twice():
+    _, metrics = fit_marked([True] + [False] * 4, batch_size=3).last()
+    assert metrics["left_out"] == 1
+
+
+def test_a_gradient_that_an_optimizer_squares_to_infinity_is_left_out_too():
+    def steep(params, batch, key):
+        value = jnp.mean(batch.x * params["w"])
+        return value, {"loss": value}
+
+    adam, x = optax.adam(0.1), np.float32([1, 1, 1e25, 1])  # finite, but its square is not
+    state = training.init(POINT, adam, jax.random.key(0))
+    data = Marked(x, np.zeros(4, bool))
+    state, metrics = fit(steep, adam, state, data, epochs=3, batch_size=2).last()
+    assert metrics["left_out"] == 1
+    assert state.params["w"] < -0.3  # three steps of two batches, each of about 0.1
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.opt_state))
+
+
+def test_what_fails_by_chance_is_tried_again():
+    def unlucky(params, batch, key):
+        chance = jax.random.uniform(key) < 0.5
+        value = jnp.mean((params["w"] - batch.x) ** 2) * jnp.where(chance, jnp.nan, 1)
+        return value, {"loss": value}
+
+    plain = optax.sgd(0.1)
+    state = training.init(POINT, plain, jax.random.key(1))
+    data = Marked(np.ones(40, np.float32), np.zeros(40, bool))
+    _, metrics = fit(unlucky, plain, state, data, epochs=1, batch_size=4).last()
+    assert metrics["left_out"] < 20  # without, half of the ten batches
+
+
+def test_a_step_that_is_not_taken_writes_nothing_into_the_data():
+    class Counted(NamedTuple):
+        x: jax.Array
+        bad: jax.Array
+        visits: jax.Array
+
+    def objective(params, batch, key):
+        value, metrics = marked(params, batch, key)
+        return value, metrics | {"visits": batch.visits + 1, "seen": jnp.mean(batch.visits)}
+
+    data = Counted(np.ones(4, np.float32), np.array([True, False, False, False]), np.zeros(4))
+    state = training.init(POINT, AVERAGING, jax.random.key(0))
+    *_, (_, metrics) = fit(objective, AVERAGING, state, data, epochs=3, batch_size=4)
+    assert metrics["seen"] == 2 and metrics["left_out"] == 1
+
+
 def test_an_objective_that_wants_its_own_batch_size_leaves_all_of_a_batch_out():
     def picky(params, batch, key):
-        if len(batch.x) != 2:
-            raise ValueError("two at a time")
+        assert len(batch.x) == 2, "two at a time"
         return marked(params, batch, key)
 
     state = training.init(POINT, AVERAGING, jax.random.key(0))

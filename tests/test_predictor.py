@@ -265,6 +265,35 @@ def test_a_predictor_works_within_jit_and_vmap_and_has_derivatives():
     np.testing.assert_allclose(outside, traced, rtol=1e-4)
 
 
+def test_within_a_program_a_constant_x_of_any_length_is_one_batch():
+    predictor = Predictor(coupled, start=0.5, shape=(4,), steps=3)
+    x = np.tile(B, (2, 1))[:9]
+    want = predictor({"A": A}, x).y
+    np.testing.assert_allclose(jax.jit(lambda: predictor({"A": A}, x).y)(), want, rtol=1e-5)
+    masks = np.zeros((2, 9, 4), bool)
+    values = np.zeros((9, 4), np.float32)
+
+    def with_mask(mask):
+        return predictor({"A": A}, x, known=(mask, values)).y
+
+    np.testing.assert_allclose(jax.vmap(with_mask)(masks)[1], want, rtol=1e-5)
+    inside = jax.jit(lambda mask: predictor.energies({"A": A}, x, np.asarray(want), mask=mask))
+    assert inside(~masks[0]).shape == (9,)
+    drawn = Predictor(coupled, start=lambda x, key: jax.random.uniform(key, (len(x), 4)), steps=3)
+    keys = jax.random.split(jax.random.key(0), 2)
+    assert jax.vmap(lambda key: drawn({"A": A}, x, key=key).y)(keys).shape == (2, 9, 4)
+    learned = Predictor(coupled, shape=(4,), steps=3, settings=lambda p: {"step_size": p["s"]})
+    slope = jax.grad(lambda s: jnp.sum(learned({"A": A, "s": s}, x).energy))(0.3)
+    assert np.isfinite(slope)
+
+
+def test_a_predictor_keeps_its_own_settings_and_start():
+    settings, start = {"step_size": 0.1}, np.zeros((1, 4), np.float32)
+    predictor = Predictor(coupled, settings=settings, start=start)
+    settings["step_size"], start[:] = 0.9, 1
+    assert predictor.settings == {"step_size": 0.1} and not predictor.start.any()
+
+
 def test_energies_are_those_of_the_answers():
     predictor = Predictor(coupled, shape=(4,), steps=5, batch_size=4, temperature=0.5)
     found = predictor({"A": A}, B)

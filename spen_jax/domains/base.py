@@ -59,7 +59,7 @@ def check_inside(domain: "Domain", y: Any, what: str, mask: Any = None) -> None:
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
     for path, part, values, counts in pieces:
-        if not isinstance(values, Tracer):
+        if not isinstance(values, Tracer) and not isinstance(counts, Tracer):
             _check_piece(part, real_array(what + path, values), what + path, counts)
 
 
@@ -71,16 +71,22 @@ def _check_piece(domain, y, what, mask):
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
     outside = domain.outside(y)
+    if mask is None and not outside.any():
+        return
     counts = _read_mask(mask, outside.shape, what)
     outside = outside & counts
     if not outside.any():
         return
     at = np.unravel_index(np.argmax(outside), outside.shape)
     shown = np.array2string(y[at], threshold=8, edgeitems=3, precision=4, separator=", ")
+    advice = domain.advice(y[counts]) or "give the predictor the domain that y lives in"
+    if not np.isfinite(y[at]).all():
+        advice = (
+            "leave such examples out, or parts by a mask; of answers Solution.failed says which"
+        )
     raise ValueError(
         f"{what} does not lie in {domain}: {outside.sum()} of {counts.sum()} parts are outside, such as {shown} "
-        f"at {what}[{', '.join(map(str, at))}]; "
-        f"{domain.advice(y[counts]) or 'give the predictor the domain that y lives in'}"
+        f"at {what}[{', '.join(map(str, at))}]; {advice}"
     )
 
 
@@ -89,7 +95,8 @@ def _read_mask(mask, shape, what):
     if mask is None:
         return np.broadcast_to(True, shape)
     mask = real_array(f"the mask of {what}", mask)
-    if mask.shape != shape[: mask.ndim] or not np.isin(mask, (0, 1)).all():
+    binary = mask.dtype == bool or np.isin(mask, (0, 1)).all()
+    if mask.shape != shape[: mask.ndim] or not binary:
         raise ValueError(
             f"the mask of {what} needs booleans of leading axes of its parts, {shape}, got {mask.dtype} {mask.shape}"
         )

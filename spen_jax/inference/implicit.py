@@ -9,31 +9,45 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
+from spen_jax import blocks
+from spen_jax.inference.attached import along, attached
 from spen_jax.inference.plan import Implicit, Plan, Values
-from spen_jax.inference.steps import objective
+from spen_jax.inference.steps import objective, with_known
 
 PROBES = 4
 """Random vectors that estimate the diagonal of the implicit solve's matrix."""
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def implicit(plan: Plan, mode: Implicit, values: Values, context: Any, y: Any) -> Any:
-    """y, with the derivatives of a minimiser, of any order; see `Implicit`."""
-    return y
+def implicit(plan: Plan, mode: Implicit, numbers: int, values: Values, context: Any, y: Any) -> Any:
+    """y (B, ...), with the derivatives of minimisers, of any order; see `Implicit`. `numbers` are those of one y."""
+    count = len(jax.tree.leaves(values))
+
+    def rule(arguments, y, tangents):
+        values, context = arguments
+        shared, own = tangents[:count], tangents[count:]
+
+        def of_block(block):
+            return jax.vmap(of_one)(*block)
+
+        def of_one(context, y, own):
+            return _tangent(plan, mode, (values, context), y, [*shared, *own])
+
+        return blocks.in_blocks(of_block, (context, y, own), numbers)
+
+    y = attached(rule, (values, context), y)
+    # What is known moves as it is given.
+    return with_known(plan, context, y)[1]
 
 
-@implicit.defjvp
-def _implicit_jvp(plan, mode, primals, tangents):
-    values, context, y = primals
-    # With its own derivative, so that one of this derivative knows how y moves.
-    y: Any = implicit(plan, mode, *primals)
+def _tangent(plan, mode, arguments, y, tangents):
+    """That of one example's minimiser."""
     flat, unravel = ravel_pytree(y)
 
-    def gradient(values, context, flat):
-        return ravel_pytree(jax.grad(objective(plan, values, context))(unravel(flat)))[0]
+    def gradient(arguments, flat):
+        return ravel_pytree(jax.grad(objective(plan, *arguments))(unravel(flat)))[0]
 
-    slope, hessian = jax.linearize(partial(gradient, values, context), flat)
-    change = jax.jvp(lambda v, c: gradient(v, c, flat), (values, context), tangents[:2])[1]
+    slope, hessian = jax.linearize(partial(gradient, arguments), flat)
+    change = along(lambda live: gradient(live, flat), arguments, tangents)
     # The Hessian's diagonal by random signs, exact where it is diagonal, as with entropy nearly so: there its entries
     # 1 / (y (1 - y)) span many powers of ten. They scale the step that tells the active bounds, lest the
     # gradient's rounding makes one, and precondition the conjugate gradients.
@@ -46,7 +60,7 @@ def _implicit_jvp(plan, mode, primals, tangents):
     scale = jnp.where(scale > 0, scale, 1)
 
     # What is known does not move, as if its bounds were active.
-    free = 1 - ravel_pytree(context.mask)[0].astype(flat.dtype) if plan.held else 1
+    free = 1 - ravel_pytree(arguments[1].mask)[0].astype(flat.dtype) if plan.held else 1
 
     def onto(v):
         return free * ravel_pytree(plan.domain.onto_face(y, target, scaled, unravel(v)))[0]
@@ -57,40 +71,36 @@ def _implicit_jvp(plan, mode, primals, tangents):
 
     def solve(matrix, b):
         options = {"tol": mode.tolerance, "maxiter": mode.steps}
+        # What the projection leaves of a vector across the face is rounding, which no step can reach.
+        rounding = jnp.sqrt(jnp.finfo(b.dtype).eps) * jnp.linalg.norm(b)
+        b = jnp.where(jnp.linalg.norm(onto(b)) > rounding, b, 0)
         w, _ = cg(matrix, b, M=lambda r: onto(onto(r) / scale), **options)
         error = jnp.linalg.norm(matrix(w) - b)
         return jnp.where(error <= 10 * mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
 
     w = lax.custom_linear_solve(matrix, onto(change), solve, symmetric=True)
-    return y, unravel(-onto(w))
+    return unravel(-onto(w))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def known_energy(plan: Plan, arguments: Any, value: jax.Array) -> jax.Array:
     """`value`, known to be the energies of `arguments`, with their derivative: nothing is computed twice."""
-    return value
 
+    def energies(arguments):
+        values, context, y = arguments
 
-@known_energy.defjvp
-def _known_energy_jvp(plan, primals, tangents):
-    def energies(values, context, y):
         def of_one(context, y):
             return objective(plan, values, context)(y)
 
         return jax.vmap(of_one)(context, y)
 
-    at = primals[0] if plan.mode else _once(primals[0])
-    return known_energy(plan, *primals), jax.jvp(energies, at, tangents[0])[1]
+    def rule(arguments, value, tangents):
+        at = arguments if plan.mode else attached(_refuse, arguments, arguments)
+        return along(energies, at, tangents)
+
+    return attached(rule, arguments, value)
 
 
-@jax.custom_jvp
-def _once(arguments):
-    """The arguments, of a derivative that is not to be differentiated again."""
-    return arguments
-
-
-@_once.defjvp
-def _once_jvp(primals, tangents):
+def _refuse(arguments, value, tangents):
     raise NotImplementedError(
         "a second derivative of the energy that inference stopped at: with differentiate='stopped' y is a constant, "
         "and this derivative would leave out that the minimiser moves. Use differentiate='implicit' or 'unrolled'; "

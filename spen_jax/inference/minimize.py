@@ -195,8 +195,7 @@ def _solve(plan, params, context, start, settings, temperature, known):
     found = _find(plan, values, context, start, numbers)
     y = found.y
     if isinstance(plan.mode, Implicit):
-        attach = jax.vmap(partial(implicit, plan, plan.mode, end))
-        y = blocks.in_blocks(lambda block: attach(*block), (context, y), numbers)
+        y = implicit(plan, plan.mode, numbers, end, context, y)
     energy = known_energy(plan, (end, context, y), found.energy)
     return y, energy, found.residual, found.steps, found.trace
 

@@ -46,12 +46,19 @@ def alike(name: str, values: Any, shape: tuple[int, ...]) -> jax.Array:
     return values
 
 
+def _number(name, values, shape):
+    """A number for each pair of energies, or for those along their last axes."""
+    values = floats(name, values)
+    alike(name, values.reshape((1,) * (len(shape) - values.ndim) + values.shape), shape)
+    return values
+
+
 def read_pair(correct: Any, wrong: Any, **numbers: Any) -> list[jax.Array]:
     """Energies and numbers as floats, all of the energies' type; ValueError where a shape does not fit."""
     correct = floats("correct", correct)
     wrong = alike("wrong", wrong, correct.shape)
     dtype, shape = jnp.result_type(correct, wrong), np.broadcast_shapes(correct.shape, wrong.shape)
-    read = [alike(name, value, shape) for name, value in numbers.items()]
+    read = [_number(name, value, shape) for name, value in numbers.items()]
     return [a.astype(dtype) for a in (correct, wrong, *read)]
 
 

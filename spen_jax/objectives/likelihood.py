@@ -41,7 +41,7 @@ def maximum_likelihood(predictor: Predictor, *, answers: Any, beta: float = 1.0)
     check_predictor(predictor)
     if not beta > 0:
         raise ValueError(f"likelihood needs beta > 0, got {beta}; 1 / beta is a temperature")
-    answers = as_floats(jnp.asarray(answers))
+    answers = as_floats(jnp.array(answers))  # a copy: the caller's may change
     if not answers.ndim or not len(answers):
         raise ValueError(f"answers must hold at least one y, (K, ...), got shape {answers.shape}")
 

@@ -101,7 +101,9 @@ class Langevin:
         rest = self.step_size / 4 * inner(s, s) - scale / 2 * inner(random.xi, s)
         log_ratio = -target.beta * (proposal.energy - state.energy + rest)
         inside = every(jax.tree.map(_no_other, y, target.domain.project(y)))
+        # Outside the density is 0, whatever the energy says there.
         log_ratio = jnp.where(inside, log_ratio, -jnp.inf)
+        proposal = proposal._replace(energy=jnp.where(inside, proposal.energy, jnp.inf))
         return accept(random.uniform, log_ratio, proposal, state)
 
     def read(self, target, state):

@@ -65,7 +65,7 @@ def written_back(
             _check_rows(name, field, new, len(rows))
             field = jax.tree.map(lambda a: jnp.array(a, copy=True), field)
             owned.add(name)
-        data = replaced(data, **{name: _written(field, rows, new)})
+        data = replaced(data, **{name: _written(field, rows, new, metrics.get("left_out", 0))})
     if wrong := [name for name, value in metrics.items() if jnp.ndim(value)]:
         raise ValueError(
             f"the metrics {', '.join(wrong)} must be scalars, or have the name of a field of data, a NamedTuple, "
@@ -75,8 +75,11 @@ def written_back(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _written(field: Any, rows: Any, new: Any) -> Any:
+def _written(field: Any, rows: Any, new: Any, left_out: Any) -> Any:
     def write(old, new):
+        new = jnp.where(
+            left_out > 0, old[rows], new
+        )  # of a step that was not taken nothing is kept
         if jnp.issubdtype(new.dtype, jnp.inexact):
             # A chain that is once not a number would stay so for good.
             finite = jnp.isfinite(new).reshape(len(new), -1).all(axis=1)

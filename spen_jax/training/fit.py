@@ -20,6 +20,9 @@ from spen_jax.training.fields import check_finite, written_back
 from spen_jax.trees import all_finite, select
 from spen_jax.types import Objective
 
+TRIES = 3
+"""How often the sound examples of a batch that was not finite are tried."""
+
 
 class State(NamedTuple):
     """What a training carries from step to step."""
@@ -58,20 +61,29 @@ def step(
 def _step(objective, optimizer, state, batch):
     """The next state, or where a number is not finite the same with another key; metrics; and whether it was taken."""
     key, step_key = jax.random.split(state.key)
-    gradient, metrics = jax.grad(objective, has_aux=True)(state.params, batch, step_key)
+    descend = jax.value_and_grad(objective, has_aux=True)
+    (value, metrics), gradient = descend(state.params, batch, step_key)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     new = State(optax.apply_updates(state.params, updates), opt_state, key)
-    sound = all_finite((gradient, new.params))
+    # A finite gradient may overflow where an optimizer squares it; what was infinite before may stay so.
+    lost = jax.tree.map(_lost, state.opt_state, opt_state)
+    sound = all_finite((value, gradient, new.params)) & ~jnp.any(jnp.array(jax.tree.leaves(lost)))
     return select(sound, new, state._replace(key=key)), metrics, sound
 
 
-@partial(jax.jit, static_argnames="objective")
-def _each_sound(objective, params, data, rows, key):
-    """Whether each of the examples alone has a finite gradient, (len(rows),)."""
+def _lost(old, new):
+    if not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+        return False
+    return jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+
+
+@partial(jax.jit, static_argnames=("objective", "optimizer"))
+def _each_sound(objective, optimizer, state, data, rows):
+    """Whether a step on each of the examples alone could be taken, (len(rows),)."""
 
     def sound(row):
         one = jax.tree.map(lambda a: a[row][None], data)
-        return all_finite(jax.grad(objective, has_aux=True)(params, one, key)[0])
+        return _step(objective, optimizer, state, one)[2]
 
     return jax.lax.map(sound, rows)
 
@@ -177,9 +189,10 @@ def fit(
     written. Other metrics must be scalars.
     The arrays that the caller passed are never changed; what was written ends with the generator.
 
-    An example whose gradient is not finite is left out: a batch that holds one changes nothing, and at the end of the
-    epoch is gone through once more without it, for which each of its examples is tried alone. The metric "left_out" is
-    their number in the epoch. (Where the objective takes no batch of one, all of the batch are left out.)
+    An example whose loss or gradient is not finite is left out: a batch that holds one changes nothing, and at the end
+    of the epoch its other examples make a step, for which each is tried alone, up to TRIES times where chance decides.
+    The metric "left_out" is the number of examples that no step of the epoch saw. (Where the objective takes no batch
+    of one, all of the batch are left out.)
 
     Raises:
       ValueError: for data without a shared leading axis, with values that are not finite (but for those of y that by
@@ -230,24 +243,29 @@ def _fit(objective, optimizer, state, data, epochs, batch_size):
             state, metrics = step(objective, optimizer, state, data, rows)
             data, metrics = written_back(data, rows, metrics, owned)
             history.append(metrics)
-        history = jax.device_get(history)
+        history, missing = jax.device_get(history), set()
         for i in np.flatnonzero([metrics["left_out"] for metrics in history]):
-            state, rows = _sound_rows(objective, state, data, order[i])
-            if 0 < len(rows) < batch_size:
+            for _ in range(TRIES):
+                state, rows = _sound_rows(objective, optimizer, state, data, order[i])
+                if not len(rows):
+                    break
                 state, metrics = step(objective, optimizer, state, data, rows)
                 data, metrics = written_back(data, rows, metrics, owned)
-                left_out = metrics["left_out"] + batch_size - len(rows)
-                history[i] = jax.device_get(metrics | {"left_out": left_out})
-        yield state, _means(history, batch_size)
+                if not metrics["left_out"]:
+                    history[i] = jax.device_get(metrics)
+                    break
+            missing |= {*order[i]} - ({*rows} if not history[i]["left_out"] else set())
+        yield state, _means(history, len(missing))
 
 
-def _sound_rows(objective, state, data, rows):
-    """The state with another key, and those of a batch's rows that alone have a finite gradient."""
+def _sound_rows(objective, optimizer, state, data, rows):
+    """The state with another key, and those of a batch's rows on which alone a step could be taken."""
     key, each_key = jax.random.split(state.key)
+    alone = state._replace(key=each_key)
     state = state._replace(key=key)
     try:
-        sound = _each_sound(objective, state.params, data, rows, each_key)
-    except (TypeError, ValueError):  # it wants batches of another size
+        sound = _each_sound(objective, optimizer, alone, data, rows)
+    except (AssertionError, IndexError, TypeError, ValueError):  # it wants larger batches
         return state, rows[:0]
     return state, rows[np.asarray(sound)]
 
@@ -261,17 +279,17 @@ def _shared_axis(tree, need):
     return sizes[0][0]
 
 
-def _means(history, batch_size):
-    """The mean metrics of the steps that were taken, and the sum of what was left out."""
-    taken = [metrics for metrics in history if metrics["left_out"] < batch_size]
+def _means(history, missing):
+    """The mean metrics of the steps that were taken, and how many examples no step saw."""
+    taken = [metrics for metrics in history if not metrics["left_out"]]
     if not taken:
         raise FloatingPointError(
-            "no example of this epoch has a gradient, and new parameters, that are finite. The state yielded last, or "
-            "if there was none the one given to fit, is sound: go on from it with a lower learning rate or clip, an "
-            "entropy in the energy, or a spectral limit"
+            "no example of this epoch has a loss, a gradient and new parameters that are finite. The state yielded "
+            "last, or if there was none the one given to fit, is sound: go on from it with a lower learning rate or "
+            "clip, an entropy in the energy, or a spectral limit"
         )
     means = {name: float(np.mean([metrics[name] for metrics in taken])) for name in taken[0]}
-    return means | {"left_out": float(sum(metrics["left_out"] for metrics in history))}
+    return means | {"left_out": float(missing)}
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
