@@ -192,8 +192,6 @@ def test_across_the_sphere_an_energy_has_its_derivative_in_reverse(x64):
     slopes = jax.vmap(jax.grad(partial(of_energy, case)))(jnp.linspace(0.3, 1.2, 7))
     forward = jax.vmap(jax.jacfwd(partial(of_energy, case)))(jnp.linspace(0.3, 1.2, 7))
     np.testing.assert_allclose(slopes, forward, rtol=1e-6)
-    square = jax.grad(lambda p: jnp.sum(found(case, p).y ** 2))(0.7)
-    np.testing.assert_allclose(square, 0, atol=1e-9)
 
 
 def test_many_examples_in_blocks_have_second_derivatives_of_their_own(x64):

@@ -71,9 +71,6 @@ def _tangent(plan, mode, arguments, y, tangents):
 
     def solve(matrix, b):
         options = {"tol": mode.tolerance, "maxiter": mode.steps}
-        # What the projection leaves of a vector across the face is rounding, which no step can reach.
-        rounding = jnp.sqrt(jnp.finfo(b.dtype).eps) * jnp.linalg.norm(b)
-        b = jnp.where(jnp.linalg.norm(onto(b)) > rounding, b, 0)
         w, _ = cg(matrix, b, M=lambda r: onto(onto(r) / scale), **options)
         error = jnp.linalg.norm(matrix(w) - b)
         return jnp.where(error <= 10 * mode.tolerance * jnp.linalg.norm(b), w, jnp.nan)
@@ -83,7 +80,12 @@ def _tangent(plan, mode, arguments, y, tangents):
 
 
 def known_energy(plan: Plan, arguments: Any, value: jax.Array) -> jax.Array:
-    """`value`, known to be the energies of `arguments`, with their derivative: nothing is computed twice."""
+    """`value`, known to be the energies of `arguments`, with their derivative: nothing is computed twice.
+
+    At a minimiser the slope along its own move is 0 (the envelope theorem), and is left out; a second derivative sees
+    how the slope in the parameters changes with that move.
+    """
+    fixed = len(jax.tree.leaves(arguments[2])) if isinstance(plan.mode, Implicit) else 0
 
     def energies(arguments):
         values, context, y = arguments
@@ -95,7 +97,10 @@ def known_energy(plan: Plan, arguments: Any, value: jax.Array) -> jax.Array:
 
     def rule(arguments, value, tangents):
         at = arguments if plan.mode else attached(_refuse, arguments, arguments)
-        return along(energies, at, tangents)
+        moving = tangents[: len(tangents) - fixed] + [None] * fixed
+        if all(t is None for t in moving):
+            return jnp.zeros_like(value)
+        return along(energies, at, moving)
 
     return attached(rule, arguments, value)
 

@@ -53,7 +53,8 @@ class Implicit:
     is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
     derivative asked for; a `damping` > 0 then gives that of the proximal step
     argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any order, in forward and in reverse mode, in which
-    active bounds stay active. A point on a bound where the gradient is 0 too counts as bound.
+    active bounds stay active. A point on a bound where the gradient is 0 too counts as bound. Of a function of y that
+    is constant along a sphere, such as ||y||, the reverse derivative there is NaN: nothing but rounding is left of it.
     Source: Krantz & Parks (2002); for fixed points of projections Blondel et al. (2022).
     """
 
