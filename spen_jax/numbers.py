@@ -31,6 +31,8 @@ def real(name: str, values: Any) -> jax.Array | np.ndarray:
     if isinstance(values, jax.Array):
         check_real_type(name, values.dtype)
         return values
+    if type(values) is np.ndarray and values.dtype.kind in "biuf":
+        return values
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError(
             f"{name} must be an array of numbers, got a masked array, whose mask would be lost; "
@@ -63,9 +65,14 @@ def check_real_type(name: str, dtype: Any) -> None:
         )
 
 
+def is_plain(a: Any) -> bool:
+    """Whether it is an array of numbers at first sight, as nearly all are."""
+    return isinstance(a, jax.Array) or type(a) is np.ndarray and a.dtype.kind in "biufc"
+
+
 def check_array(name: str, a: Any) -> None:
     """ValueError, by name, for what is no array of numbers: texts, objects, dates, an array with a mask of its own."""
-    if isinstance(a, jax.Array):
+    if is_plain(a):
         return
     if isinstance(a, np.ma.MaskedArray):
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from spen_jax.inference import (
     minimize,
     points,
 )
-from spen_jax.numbers import check_array
+from spen_jax.numbers import check_array, is_plain
 from spen_jax.trees import one_of
 from spen_jax.types import Energy, Features
 
@@ -147,7 +147,7 @@ class Predictor:
         ValueError where y does not lie in the domain, or arrays do not fit.
         """
         check_inside(self.domain, y, "y", mask)
-        model = Predictor(self.energy, self.features)
+        model = _model(self.energy, self.features)
         return self._run(partial(_energies, model, params), _Answers(x, y, mask), params)
 
     def _run(self, function, batch, *beside):
@@ -228,6 +228,12 @@ class _Answers(NamedTuple):
     mask: Any
 
 
+@lru_cache(maxsize=256)
+def _model(energy, features):
+    """What the energies of given answers depend on."""
+    return Predictor(energy, features)
+
+
 @partial(jax.jit, static_argnums=0)
 def _solve(predictor, params, numbers, key, batch):
     x, known, mask, start, number = batch
@@ -275,10 +281,11 @@ def _of(setting, params):
 
 
 def _examples(x):
-    leaves = jax.tree.leaves_with_path(x)
-    for path, leaf in leaves:
-        check_array(f"x{jax.tree_util.keystr(path)}", leaf)
-    if not leaves or not jnp.ndim(leaves[0][1]):
+    leaves = jax.tree.leaves(x)
+    if not all(map(is_plain, leaves)):
+        for path, leaf in jax.tree.leaves_with_path(x):
+            check_array(f"x{jax.tree_util.keystr(path)}", leaf)
+    if not leaves or not jnp.ndim(leaves[0]):
         got = "a number" if leaves else "none"
         raise ValueError(f"x must hold an array with a leading axis of examples, got {got}")
-    return jnp.shape(leaves[0][1])[0]
+    return jnp.shape(leaves[0])[0]
