@@ -130,7 +130,7 @@ ERRORS = [
     (Box(), np.array([[0, 255], [17, 3]], np.uint8), "0 to 255 give y / 255"),
     (Box(), [[0.5, 2.5]], "1 of 2 parts.*; give the predictor the domain that y lives in"),
     (WIDE, [[0.5, 5]], "give the predictor the domain that y lives in"),
-    (Box(), [[math.nan]], "such as nan .* domain that y lives in"),
+    (Box(), [[math.nan]], "such as nan .* leave such examples out"),
     (Simplex(), [[3, 1], [0, 2]], r"2 of 2 parts .* such as \[3, 1\] at data.y\[0\]; .*jax.nn.one_hot"),
     (Simplex(), np.array([2, 0]), r"data.y: Simplex needs y of shape .*jax.nn.one_hot"),
     (Simplex(), [[0.2, 0.2]], r"give y / y.sum\(axis=-1, keepdims=True\)"),
