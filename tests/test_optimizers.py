@@ -109,6 +109,7 @@ def test_settings_that_cannot_be_are_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_the_page_on_stability_runs_as_printed():
     page = Path(__file__).parents[1] / "docs" / "objectives" / "stability.md"
     names = {}

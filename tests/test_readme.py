@@ -25,6 +25,7 @@ def test_the_first_screen_runs_as_printed(capsys):
     assert float(f1) > 0.8 and float(residual) < 0.5  # all labels on: 0.4
 
 
+@pytest.mark.slow
 def test_the_page_on_an_own_energy_runs_as_printed(capsys):
     run("docs/own_energy.md")
     lines = capsys.readouterr().out.splitlines()

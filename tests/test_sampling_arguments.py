@@ -139,6 +139,7 @@ def frozen(a):
     return a
 
 
+@pytest.mark.slow
 def test_odd_numbers_in_a_start_are_flagged_or_sampled_from():
     pytest.importorskip("blackjax")
 

@@ -313,6 +313,7 @@ def test_the_derivative_of_a_stopped_energy_is_that_of_the_minimum(case, solver,
     check(case, *SOLVERS[solver], "stopped", mapped=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, solver", slow_ones(IMPLICIT), ids=names)
 def test_the_implicit_derivative_is_that_of_the_problem_whatever_the_solver(
     case, solver, x64, as_users_compile
@@ -322,6 +323,7 @@ def test_the_implicit_derivative_is_that_of_the_problem_whatever_the_solver(
     assert np.max(found.residual) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, solver", UNROLLED, ids=names)
 def test_unrolled_until_it_has_converged_the_derivative_is_that_of_the_problem(case, solver, x64):
     found = check(case, *SOLVERS[solver], "unrolled", mapped=False)
