@@ -78,6 +78,7 @@ def test_every_solver_takes_one_example_scalars_and_none(name, shape):
         check_bowl(solver, steps, "float32", SHAPES[shape], 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64, dtype", MODES)
 def test_stopping_early_settings_temperature_and_what_is_known_keep_the_type(x64, dtype):
     with jax.enable_x64(x64):
@@ -91,6 +92,7 @@ def test_stopping_early_settings_temperature_and_what_is_known_keep_the_type(x64
         check_bowl(plain, 60, dtype, (2, 3), 2e-3, known=known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("solver", ["descent", "line search"])
 def test_parameters_may_be_of_any_type(solver, params):
@@ -126,6 +128,7 @@ def test_derivatives_have_the_type_of_what_they_are_of(mode, x64, dtype):
         np.testing.assert_allclose(of_centre, 0 if mode == "stopped" else 1, atol=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64, dtype", MODES)
 def test_trees_and_predictors_keep_the_type(x64, dtype):
     def of_tree(params, x, y):
@@ -189,6 +192,7 @@ def test_every_objective_trains_in_both_types_and_both_modes(name, x64, dtype):
         assert np.any(after.params["W"] != params["W"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [bool, "int8", "uint8", "int32", "float16", "bfloat16", "float64"])
 def test_labels_of_any_kind_train_alike(kind):
     params = {"W": np.ones((3, 2), np.float32), "A": np.eye(3, dtype=np.float32)}

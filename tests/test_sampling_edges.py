@@ -16,6 +16,8 @@ from spen_jax.sampling import (
     sample,
 )
 
+pytestmark = pytest.mark.slow
+
 MALA = Langevin(0.15, adjusted=True)
 
 
