@@ -36,6 +36,7 @@ def test_splits_are_stratified_and_pairs_are_of_one_class_and_disjoint():
     assert all(len(np.unique(batch)) == 160 for batch in batches)
 
 
+@pytest.mark.slow
 def test_test_images_and_unseen_digits_have_no_part_in_training_or_in_its_settings():
     config = contrastive.Config(seeds=(0,), steps=20)
     images, _ = contrastive.load(config.seeds)

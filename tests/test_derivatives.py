@@ -140,6 +140,7 @@ def test_implicit_derivatives_of_any_kind_are_those_of_the_minimiser(name, x64):
     check(partial(of_both, case, **converged), ways=ways)
 
 
+@pytest.mark.slow
 def test_the_third_derivative_of_a_minimiser_is_right(x64):
     # argmin exp(y) - (1 + p) y = log(1 + p), the least energy (1 + p) (1 - log(1 + p)).
     case, p = Case(exponential, Reals(), jnp.zeros(1)), 1.0
@@ -286,6 +287,7 @@ def test_what_cannot_be_unrolled_says_so(solver, x64):
         assert np.isfinite(found(CASES["box, one bound active"], 0.7, solver, 5).y).all()
 
 
+@pytest.mark.slow
 def test_a_search_with_a_derivative_of_its_own_can_be_unrolled(x64):
     class Newton(NamedTuple):
         """A solver whose step solves a linear system by conjugate gradients, which loop without end."""

@@ -173,6 +173,7 @@ def test_unrolled_mirror_descent_has_the_gradient_of_the_sigmoid_once_converged(
 # The implicit derivative
 
 
+@pytest.mark.slow
 def test_the_implicit_gradient_of_a_spen_is_that_of_its_converged_unrolling(x64):
     features, energy, params = small_spen(entropy=1.0)
     params = {**params, "c2": np.abs(params["c2"])}
@@ -265,6 +266,7 @@ def test_implicitly_settings_and_start_have_gradient_0():
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_gradient_does_not_grow_with_steps_or_with_their_root():
     a, b = jnp.asarray(positive_definite(20), jnp.float32), jnp.ones((64, 20))
 
@@ -284,6 +286,7 @@ def test_the_memory_of_a_gradient_does_not_grow_with_steps_or_with_their_root():
 # What rounding and infinity must not do to an implicit derivative
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [Box(), Simplex()], ids=str)
 def test_the_implicit_derivative_survives_saturated_labels_in_float32(domain):
     """Cross-entropy of a confidently wrong label has slope 1 (all but e^-z) in its score."""
@@ -331,6 +334,7 @@ def test_an_infinite_curvature_at_an_active_bound_leaves_the_answer_alone():
     np.testing.assert_array_equal(jax.jacobian(solve)(0.1), 0)
 
 
+@pytest.mark.slow
 def test_damping_is_that_of_the_proximal_step_on_an_active_ball(x64):
     a, b, damping = np.diag([1.0, 3.0]), np.array([[2.0, 1.0]]), 0.7
 

@@ -155,6 +155,7 @@ def test_every_method_trains_and_answers(blocks, name):
         assert 0 < outcome.measures["test_f1_tuned"] <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["max-margin", "seal-static"])
 def test_a_method_that_starts_from_the_network_starts_at_its_answers(blocks, name):
     rows, _ = protocol.rows_of(blocks, 0)
@@ -197,6 +198,7 @@ def test_tuning_scores_a_half_of_the_rows_by_rules_tuned_on_the_other(blocks):
     assert f1 == {"tuned": 100, "expected": 100, "score": 100}
 
 
+@pytest.mark.slow
 def test_a_search_takes_the_better_candidate_and_trains_it_on_all_rows(blocks):
     rows, _ = protocol.rows_of(blocks, 0)
     slow, quick = (

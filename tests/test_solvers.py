@@ -594,6 +594,7 @@ def test_stopping_early_gives_the_point_of_a_run_of_so_many_steps(name, solver, 
         np.testing.assert_array_equal(early.y[i], early.trace["y"][i, -1])
 
 
+@pytest.mark.slow
 def test_stopped_early_the_derivatives_are_those_of_the_answer(x64):
     def solve(b, mode):
         return minimize(
@@ -650,6 +651,7 @@ def test_unrolled_for_the_last_steps_the_derivative_is_the_truncated_sum(last, x
     )
 
 
+@pytest.mark.slow
 def test_segments_change_nothing_but_the_memory(x64):
     def solve(mode):
         def loss(params):

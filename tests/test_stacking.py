@@ -72,6 +72,7 @@ def test_the_perceptron_learns_which_word_makes_which_label():
     assert sx.metrics.average_precision(logits, test.y) > 0.9
 
 
+@pytest.mark.slow
 def test_the_energy_is_its_formula_and_without_terms_the_answer_is_the_sigmoid_of_s():
     def softplus(a):
         return np.logaddexp(a, 0)

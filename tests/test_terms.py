@@ -245,6 +245,7 @@ def eigenvalues(term, seed):
     return np.linalg.eigvalsh(of_features(features, energy, params, X, points, derivatives=2)[1])
 
 
+@pytest.mark.slow
 def test_the_convex_term_curves_upwards_everywhere_and_a_deep_one_need_not(x64):
     for seed in range(5):
         found = eigenvalues(Convex((5, 4, 3), sees_features=True), seed)

@@ -162,6 +162,7 @@ def test_sources_that_are_not_known_repeated_or_none_are_refused(sources):
 # Learning
 
 
+@pytest.mark.slow
 def test_a_value_network_learns_to_predict_labels_that_exclude_each_other():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1400, 6)).astype(np.float32)
