@@ -1,6 +1,5 @@
 """What is said about arguments before anything is traced."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,11 @@ from spen_jax.numbers import check_array
 from spen_jax.types import Energy
 
 
-def raise_by_name(error: Exception) -> None:
-    """ValueError, by name, where the error is JAX's of an argument that is no array of numbers."""
-    found = re.search(r"passed to the function at path (\S+?)\.\s", str(error))
-    if found and "abstract array" in str(error):
-        raise ValueError(
-            f"{found[1]} must be an array of numbers, or a number; what is fixed belongs into the function"
-        ) from None
+def check_arrays(**trees: Any) -> None:
+    """ValueError, by name and path, for a leaf of one of the trees that is no array of numbers."""
+    for name, tree in trees.items():
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            check_array(name + jax.tree_util.keystr(path), leaf)
 
 
 def check_context(context: Any, batch: int) -> None:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
-from spen_jax.checks import as_points, check_energy, check_whole
+from spen_jax.checks import as_points, check_arrays, check_energy, check_whole
 from spen_jax.domains import Box, Domain, check_inside, counting
 from spen_jax.inference import (
     Differentiate,
@@ -24,7 +24,7 @@ from spen_jax.inference import (
     minimize,
     points,
 )
-from spen_jax.numbers import check_array, is_plain
+from spen_jax.numbers import is_plain
 from spen_jax.trees import one_of
 from spen_jax.types import Energy, Features
 
@@ -283,8 +283,7 @@ def _of(setting, params):
 def _examples(x):
     leaves = jax.tree.leaves(x)
     if not all(map(is_plain, leaves)):
-        for path, leaf in jax.tree.leaves_with_path(x):
-            check_array(f"x{jax.tree_util.keystr(path)}", leaf)
+        check_arrays(x=x)
     if not leaves or not jnp.ndim(leaves[0]):
         got = "a number" if leaves else "none"
         raise ValueError(f"x must hold an array with a leading axis of examples, got {got}")

@@ -130,7 +130,7 @@ def minimize(
             error.add_note(
                 "the energy closes over a value that is being differentiated: pass it through `params`"
             )
-        checks.raise_by_name(error)
+        checks.check_arrays(params=params, context=context, known=known)
         raise
     return Solution(y, energies, residual, stopped_after, trace, plan.steps, plan.tolerance)
 

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.arguments import handing
-from spen_jax.checks import as_points
+from spen_jax.checks import as_points, check_arrays
 from spen_jax.domains import Domain
-from spen_jax.numbers import check_array
 
 
 def points(
@@ -33,8 +32,7 @@ def points(
         return start if start.shape[0] != 1 else _repeated(start, context)
     if callable(start):
         return as_points(handing(start, key=key, domain=domain)(context))
-    for path, leaf in jax.tree.leaves_with_path(start):
-        check_array(f"start{jax.tree_util.keystr(path)}", leaf)
+    check_arrays(start=start)
     if start is not None and not _is_number(start):
         return _repeated(as_points(start), context)
     if like is None:

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spen_jax.checks import check_whole
-from spen_jax.numbers import check_array
+from spen_jax.checks import check_arrays, check_whole
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import check_finite, written_back
@@ -49,8 +48,8 @@ def step(
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step of `optimizer` on the examples `rows` of `data`: gradient, update, metrics.
 
-    Where the gradient or the new parameters would not be finite, only the key of the state is another one, and
-    the metric "left_out", else 0, is the number of examples.
+    Where the loss, the gradient, the new parameters or the optimizer's new state would not be finite, only the key of
+    the state is another one, and the metric "left_out", else 0, is the number of examples.
     """
     state, metrics, sound = _step(
         objective, optimizer, state, jax.tree.map(lambda a: a[rows], data)
@@ -204,8 +203,7 @@ def fit(
     _check(objective, optimizer, state)
     check_whole("epochs", epochs, 0)
     check_whole("batch_size", batch_size, 1)
-    for path, a in jax.tree.leaves_with_path(data):
-        check_array(f"data{jax.tree_util.keystr(path)}", a)
+    check_arrays(data=data)
     n = _shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
     data = jax.tree.map(jnp.asarray, data)
     check_finite(data)
