@@ -22,6 +22,7 @@ from spen_jax import (
     logits_of,
     minimize,
     objectives,
+    sample,
     training,
 )
 
@@ -200,6 +201,10 @@ MISTAKES = {
     ),
     "texts in the parameters": (
         lambda: minimize(plain, {"a": "b"}, X, np.zeros((10, 3), np.float32)),
+        r"params\['a'\] must be an array of numbers",
+    ),
+    "texts in the parameters of chains": (
+        lambda: sample(plain, {"a": "b"}, X, X[:, None], jax.random.key(0), steps=1),
         r"params\['a'\] must be an array of numbers",
     ),
     "texts for the start": (

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from spen_jax.blocks import in_blocks
+from spen_jax.checks import check_arrays
 from spen_jax.inference import over_examples, suits_last
 from spen_jax.sampling.plan import Options, Plan, check, one_for_each_step, one_key, points
 from spen_jax.sampling.sampler import Info, Target
@@ -97,6 +98,7 @@ def sample(
     beta = given.pop("beta", 1.0)
     plan = Plan(energy, **given)
     beta = one_for_each_step(beta, plan)
+    check_arrays(params=params, context=context)
     return _sample(plan, params, context, points(start), one_key(key), beta)
 
 
