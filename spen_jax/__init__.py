@@ -10,6 +10,7 @@ from spen_jax import (
     metrics,
     networks,
     objectives,
+    parallel,
     sampling,
     training,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "minimize_best",
     "networks",
     "objectives",
+    "parallel",
     "sample",
     "sampling",
     "training",

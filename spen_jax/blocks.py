@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,17 +11,35 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from spen_jax import parallel
 
-def in_blocks(solve: Callable[[Any], Any], batch: Any, numbers: int) -> Any:
-    """solve(block) for consecutive blocks of examples, one after another, and the results joined.
+
+def in_blocks(
+    solve: Callable[[Any, Any], Any],
+    shared: Any,
+    batch: Any,
+    numbers: int,
+    *,
+    again: bool = False,
+) -> Any:
+    """solve(shared, block) for consecutive blocks of examples, one after another, and the results joined.
 
     `batch` and the results are pytrees of arrays with the examples along the first axis; a step works on
     so many `numbers` an example. The last block is filled with copies of the last example, which are cut off again.
+    Where the batch stands on a mesh, each device works on its own examples, in blocks of their own; `solve` then closes
+    over no traced arrays but gets them as `shared`.
+    With `again` a backward pass repeats a block's forward pass, so that only one block's steps are kept.
     """
+    return parallel.over_devices(partial(_in_blocks, solve, numbers, again), shared, batch)
+
+
+def _in_blocks(solve, numbers, again, shared, batch):
     size = jax.tree.leaves(batch)[0].shape[0]
     blocks, block = block_sizes(size, numbers)
     if blocks == 1:
-        return solve(batch)
+        return solve(shared, batch)
+    if again:
+        solve = jax.checkpoint(solve, prevent_cse=False)
 
     def split(a):
         a = jnp.pad(a, [(0, blocks * block - size)] + [(0, 0)] * (a.ndim - 1), mode="edge")
@@ -29,7 +48,7 @@ def in_blocks(solve: Callable[[Any], Any], batch: Any, numbers: int) -> Any:
     def join(a):
         return a.reshape(blocks * block, *a.shape[2:])[:size]
 
-    return jax.tree.map(join, lax.map(solve, jax.tree.map(split, batch)))
+    return jax.tree.map(join, lax.map(partial(solve, shared), jax.tree.map(split, batch)))
 
 
 def block_sizes(batch: int, numbers: int) -> tuple[int, int]:
@@ -60,16 +79,20 @@ def by_rows(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     if rows * width < 2**18 or block_sizes(rows, width)[0] == 1:
         return function(*arrays)
     flat = [a.reshape(rows, *a.shape[len(shape) :]) for a in arrays]
-    found = in_blocks(lambda block: function(*block), flat, width)
+    found = in_blocks(lambda _, block: function(*block), None, flat, width)
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), found)
 
 
-def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
-    """function(part) for parts of a batch of at most `size` examples, joined: few sizes are compiled.
+def in_batches(
+    function: Callable[[Any, Any], Any], shared: Any, batch: Any, size: int, steps: int
+) -> Any:
+    """function(shared, part) for parts of a batch of at most `size` examples, joined: few sizes are compiled.
 
-    `batch` and the results are pytrees whose arrays have a leading axis of examples. The sizes are powers of 8; what is
+    `batch` and the results are pytrees whose arrays have a leading axis of examples, on which the function takes so
+    many `steps`. The sizes are powers of 8; what is
     left over runs in the next size, filled up with copies of the last example whose results are dropped, or in up
-    to three runs of the size below. Parts are cut and joined on the host, where no shape is compiled. Within
+    to three runs of the size below. Parts are cut and joined on the host, where no shape is compiled, and spread over
+    the mesh in use; a batch that stands on a mesh already runs whole. Within
     `jit`, `grad` and the like the function gets the whole batch: the program around it has one size.
     ValueError for arrays of different lengths.
     """
@@ -82,18 +105,19 @@ def in_batches(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
                 f"{jax.tree_util.keystr(path)} has shape {jnp.shape(a)}"
             )
     sizes = _sizes(n, size)
-    if sizes in ([], [n]) or any(isinstance(a, Tracer) for a in leaves):
-        return function(batch)
-    whole, (batch, results) = batch, (jax.tree.map(_on_host, batch), [])
+    if sizes in ([], [n]) or parallel.mesh_of(batch) is not None:
+        return parallel.call(function, shared, batch, steps)
+    whole, (batch, results) = batch, (jax.tree.map(parallel.on_host, batch), [])
     for first, length in zip(np.cumsum([0, *sizes]), sizes, strict=False):
         rows = np.minimum(np.arange(first, first + length), n - 1)
-        results.append(function(jax.tree.map(lambda a, rows=rows: a[rows], batch)))
+        part = jax.tree.map(lambda a, rows=rows: a[rows], batch)
+        results.append(parallel.call(function, shared, part, steps))
         if any(isinstance(a, Tracer) for a in jax.tree.leaves(results)):
-            return function(whole)  # a program is being made around it
+            return function(shared, whole)  # a program is being made around it
 
     def joined(*parts):
         # jnp.asarray would compile a copy of each new shape.
-        return jax.device_put(np.concatenate(list(map(np.asarray, parts)))[:n])
+        return jax.device_put(np.concatenate(list(map(parallel.fetched, parts)))[:n])
 
     return jax.tree.map(joined, *results)
 
@@ -108,9 +132,3 @@ def _sizes(n, most):
         sizes.append(below if next_one > n and n <= 3 * below else next_one)
         n -= sizes[-1]
     return sizes
-
-
-def _on_host(a):
-    """An array that is cut without compiling; random keys, which NumPy does not have, as they are."""
-    keys = jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
-    return a if keys else np.asarray(a)

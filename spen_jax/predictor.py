@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from spen_jax import parallel
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
 from spen_jax.checks import as_points, check_arrays, check_energy, check_whole
@@ -138,8 +139,7 @@ class Predictor:
             check_inside(self.domain, known[1], "the y of known", known[0])
         fixed, params, numbers, start = self._split(params)
         batch = _Rows(x, known, mask, start, None if key is None else np.arange(n))
-        solve = partial(_solve, fixed, params, numbers, key)
-        return self._run(solve, batch, params, numbers, key)
+        return self._run(partial(_solve, fixed), (params, numbers, key), batch, self.steps)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
         """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0.
@@ -148,12 +148,14 @@ class Predictor:
         """
         check_inside(self.domain, y, "y", mask)
         model = _model(self.energy, self.features)
-        return self._run(partial(_energies, model, params), _Answers(x, y, mask), params)
+        return self._run(partial(_energies, model), params, _Answers(x, y, mask), 1)
 
-    def _run(self, function, batch, *beside):
-        """function(batch), in batches unless something of it, or beside it, is traced."""
-        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((batch, beside)))
-        return function(batch) if traced else in_batches(function, batch, self.batch_size)
+    def _run(self, function, shared, batch, steps):
+        """function(shared, batch), in batches unless something of them is traced."""
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((shared, batch)))
+        if traced:
+            return function(shared, batch)
+        return in_batches(function, shared, batch, self.batch_size, steps)
 
     def context(
         self, params: Any, x: Any, *, key: jax.Array | None = None, mask: Any = None
@@ -235,8 +237,12 @@ def _model(energy, features):
 
 
 @partial(jax.jit, static_argnums=0)
-def _solve(predictor, params, numbers, key, batch):
-    x, known, mask, start, number = batch
+def _solve(predictor, shared, batch):
+    return parallel.automatic(partial(_solve_all, predictor), shared, batch, batched=True)
+
+
+def _solve_all(predictor, shared, batch):
+    (params, numbers, key), (x, known, mask, start, number) = shared, batch
     context = predictor.context(params, x, mask=mask)
     if key is not None:
         key = jax.random.fold_in(key, number[0])  # no two batches draw alike
@@ -250,6 +256,10 @@ def _solve(predictor, params, numbers, key, batch):
 
 @partial(jax.jit, static_argnums=0)
 def _energies(predictor, params, batch):
+    return parallel.automatic(partial(_energies_all, predictor), params, batch, batched=True)
+
+
+def _energies_all(predictor, params, batch):
     x, y, mask = batch
     context = predictor.context(params, x, mask=mask)
     if mask is not None:

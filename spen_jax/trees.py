@@ -25,12 +25,19 @@ def select(condition: Any, yes: Any, no: Any) -> Any:
 
 def every(tree: Any) -> jax.Array:
     """Whether all booleans of a tree hold."""
-    return reduce(jnp.logical_and, map(jnp.all, jax.tree.leaves(tree)))
+    return reduce(jnp.logical_and, map(jnp.all, jax.tree.leaves(tree)), jnp.array(True))
 
 
 def all_finite(tree: Any) -> jax.Array:
     """Whether all numbers of a tree are finite."""
-    return every(jax.tree.map(jnp.isfinite, tree))
+
+    def finite(a):
+        if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
+            return jnp.array(True)
+        # 0 times infinity is not a number. A sum is vectorised; `jnp.all(jnp.isfinite(a))` takes three times as long.
+        return jnp.isfinite(jnp.sum(a * 0))
+
+    return every(jax.tree.map(finite, tree))
 
 
 def inner(a: Any, b: Any) -> Any:

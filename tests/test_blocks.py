@@ -18,7 +18,9 @@ def test_blocks_join_in_order(batch, numbers):
         return {"twice": 2 * part["x"], "row": part["m"].sum(1), "none": None}
 
     x = np.arange(batch, dtype=np.float32)
-    got = blocks.in_blocks(solve, {"x": x, "m": np.stack([x, x], 1)}, numbers)
+    got = blocks.in_blocks(
+        lambda _, block: solve(block), None, {"x": x, "m": np.stack([x, x], 1)}, numbers
+    )
     np.testing.assert_array_equal(got["twice"], 2 * x)
     np.testing.assert_array_equal(got["row"], 2 * x)
     assert got["none"] is None and set(seen) == {block}

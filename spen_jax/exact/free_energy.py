@@ -63,21 +63,21 @@ def _free_energy(energy, params, x, y, nodes, beta, average, block):
     blocked, mass = _in_blocks(nodes, block)
 
     @jax.checkpoint
-    def of_nodes(params, x, y, nodes):
+    def of_nodes(params, x, y, nodes, beta):
         energies = energies_at(energy, params, x, y, nodes.z)
         weights = nodes.weights[None]
         cold = jnp.min(jnp.where(weights > 0, energies, jnp.inf), axis=-1, keepdims=True)
         tied = jnp.sum(weights * ~(energies > cold), axis=-1)
         return softmin(energies, beta, weights=nodes.weights, average=True), tied
 
-    def of_examples(example):
-        x, y = example
-        each, tied = lax.map(lambda nodes: of_nodes(params, x, y, nodes), blocked)
+    def of_examples(shared, example):
+        (params, blocked, mass, beta), (x, y) = shared, example
+        each, tied = lax.map(lambda nodes: of_nodes(params, x, y, nodes, beta), blocked)
         # The average of averages, each with its block's weight, is the average of all; of minima, with what is tied.
         weights = jnp.where(beta == jnp.inf, tied, mass[:, None])
         return softmin(each, beta, axis=0, weights=weights, average=average)
 
-    return blocks.in_blocks(of_examples, (x, y), 160)
+    return blocks.in_blocks(of_examples, (params, blocked, mass, beta), (x, y), 160)
 
 
 def free_energy_of(

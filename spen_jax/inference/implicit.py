@@ -24,15 +24,17 @@ def implicit(plan: Plan, mode: Implicit, numbers: int, values: Values, context: 
 
     def rule(arguments, y, tangents):
         values, context = arguments
-        shared, own = tangents[:count], tangents[count:]
+        own = tangents[count:]
 
-        def of_block(block):
+        def of_block(shared, block):
+            values, along_values = shared
+
+            def of_one(context, y, own):
+                return _tangent(plan, mode, (values, context), y, [*along_values, *own])
+
             return jax.vmap(of_one)(*block)
 
-        def of_one(context, y, own):
-            return _tangent(plan, mode, (values, context), y, [*shared, *own])
-
-        return blocks.in_blocks(of_block, (context, y, own), numbers)
+        return blocks.in_blocks(of_block, (values, tangents[:count]), (context, y, own), numbers)
 
     y = attached(rule, (values, context), y)
     # What is known moves as it is given.

@@ -22,6 +22,8 @@ Function = Callable[[Any, Any], Any]
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 """Primitives that hold a jaxpr of their own, and under which name."""
+_NOTHING = ("reshard",)
+"""Primitives that change no value: on a mesh `jax.grad` begins with one."""
 
 
 class Input(NamedTuple):
@@ -60,6 +62,8 @@ def _suits(jaxpr) -> bool:
         name = eqn.primitive.name
         if name in _CALLS:
             return _suits(eqn.params[_CALLS[name]].jaxpr)
+        if name in _NOTHING:
+            return True
         return name in _RULES and (name not in _LIMITS or _LIMITS[name](eqn.params))
 
     return all(map(suits, jaxpr.eqns))
@@ -78,6 +82,8 @@ def _evaluate(jaxpr, consts, arguments, size):
         if name in _CALLS:
             inner = eqn.params[_CALLS[name]]
             results = _evaluate(inner.jaxpr, inner.consts, inputs, size)
+        elif name in _NOTHING:
+            results = inputs
         elif any(i.batched for i in inputs):
             results = [Input(_RULES[name](eqn, inputs, size), True)]
         else:

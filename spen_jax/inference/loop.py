@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.inference.plan import Plan, Unrolled, Values
-from spen_jax.inference.steps import Mapped, at_step, init, mapped, read, report, step
+from spen_jax.inference.steps import Mapped, at_step, init, read, report, step
 
 
 class Found(NamedTuple):
@@ -23,9 +23,9 @@ class Found(NamedTuple):
     trace: dict[str, Any]
 
 
-def through(plan: Plan, values: Values, context: Any, y: Any, examples: Any) -> Found:
-    """All steps of one block; `examples` are their numbers where progress is reported, else None."""
-    each = mapped(plan, values, context, y)
+def through(plan: Plan, values: Values, context: Any, y: Any, examples: Any, last: bool) -> Found:
+    """All steps of one block; `examples` are their numbers where progress is reported, else None; `last`: `Mapped`."""
+    each = Mapped(plan, last)
     first = at_step(values, 0)
     context, y = each.inward((context, y))
     state = each(init, first, y)

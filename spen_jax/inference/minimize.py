@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spen_jax import blocks, checks
+from spen_jax import blocks, checks, parallel
 from spen_jax.inference import loop, starts, stopping
 from spen_jax.inference.implicit import implicit, known_energy
 from spen_jax.inference.plan import (
@@ -31,7 +31,7 @@ from spen_jax.inference.plan import (
     plan_of,
     with_range,
 )
-from spen_jax.inference.steps import at_step, finite, hold
+from spen_jax.inference.steps import at_step, finite, hold, suits_last
 from spen_jax.trees import inner, one_of
 from spen_jax.types import Energy
 
@@ -121,9 +121,11 @@ def minimize(
     start = starts.points(start, plan.domain, context, shape)
     if settings or temperature is not None:
         check_numbers(plan.solver, settings or {}, temperature)
+    shared, batch = (params, settings, temperature), (start, context, known)
+    solve = partial(_solve, plan)
     try:
-        y, energies, residual, stopped_after, trace = _solve(
-            plan, params, context, start, settings, temperature, known
+        y, energies, residual, stopped_after, trace = parallel.call(
+            solve, shared, batch, plan.steps
         )
     except (TypeError, ValueError) as error:
         if "No constant handler" in str(error):
@@ -178,8 +180,13 @@ def from_each_start(
 
 
 @partial(jax.jit, static_argnums=0)
-def _solve(plan, params, context, start, settings, temperature, known):
+def _solve(plan, shared, batch):
+    return parallel.automatic(partial(_solve_all, plan), shared, batch, batched=True)
+
+
+def _solve_all(plan, shared, batch):
     """The fields of the solution that are arrays."""
+    (params, settings, temperature), (start, context, known) = shared, batch
     leaves = jax.tree.leaves(start)
     settings = {name: jnp.asarray(value) for name, value in (settings or {}).items()}
     temperature = None if temperature is None else jnp.asarray(temperature)
@@ -204,20 +211,24 @@ def _find(plan, values, context, start, numbers):
     """The points that the steps lead to, as constants unless they are unrolled."""
     batch = len(jax.tree.leaves(start)[0])
     fixed = lax.stop_gradient((values, context, start))
+    last = suits_last(plan, *fixed, blocks.block_sizes(batch, numbers)[1])
     if plan.stop_early:
-        return stopping.until(plan, *fixed)
+
+        def stopped(values, part):
+            context, start = part
+            return stopping.until(plan, values, context, start, last)
+
+        return parallel.over_devices(stopped, fixed[0], fixed[1:])
     unrolled = isinstance(plan.mode, Unrolled)
-    loop_values, *batched = (values, context, start) if unrolled else fixed
+    values, *batched = (values, context, start) if unrolled else fixed
 
-    def solve(block):
-        return loop.through(plan, loop_values, *block)
+    def solve(values, block):
+        context, start, examples = block
+        return loop.through(plan, values, context, start, examples, last)
 
-    if unrolled and blocks.block_sizes(batch, numbers)[0] > 1:
-        # The backward pass repeats a block's forward pass, so that only one block's steps are kept.
-        solve = jax.checkpoint(solve, prevent_cse=False)
     # A progress report tells by the examples' numbers which block is running.
     examples = jnp.arange(batch) if plan.progress and batch else None
-    return blocks.in_blocks(solve, (*batched, examples), numbers)
+    return blocks.in_blocks(solve, values, (*batched, examples), numbers, again=unrolled)
 
 
 def _check(plan, values, context, start, known):

@@ -148,13 +148,15 @@ class Mapped(NamedTuple):
         return self.outward({name: rows[name] for name in trace})
 
 
-def mapped(plan: Plan, values: Values, context: Any, y: Any) -> Mapped:
-    """On a CPU a block of a good size runs with its examples last, where all operations suit."""
-    unrolled = isinstance(plan.mode, Unrolled)
-    if jax.default_backend() != "cpu" or unrolled or len(jax.tree.leaves(y)[0]) < 64:
-        return Mapped(plan, False)
+def suits_last(plan: Plan, values: Values, context: Any, y: Any, block: int) -> bool:
+    """Whether a batch runs with its examples last: on a CPU, in blocks of a good size, where all operations suit.
+
+    The whole batch decides, not a device's part of it, so that an answer is the same to the bit on any mesh.
+    """
+    if jax.default_backend() != "cpu" or isinstance(plan.mode, Unrolled) or block < 64:
+        return False
     context, y = one_of((context, y))
     now = at_step(values, 0)
     state = jax.eval_shape(partial(init, plan), now, y)
     functions = (init, y), (step, (context, state)), (report, (context, y))
-    return Mapped(plan, all(layout.suits_last(partial(f, plan), now, one) for f, one in functions))
+    return all(layout.suits_last(partial(f, plan), now, one) for f, one in functions)

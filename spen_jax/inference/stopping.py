@@ -21,7 +21,6 @@ from spen_jax.inference.steps import (
     at_step,
     finite,
     init,
-    mapped,
     read,
     report,
     step,
@@ -93,21 +92,21 @@ def _conclude(plan, values, example):
     return end._replace(residual=jnp.where(failed, jnp.nan, end.residual))
 
 
-def until(plan: Plan, values: Values, context: Any, start: Any) -> Found:
+def until(plan: Plan, values: Values, context: Any, start: Any, last: bool) -> Found:
     """Steps of each example until it has converged.
 
     Examples that failed, or stopped above the energy they began with, run once more and keep their best point.
     """
     size = len(jax.tree.leaves(start)[0])
-    first, last = at_step(values, 0), at_step(values, plan.steps - 1)
-    over_all = partial(_over_all, plan)
+    first, end = at_step(values, 0), at_step(values, plan.steps - 1)
+    over_all, each = partial(_over_all, plan), Mapped(plan, last)
     run = over_all(_begin, first, (start, jnp.full(size, plan.steps > 0)))
     rows = Mapped(plan, False).record(first, context, run.state)
     rows = jax.tree.map(lambda a: jnp.zeros((plan.steps + 1, *a.shape), a.dtype).at[0].set(a), rows)
 
-    before = over_all(_look, last, (context, run)).here
-    done, rows = _pass(plan, values, context, run, rows)
-    here = over_all(_look, last, (context, done)).here
+    before = over_all(_look, end, (context, run)).here
+    done, rows = _pass(each, values, context, run, rows)
+    here = over_all(_look, end, (context, done)).here
     failed = ~finite(here.energy, here.residual)
     back = failed | (here.residual > plan.tolerance) & (here.energy > before.energy)
 
@@ -116,15 +115,15 @@ def until(plan: Plan, values: Values, context: Any, start: Any) -> Found:
 
     def replay():
         again = run._replace(best=nothing, active=run.active & back)
-        again, _ = _pass(plan, values, context, again, {})
-        return over_all(_look, last, (context, again)).best
+        again, _ = _pass(each, values, context, again, {})
+        return over_all(_look, end, (context, again)).best
 
     best = lax.cond(jnp.any(back), replay, lambda: nothing)
-    end = over_all(_conclude, last, (here, best, back, failed))
+    found = over_all(_conclude, end, (here, best, back, failed))
     # What comes after an example has stopped repeats its last row.
     stop = jnp.minimum(jnp.arange(plan.steps + 1)[:, None], done.steps[None])
     trace = jax.tree.map(lambda a: jnp.moveaxis(a[stop, jnp.arange(size)[None]], 0, 1), rows)
-    return Found(end.y, end.energy, end.residual, done.steps, trace)
+    return Found(found.y, found.energy, found.residual, done.steps, trace)
 
 
 def _over_all(plan, function, values, batch):
@@ -132,19 +131,16 @@ def _over_all(plan, function, values, batch):
     sizes = [a.size for a in jax.tree.leaves(batch)]
     numbers = max(sizes) // max(len(jax.tree.leaves(batch)[0]), 1)
     each = Mapped(plan, False)
-    return blocks.in_blocks(partial(each, function, values), batch, numbers)
+    return blocks.in_blocks(partial(each, function), values, batch, numbers)
 
 
-def _pass(plan, values, context, run, rows):
+def _pass(each, values, context, run, rows):
     """All active examples to their end: rounds of ROUND steps, each over as few full blocks as hold them."""
+    plan = each.plan
     size = len(jax.tree.leaves(run.state)[0])
     y = jax.eval_shape(jax.vmap(partial(read, plan, values)), (context, run.state))
     numbers = sum(a.size for a in jax.tree.leaves(y)) // max(size, 1)
     count, block = blocks.block_sizes(size, numbers)
-    some = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((block, *a.shape[1:]), a.dtype), (context, y)
-    )
-    each = mapped(plan, values, *some)
 
     def one_round(now):
         going = jnp.sum(now.run.active)

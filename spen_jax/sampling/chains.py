@@ -5,7 +5,7 @@ points kept of each chain, y of shape (B, C, S, ...) or a pytree of such arrays,
 
 Samplers are frozen dataclasses written for one chain (see `Sampler`), run by one loop over all chains of all
 examples in blocks that stay in a CPU's cache, with the chains along the last axis where the energy allows it.
-Random numbers are drawn for a block at once, so that the same key, shapes and kind of device give the same points.
+Each chain draws from a key of its own, so that the same key gives the same points in blocks and on meshes of any size.
 Samples are constants to `jax.grad`: for a gradient in the parameters evaluate the energy at them once more.
 """
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from spen_jax import parallel
 from spen_jax.blocks import in_blocks
 from spen_jax.checks import check_arrays
 from spen_jax.inference import over_examples, suits_last
@@ -99,36 +100,51 @@ def sample(
     plan = Plan(energy, **given)
     beta = one_for_each_step(beta, plan)
     check_arrays(params=params, context=context)
-    return _sample(plan, params, context, points(start), one_key(key), beta)
+    shared, batch = (params, one_key(key), beta), (points(start), context)
+    return parallel.call(partial(_sample, plan), shared, batch, plan.warm_up + plan.steps)
 
 
 @partial(jax.jit, static_argnums=0)
-def _sample(plan, params, context, start, key, beta):
+def _sample(plan, shared, batch):
+    return parallel.automatic(partial(_sample_all, plan), shared, batch, batched=True)
+
+
+def _sample_all(plan, shared, batch):
+    (params, key, beta), (start, context) = shared, batch
     check(plan, params, context, start)
     params, context, start, beta = lax.stop_gradient((params, context, start, beta))
-    examples, chains = jax.tree.leaves(start)[0].shape[:2]
-    together = jax.tree.map(lambda a: a.reshape(examples * chains, *a.shape[2:]), start)
+    numbers = jnp.arange(math.prod(jax.tree.leaves(start)[0].shape[:2]))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)  # no two chains draw alike
+    keys = keys.reshape(jax.tree.leaves(start)[0].shape[:2])
+    of_part = partial(_sample_part, plan)
+    return parallel.over_devices(of_part, Shared(params, beta), (context, start, keys))
 
-    def solve(part):
-        numbers, y = part
-        block_context = jax.tree.map(lambda a: jnp.asarray(a)[numbers // chains], context)
-        block_key = jax.random.fold_in(key, jnp.sum(numbers[:1]))  # no two blocks begin alike
-        return _sample_block(plan, Shared(params, beta), block_context, y, block_key)
 
-    size = sum(math.prod(a.shape[1:]) for a in jax.tree.leaves(together))
-    found = in_blocks(solve, (jnp.arange(examples * chains), together), max(size, 1))
+def _sample_part(plan, shared, part):
+    """The samples of a device's own examples."""
+    context, *each = part
+    examples, chains = each[-1].shape
+    each = jax.tree.map(lambda a: a.reshape(examples * chains, *a.shape[2:]), each)
+    example_of = jnp.arange(examples * chains) // chains
+
+    def solve(given, block):
+        (shared, context), (example, *each) = given, block
+        return _sample_block(plan, shared, jax.tree.map(lambda a: a[example], context), *each)
+
+    size = sum(math.prod(a.shape[1:]) for a in jax.tree.leaves(each[0]))
+    found = in_blocks(solve, (shared, context), (example_of, *each), max(size, 1))
     return jax.tree.map(lambda a: a.reshape(examples, chains, *a.shape[1:]), found)
 
 
-def _sample_block(plan, shared, context, y, key):
+def _sample_block(plan, shared, context, y, keys):
     """The samples of n chains, with examples (n, ...) first; `shared` has the beta of every step."""
     size, one = jax.tree.leaves(y)[0].shape[0], one_of(y)
     first = Shared(shared.params, shared.beta[0])
 
-    def draw(key):
-        return plan.sampler.draw(key, one, size)
+    def draw(key, i):
+        return plan.sampler.draw(jax.random.fold_in(key, i), one)
 
-    random = one_of(jax.eval_shape(draw, key), axis=-1)
+    random = jax.eval_shape(draw, keys[0], 0)
     last = jax.default_backend() == "cpu" and _suits_last(plan, first, one_of(context), one, random)
     axis, over = -1 if last else 0, partial(over_examples, last=last)
     begin, step, look = (partial(f, plan) for f in (_begin, _step, _look))
@@ -137,7 +153,7 @@ def _sample_block(plan, shared, context, y, key):
         return jax.tree.map(lambda a: jnp.moveaxis(a, source, destination), tree)
 
     def body(i, moving):
-        random = move(draw(jax.random.fold_in(key, i)), -1, axis)
+        random = jax.vmap(draw, (0, None), axis)(keys, i)
         now = Shared(shared.params, shared.beta[i])
         state, info = over(step, now, (context, moving.state, random))
         return Moving(state, moving.acceptance + info.acceptance, moving.divergent + info.divergent)

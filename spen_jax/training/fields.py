@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from spen_jax import parallel
 from spen_jax.objectives import read
 
 
@@ -65,7 +66,8 @@ def written_back(
             _check_rows(name, field, new, len(rows))
             field = jax.tree.map(lambda a: jnp.array(a, copy=True), field)
             owned.add(name)
-        data = replaced(data, **{name: _written(field, rows, new, metrics.get("left_out", 0))})
+        written = _written(parallel.places(field), field, rows, new, metrics.get("left_out", 0))
+        data = replaced(data, **{name: written})
     if wrong := [name for name, value in metrics.items() if jnp.ndim(value)]:
         raise ValueError(
             f"the metrics {', '.join(wrong)} must be scalars, or have the name of a field of data, a NamedTuple, "
@@ -74,8 +76,8 @@ def written_back(
     return data, metrics
 
 
-@partial(jax.jit, donate_argnums=0)
-def _written(field: Any, rows: Any, new: Any, left_out: Any) -> Any:
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _written(places: Any, field: Any, rows: Any, new: Any, left_out: Any) -> Any:
     def write(old, new):
         new = jnp.where(
             left_out > 0, old[rows], new
@@ -86,7 +88,7 @@ def _written(field: Any, rows: Any, new: Any, left_out: Any) -> Any:
             new = jnp.where(finite.reshape(-1, *[1] * (new.ndim - 1)), new, old[rows])
         return old.at[rows].set(new)
 
-    return jax.tree.map(write, field, new)
+    return parallel.kept(jax.tree.map(write, field, new), places)
 
 
 def _check_rows(name, field, new, batch_size):

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spen_jax import parallel
 from spen_jax.checks import check_arrays, check_whole
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import check_finite, written_back
-from spen_jax.trees import all_finite, select
+from spen_jax.trees import all_finite, every, select
 from spen_jax.types import Objective
 
 TRIES = 3
@@ -38,7 +39,6 @@ def init(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -
     return State(params, optimizer.init(params), key)
 
 
-@partial(jax.jit, static_argnames=("objective", "optimizer"))
 def step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -50,11 +50,25 @@ def step(
 
     Where the loss, the gradient, the new parameters or the optimizer's new state would not be finite, only the key of
     the state is another one, and the metric "left_out", else 0, is the number of examples.
+
+    Where state and data stand on a mesh (`parallel.everywhere`), each device works on its own of the rows, and the
+    step is that of one device: gradient and metrics are summed once. The state stays where it stands.
     """
-    state, metrics, sound = _step(
-        objective, optimizer, state, jax.tree.map(lambda a: a[rows], data)
-    )
-    return state, metrics | {"left_out": jnp.where(sound, 0, len(rows))}
+    places = parallel.places(state)
+    if places is not None:
+        rows = parallel.beside(state, rows)
+    return _compiled_step(objective, optimizer, places, state, data, rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled_step(objective, optimizer, places, state, data, rows):
+    def of_arrays(state, data, rows):
+        batch = parallel.taken(data, rows)
+        state, metrics, sound = _step(objective, optimizer, state, batch)
+        metrics |= {"left_out": jnp.where(sound, 0, len(rows))}
+        return parallel.kept(state, places), metrics
+
+    return parallel.automatic(of_arrays, state, data, rows, batched=False)
 
 
 def _step(objective, optimizer, state, batch):
@@ -64,27 +78,36 @@ def _step(objective, optimizer, state, batch):
     (value, metrics), gradient = descend(state.params, batch, step_key)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     new = State(optax.apply_updates(state.params, updates), opt_state, key)
-    # A finite gradient may overflow where an optimizer squares it; what was infinite before may stay so.
-    lost = jax.tree.map(_lost, state.opt_state, opt_state)
-    sound = all_finite((value, gradient, new.params)) & ~jnp.any(jnp.array(jax.tree.leaves(lost)))
+    sound = all_finite((value, gradient, new.params)) & ~_loses(state.opt_state, opt_state)
     return select(sound, new, state._replace(key=key)), metrics, sound
 
 
-def _lost(old, new):
-    if not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
-        return False
-    return jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+def _loses(old, new):
+    """Whether a number is finite no longer, as where an optimizer squares a gradient; what was infinite may stay so."""
+
+    def lost(old, new):
+        if not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+            return jnp.array(False)
+        return jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+
+    def some_lost():
+        return ~every(jax.tree.map(lambda old, new: ~lost(old, new), old, new))
+
+    return jax.lax.cond(all_finite(new), lambda: jnp.array(False), some_lost)
 
 
 @partial(jax.jit, static_argnames=("objective", "optimizer"))
 def _each_sound(objective, optimizer, state, data, rows):
     """Whether a step on each of the examples alone could be taken, (len(rows),)."""
 
-    def sound(row):
-        one = jax.tree.map(lambda a: a[row][None], data)
-        return _step(objective, optimizer, state, one)[2]
+    def of_arrays(state, data, rows):
+        def sound(row):
+            one = jax.tree.map(lambda a: a[row][None], data)
+            return _step(objective, optimizer, state, one)[2]
 
-    return jax.lax.map(sound, rows)
+        return jax.lax.map(sound, rows)
+
+    return parallel.automatic(of_arrays, state, data, rows, batched=False)
 
 
 def scan(
@@ -208,7 +231,11 @@ def fit(
     data = jax.tree.map(jnp.asarray, data)
     check_finite(data)
     getattr(objective, "check_data", lambda _: None)(data)
-    return Epochs(_fit(objective, optimizer, state, data, int(epochs), min(batch_size, n)), "fit")
+    batch_size = min(batch_size, n)
+    some = np.arange(batch_size)
+    if parallel.worth_it(_compiled_step, objective, optimizer, None, state, data, some):
+        state, data = parallel.beside(parallel.in_use(), (state, data))
+    return Epochs(_fit(objective, optimizer, state, data, int(epochs), batch_size), "fit")
 
 
 def _check(objective, optimizer, state):

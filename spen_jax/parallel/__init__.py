@@ -1,0 +1,45 @@
+"""Many devices: the cores of one machine, its accelerators, or those of several processes.
+
+Computation follows the data. Where a batch stands on a mesh of devices, each device works on its own examples:
+inference, sampling and whatever else goes through `blocks.in_blocks` without a word between them, a training step with
+one sum of gradients and metrics. A program means the same on any mesh, its means over the batch and random numbers
+included.
+
+`all_cores()`, `all_devices()` or `use(mesh)` say once where `minimize`, `sample`, a `Predictor` and `fit` put the
+arrays they are given; `split`, `everywhere` and `sharded` put them by hand. The batch lies along a mesh's axis
+"batch", or the only one that it has.
+"""
+
+from spen_jax.parallel.calls import beside, call, fetched, worth_it
+from spen_jax.parallel.meshes import (
+    all_cores,
+    all_devices,
+    everywhere,
+    in_use,
+    on_host,
+    sharded,
+    split,
+    use,
+)
+from spen_jax.parallel.within import automatic, kept, mesh_of, over_devices, places, taken
+
+__all__ = [
+    "all_cores",
+    "all_devices",
+    "automatic",
+    "beside",
+    "call",
+    "everywhere",
+    "fetched",
+    "in_use",
+    "kept",
+    "mesh_of",
+    "on_host",
+    "over_devices",
+    "places",
+    "sharded",
+    "split",
+    "taken",
+    "use",
+    "worth_it",
+]

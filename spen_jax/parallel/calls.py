@@ -1,0 +1,117 @@
+"""Calls of a compiled function: on the mesh in use, where that is worth it."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spen_jax.parallel.meshes import axis_of, in_use, mesh_of_any, moved, on_host, standing_on
+
+LEAST = 2**20
+"""Steps times numbers of a batch below which it runs on one device: to wake the others would take longer."""
+OPERATIONS, AGAIN = 1e8, 3000
+"""What a training step on a CPU must have at least to be spread, and for each of its parameters; see `worth_it`."""
+
+
+def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: int) -> Any:
+    """function(shared, batch), on the mesh in use where so many steps on so many numbers are worth it.
+
+    Without a mesh in use that of `shared` is taken. A batch that stands on a mesh runs there, a traced one as it is.
+    Where the devices do not divide the examples, it is filled up and the results are cut on the host. The arrays of the
+    batch and of the results have the examples along the first axis.
+    """
+    leaves = jax.tree.leaves(batch)
+    mesh = in_use() or mesh_of_any(shared)
+    if mesh is None or any(isinstance(a, Tracer) for a in (*leaves, *jax.tree.leaves(shared))):
+        return function(shared, batch)
+    if mesh_of_any(batch) is not None:
+        return function(moved(shared, mesh), moved(batch, mesh))
+    rows, parts = jnp.shape(leaves[0])[0], mesh.shape[axis_of(mesh)]
+    work = steps * sum(map(jnp.size, leaves))
+    if (rows < parts or work < LEAST) and jax.process_count() == 1:
+        return function(*jax.tree.map(_on_one, (shared, batch)))
+    found = function(moved(shared, mesh), jax.tree.map(partial(_filled_up, mesh), batch))
+    if not rows % parts:
+        return found
+    return jax.tree.map(lambda a: jax.device_put(fetched(a)[:rows]), found)
+
+
+def _filled_up(mesh, a):
+    """An array spread over the devices, with copies of its last row where they do not divide its length."""
+    sharding, a = NamedSharding(mesh, P(axis_of(mesh))), on_host(a)
+    rows, parts = len(a), mesh.shape[axis_of(mesh)]
+    if isinstance(a, jax.Array):
+        return jax.device_put(a[np.minimum(np.arange(rows + -rows % parts), rows - 1)], sharding)
+
+    def part(index):
+        own = a[index]
+        short = (index[0].stop or rows + -rows % parts) - (index[0].start or 0) - len(own)
+        return np.concatenate([own, np.repeat(a[-1:], short, axis=0)]) if short else own
+
+    shape = (rows + -rows % parts, *a.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def fetched(a: Any) -> np.ndarray:
+    """An array on the host, whole, wherever it stands; in each process where there are several."""
+    if isinstance(a, jax.Array) and not a.is_fully_addressable:
+        a = jax.jit(lambda a: a, out_shardings=NamedSharding(standing_on(a), P()))(a)
+    return np.asarray(a)
+
+
+def beside(where: Any, tree: Any) -> Any:
+    """The tree on a mesh, or that of an array of `where`: everywhere, but for what stands on it already."""
+    mesh = where if isinstance(where, Mesh) else mesh_of_any(where)
+    return tree if mesh is None else moved(tree, mesh)
+
+
+def worth_it(step: Any, *arguments: Any) -> bool:
+    """Whether a training's compiled step(objective, optimizer, places, state, ...) is to run on the mesh in use.
+
+    Always on accelerators and over several processes. The cores of a CPU have to be woken for each step, and each
+    updates all parameters: that takes as long as OPERATIONS, and AGAIN for each parameter, of matrix products.
+    """
+    mesh, state = in_use(), arguments[3]
+    if mesh is None or mesh_of_any(arguments[3:]) is not None:
+        return False
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return True
+    if len(arguments[-1]) < mesh.size:
+        return False
+    found = operations(step.trace(*arguments).jaxpr.jaxpr)
+    return found >= OPERATIONS + AGAIN * sum(map(jnp.size, jax.tree.leaves(state.params)))
+
+
+def operations(jaxpr: Any) -> float:
+    """Operations of the matrix products and convolutions of a jaxpr; a loop of unknown length counts once."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (over, _), _ = eqn.params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            total += 2 * eqn.outvars[0].aval.size * math.prod(shape[i] for i in over)
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel = eqn.invars[1].aval
+            out_features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * eqn.outvars[0].aval.size * kernel.size / out_features
+        else:
+            inner = [operations(j) for j in jaxprs_in_params(eqn.params)]
+            total += sum(inner) * eqn.params.get("length", 1)
+    return total
+
+
+def _on_one(a):
+    """An array on one device: where it is everywhere the copy on the first."""
+    if standing_on(a) is None:
+        return a
+    if a.is_fully_replicated:
+        return a.addressable_data(0)
+    return jax.device_put(a, jax.local_devices()[0])

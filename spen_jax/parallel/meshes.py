@@ -1,0 +1,185 @@
+"""Which devices: the cores of one machine, its accelerators, a mesh of one's own; and arrays put on them."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "batch"
+
+# On a CPU XLA cuts loops over more than a few thousand numbers in pieces for several threads. Those of a block are so
+# short that handing them over takes longer than running them, and threads in search of work hold up the other devices.
+_ONE_THREAD_EACH = (
+    "--xla_disable_hlo_passes=cpu-parallel-task-assigner --xla_cpu_multi_thread_eigen=false"
+)
+_chosen: dict[str, Mesh] = {}
+
+
+def all_cores(cores: int | None = None) -> Mesh:
+    """Makes each core of this machine a device of JAX, and spreads batches over all of them from now on.
+
+    To be called before anything is computed, in each process, where there are several after
+    `jax.distributed.initialize`. A program whose arrays stand on one device then runs on one core, but for its large
+    matrix products. With an accelerator the devices are the accelerators, as by `all_devices`.
+
+    Args:
+      cores: how many; None for all that this process may run on.
+
+    Returns:
+      The mesh, of the axis "batch".
+
+    Raises:
+      RuntimeError: where JAX has computed something before, after which its devices are settled.
+      ValueError: for a number below 1.
+    """
+    cores = len(_processors()) if cores is None else cores
+    if cores != int(cores) or cores < 1:
+        raise ValueError(f"cores must be a whole number, 1 or more, or None for all, got {cores}")
+    if _chosen.get("cores") is not None and jax.local_device_count() == cores:
+        return use(_chosen["cores"])
+    flags = os.environ.get("XLA_FLAGS")
+    try:
+        jax.config.update("jax_num_cpu_devices", int(cores))
+        os.environ["XLA_FLAGS"] = f"{flags or ''} {_ONE_THREAD_EACH}".strip()
+        jax.devices()  # XLA reads the flags now; programs that this one starts are to choose their own
+    except RuntimeError as error:
+        if "before" not in str(error):
+            raise
+        raise RuntimeError(
+            "all_cores() comes too late: JAX has computed something already, and its devices are settled. Call it "
+            "first, right after the imports; a module that makes an array as it is imported must come after it"
+        ) from None
+    finally:
+        if flags is None:
+            os.environ.pop("XLA_FLAGS", None)
+        else:
+            os.environ["XLA_FLAGS"] = flags
+    _chosen["cores"] = all_devices()
+    return _chosen["cores"]
+
+
+def all_devices() -> Mesh:
+    """Spreads batches over all devices of JAX's default backend, those of all processes, from now on."""
+    return use(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)))
+
+
+def use(mesh: Mesh | None) -> Any:
+    """Spreads batches over a mesh from now on, None for over none: `minimize`, `sample`, `Predictor` and `fit` do so.
+
+    ValueError for a mesh of several axes of which none is "batch".
+    """
+    _chosen.pop("mesh", None)
+    if mesh is not None:
+        axis_of(mesh)
+        _chosen["mesh"] = mesh
+    return mesh
+
+
+def in_use() -> Mesh | None:
+    """The mesh that `all_cores`, `all_devices` or `use` chose last."""
+    return _chosen.get("mesh")
+
+
+def split(batch: Any, mesh: Mesh | None = None) -> Any:
+    """A tree of arrays with their examples spread over the devices; where these do not divide them, everywhere.
+
+    `mesh` is by default the one in use; without one nothing is moved.
+    """
+    mesh = mesh or in_use()
+    if mesh is None:
+        return batch
+    axis = axis_of(mesh)
+
+    def put(a):
+        divides = jnp.ndim(a) and not jnp.shape(a)[0] % mesh.shape[axis]
+        return _put(a, NamedSharding(mesh, P(axis) if divides else P()))
+
+    return jax.tree.map(put, batch)
+
+
+def everywhere(tree: Any, mesh: Mesh | None = None) -> Any:
+    """A tree of arrays, such as parameters, with a copy on each device of the mesh, by default the one in use."""
+    mesh = mesh or in_use()
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda a: _put(a, NamedSharding(mesh, P())), tree)
+
+
+def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
+    """A tree of arrays, such as a training's state, each cut along its longest axis that the devices divide.
+
+    Fully sharded data parallel training: what a step needs whole it gathers, and gradients are summed into the parts.
+    Arrays without such an axis, and random keys, are everywhere. `mesh` is by default the one in use.
+    """
+    mesh = mesh or in_use()
+    if mesh is None:
+        return tree
+    axis = axis_of(mesh)
+
+    def put(a):
+        fits = [n if not n % mesh.shape[axis] else 0 for n in jnp.shape(a)]
+        keys = jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
+        if keys or not any(fits):
+            return _put(a, NamedSharding(mesh, P()))
+        longest = int(np.argmax(fits))
+        return _put(a, NamedSharding(mesh, P(*[None] * longest, axis)))
+
+    return jax.tree.map(put, tree)
+
+
+def axis_of(mesh: Any, otherwise: Any = "error") -> Any:
+    """The axis of a mesh that batches lie along; ValueError, or what is given otherwise, where none is named so."""
+    names = mesh.axis_names
+    if AXIS in names:
+        return AXIS
+    if len(names) == 1:
+        return names[0]
+    if otherwise == "error":
+        raise ValueError(
+            f"a mesh to spread a batch over needs an axis named {AXIS!r}, or one axis only, got {names}"
+        )
+    return otherwise
+
+
+def standing_on(a: Any) -> Any:
+    """The mesh of several devices that an array stands on."""
+    sharding = getattr(a, "sharding", None)
+    if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+        return sharding.mesh
+    return None
+
+
+def mesh_of_any(tree: Any) -> Any:
+    """The first mesh that an array of a tree stands on."""
+    return next(filter(None, map(standing_on, jax.tree.leaves(tree))), None)
+
+
+def moved(tree: Any, mesh: Mesh) -> Any:
+    """The tree with what does not stand on the mesh yet everywhere on it."""
+    everywhere = NamedSharding(mesh, P())
+    return jax.tree.map(lambda a: a if standing_on(a) == mesh else _put(a, everywhere), tree)
+
+
+def _put(a, sharding):
+    standing = getattr(a, "sharding", None)
+    if standing == sharding:
+        return a
+    if standing is not None and len(standing.device_set) == 1 and jax.default_backend() == "cpu":
+        a = on_host(a)  # without a copy, and from there JAX cuts an array in less time
+    return jax.device_put(a, sharding)
+
+
+def on_host(a: Any) -> Any:
+    """An array that is cut without compiling; random keys, which NumPy does not have, as they are."""
+    keys = jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
+    return a if keys else np.asarray(a)
+
+
+def _processors():
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
