@@ -168,6 +168,12 @@ def _put(a, sharding):
     standing = getattr(a, "sharding", None)
     if standing == sharding:
         return a
+    if not sharding.is_fully_addressable:  # each process gives its own devices their part
+        if jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key):
+            data = _put(jax.random.key_data(a), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
+        a = np.asarray(a)
+        return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
     if standing is not None and len(standing.device_set) == 1 and jax.default_backend() == "cpu":
         a = on_host(a)  # without a copy, and from there JAX cuts an array in less time
     return jax.device_put(a, sharding)

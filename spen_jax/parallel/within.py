@@ -29,8 +29,8 @@ def mesh_of(*trees: Any) -> Any:
 def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -> Any:
     """function(shared, part) of each device's own examples, the results joined; of all where there is one.
 
-    `batch` and the results are pytrees of arrays with the examples along the first axis. What is shared is
-    everywhere; derivatives in it are summed over the devices. Where these do not divide the examples, copies of the last
+    `batch` and the results are pytrees of arrays with the examples along the first axis. What is shared is everywhere;
+    derivatives in it are summed over the devices. Where these do not divide the examples, copies of the last
     one fill them up, and are cut off again.
     """
     mesh, axis = _mesh_and_axis(batch)

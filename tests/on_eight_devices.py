@@ -1,0 +1,273 @@
+"""One device against eight of a CPU, and other numbers of them; prints what came as JSON."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+
+import spen_jax as sx
+from spen_jax import objectives, parallel
+
+MESH = parallel.all_cores(8)
+ENVIRONMENT = [name for name in os.environ if name.startswith("XLA")]
+DEVICES = jax.devices()
+
+from parallel_problem import (  # noqa: E402
+    DATA,
+    ENERGY,
+    FEATURES,
+    PARAMS,
+    collectives,
+    f1,
+    fit,
+    predictor,
+    say,
+    state,
+    step_of,
+)
+
+
+def mesh_of(n, kind=AxisType.Auto):
+    return jax.make_mesh((n,), ("batch",), axis_types=(kind,), devices=DEVICES[:n])
+
+
+def on(n, function):
+    """function() with n devices in use."""
+    parallel.use(mesh_of(n) if n > 1 else None)
+    return function()
+
+
+def gap(a, b):
+    """The largest relative difference of two trees."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    gaps = [np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0) for x, y in pairs]
+    scale = max(float(np.max(np.abs(np.asarray(x)), initial=0)) for x in jax.tree.leaves(a))
+    return float(max(gaps)) / scale
+
+
+def same(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True) for x, y in pairs)
+
+
+def forced(tree, n):
+    """On n devices however little there is to do, where they divide it."""
+    return parallel.split(tree, mesh_of(n)) if n > 1 else tree
+
+
+def steps():
+    kinds = {
+        "end to end": objectives.end_to_end(predictor()),
+        "max margin": objectives.max_margin(predictor(solver=sx.GradientDescent())),
+        "implicit": objectives.end_to_end(predictor(temperature=1.0, differentiate="implicit")),
+        "explicit axes": objectives.end_to_end(predictor()),
+    }
+    found = {}
+    for kind, objective in kinds.items():
+        explicit = kind.startswith("explicit")
+        mesh = mesh_of(8, AxisType.Explicit) if explicit else MESH
+        start, data = parallel.everywhere((state(), DATA.train), mesh)
+        found[kind] = collectives(step_of(objective, start, data, np.arange(64)))
+    return found
+
+
+def losses():
+    """Loss curves of one device and of eight, and how far they are apart."""
+
+    def drawn(context, key, domain):
+        return domain.random(key, (len(jax.tree.leaves(context)[0]), 16))
+
+    def dropout(params, x, key):
+        keep = jax.random.bernoulli(key, 0.8, x.shape)
+        return FEATURES(params, x * keep)
+
+    kinds = {
+        "end to end": (objectives.end_to_end(predictor()), 64),
+        "max margin": (objectives.max_margin(predictor(solver=sx.GradientDescent())), 64),
+        "dropout and drawn starts": (
+            objectives.end_to_end(sx.Predictor(ENERGY, dropout, start=drawn, steps=5)),
+            64,
+        ),
+        "100 rows do not divide": (objectives.end_to_end(predictor()), 100),
+    }
+    gaps, kept, scores = {}, None, None
+    for kind, (objective, size) in kinds.items():
+        epochs = 10 if size == 64 else 3
+        parallel.use(None)
+        one, trained = fit(objective, epochs=epochs, batch_size=size)
+        kept = kept or one
+        start = parallel.everywhere(state(), MESH)
+        eight, over = fit(objective, start, epochs=epochs, batch_size=size)
+        gaps[kind] = float(np.max(np.abs(np.array(one) / np.array(eight) - 1)))
+        if scores is None:
+            scores = f1(trained), on(8, lambda over=over: f1(over, batch_size=64))
+    return gaps, kept, scores
+
+
+def answers_on_other_devices():
+    rng = np.random.default_rng(0)
+    found = {}
+    params = {"C": jnp.asarray(rng.standard_normal((16, 40)), jnp.float32)}
+
+    def energy(params, context, y):
+        return sx.energies.softplus(params["C"] @ y).sum() - context @ y
+
+    for rows in (8, 48, 100, 512, 2048):
+        context = rng.standard_normal((rows, 40)).astype(np.float32)
+        start = np.full((rows, 40), 0.5, np.float32)
+
+        def solve(n, context=context, start=start, **options):
+            given = forced((context, start), n)
+            found = sx.minimize(energy, forced(params, n) if n == 1 else params, *given, **options)
+            return found.y, found.residual
+
+        parallel.use(None)
+        one = solve(1)
+        for n in (2, 8):
+            of(found, f"minimize {rows} on {n}", one, solve(n), alike=rows >= 256 * n)
+    parallel.use(None)
+    rows = 96
+    context, start = rng.standard_normal((rows, 40)).astype(np.float32), np.full((rows, 3, 40), 0.5)
+    for name, sampler in {
+        "langevin": sx.Langevin(0.01),
+        "adjusted": sx.Langevin(0.01, adjusted=True),
+        "signs": sx.Langevin(0.01, noise="two-point"),
+        "gibbs": sx.GibbsWithGradients(),
+    }.items():
+
+        def drawn(n, sampler=sampler):
+            given = forced((context, start.astype(np.float32)), n)
+            got = sx.sample(energy, params, *given, jax.random.key(0), sampler=sampler, steps=8)
+            return got.y
+
+        one = drawn(1)
+        for n in (2, 8):
+            of(found, f"{name} on {n}", one, drawn(n), alike=n == 2)
+    big = np.concatenate([DATA.test.x] * 8)[:1111]
+    answers = {n: on(n, lambda: predictor(steps=100)(PARAMS, big).y) for n in (1, 2, 3, 8)}
+    for n in (2, 3, 8):
+        of(found, f"predictor on {n}", answers[1], answers[n], alike=n == 2)
+    early = [on(n, lambda: predictor(steps=100, stop_early=True)(PARAMS, big)) for n in (1, 2)]
+    of(found, "stopped early on 2", early[0].steps, early[1].steps, alike=True)
+    return found
+
+
+def of(found, name, one, several, *, alike):
+    """Notes the largest difference, 0 where all bits are to be the same, in blocks of the same size."""
+    if alike:
+        found[f"{name}, to the bit"] = 0.0 if same(one, several) else 1.0
+    else:
+        found[name] = gap(one, several)
+
+
+def words():
+    """What inference and sampling say between devices."""
+    parallel.use(None)
+    context, start = parallel.split(
+        (np.ones((512, 40), np.float32), np.full((512, 40), 0.5, np.float32)), MESH
+    )
+
+    def energy(params, context, y):
+        return sx.energies.softplus(params @ y).sum() - context @ y
+
+    params = parallel.everywhere(np.ones((16, 40), np.float32), MESH)
+    minimize = jax.jit(lambda p, c, s: sx.minimize(energy, p, c, s))
+    sample = jax.jit(
+        lambda p, c, s: sx.sample(energy, p, c, s[:, None], jax.random.key(0), steps=4)
+    )
+    return {
+        "minimize": collectives(minimize.lower(params, context, start).compile()),
+        "sample": collectives(sample.lower(params, context, start).compile()),
+    }, minimize.lower(params, context, start).compile().as_text().count('partitions":["')
+
+
+def derivatives():
+    parallel.use(None)
+    x, truth = DATA.train.x[:48], DATA.train.y[:48].astype(np.float32)
+    gaps = {}
+    for mode in ("stopped", "unrolled", sx.Unrolled(last=2), sx.Implicit()):
+        options = {
+            "steps": 30,
+            "temperature": 1.0,
+            "domain": sx.Box(),
+            "solver": sx.MirrorDescent(),
+            "differentiate": mode,
+        }
+
+        def loss(params, x, truth, options=options):
+            context = FEATURES(params, x)
+            found = sx.minimize(ENERGY, params, context, jnp.full(truth.shape, 0.5), **options)
+            return jnp.mean(found.energy) + jnp.mean((found.y - truth) ** 2)
+
+        slope = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        one = slope(PARAMS, x, truth)
+        given = parallel.everywhere(PARAMS, MESH), *parallel.split((x, truth), MESH)
+        gaps[str(mode)] = gap(one, slope(*given))
+    return gaps
+
+
+def sharded():
+    """Losses of a state cut in parts, and whether it stays so."""
+    parallel.use(None)
+    objective = objectives.end_to_end(predictor())
+    one, _ = fit(objective, epochs=2)
+    start = parallel.sharded(state(), MESH)
+    got, end = fit(objective, start, epochs=2)
+
+    def specs(tree):
+        return [str(a.sharding.spec) for a in jax.tree.leaves(tree)]
+
+    return specs(start), specs(end), gap(one, got)
+
+
+def worth_it():
+    from spen_jax.training.fit import _compiled_step
+
+    parallel.use(MESH)
+    found = {}
+    for name, rows in {"few rows": 64, "many rows": 40000}.items():
+        data = jax.tree.map(
+            lambda a, rows=rows: jnp.asarray(np.resize(a, (rows, *a.shape[1:]))), DATA.train
+        )
+        from parallel_problem import OPTIMIZER
+
+        arguments = objectives.end_to_end(predictor()), OPTIMIZER, None, state(), data
+        found[name] = parallel.worth_it(_compiled_step, *arguments, np.arange(rows))
+    return found
+
+
+gaps, curve, scores = losses()
+said, cut = words()
+before, after, apart = sharded()
+big = np.concatenate([DATA.test.x] * 40)
+lying = on(
+    8, lambda: sx.minimize(ENERGY, PARAMS, FEATURES(PARAMS, big), shape=(16,), start=0.5, steps=100)
+)
+say(
+    {
+        "collectives": steps(),
+        "loss gaps": gaps,
+        "losses": curve,
+        "f1": scores,
+        "answers": answers_on_other_devices(),
+        "words": said,
+        "cut loops": cut,
+        "derivatives": derivatives(),
+        "lie": str(lying.y.sharding.spec),
+        "few": len(
+            on(
+                8,
+                lambda: sx.minimize(
+                    ENERGY, PARAMS, FEATURES(PARAMS, DATA.test.x[:8]), 0.5, shape=(16,)
+                ),
+            ).y.sharding.device_set
+        ),
+        "worth it": worth_it(),
+        "environment": ENVIRONMENT,
+        "sharded state": before,
+        "sharded state after": after,
+        "sharded loss": apart,
+    }
+)
