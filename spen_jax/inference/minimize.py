@@ -10,13 +10,13 @@ one-example step over the examples INSIDE one scan, in blocks that stay in a CPU
 the step allows with the examples along the last axis (`layout`).
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from spen_jax import blocks, checks, parallel
 from spen_jax.inference import loop, starts, stopping
@@ -31,56 +31,10 @@ from spen_jax.inference.plan import (
     plan_of,
     with_range,
 )
-from spen_jax.inference.steps import at_step, finite, hold, suits_last
+from spen_jax.inference.solution import Solution
+from spen_jax.inference.steps import Mapped, at_step, hold, report, suits_last
 from spen_jax.trees import inner, one_of
 from spen_jax.types import Energy
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["y", "energy", "residual", "stopped_after", "trace"],
-    meta_fields=["limit", "tolerance"],
-)
-@dataclass
-class Solution:
-    """What an inference found, for each of B examples.
-
-    Attributes:
-      y: the point, (B, ...): the last one; with `stop_early`, of an example that failed or ended above the
-        energy it began with, the one of lowest energy.
-      energy: the objective there, E(x, y) or with a temperature E(x, y) - temperature H(y), (B,).
-      residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order conditions
-        of a minimum on the domain; not a number where the example failed.
-      stopped_after: with `stop_early` the steps taken, (B,); else None, see `steps`.
-      trace: what was asked for, name -> (B, steps + 1, ...): before the first step and after each.
-      limit: the steps allowed.
-      tolerance: the residual up to which an example counts as converged.
-    """
-
-    y: Any
-    energy: jax.Array
-    residual: jax.Array
-    stopped_after: jax.Array | None
-    trace: dict[str, Any]
-    limit: int
-    tolerance: float
-
-    @property
-    def steps(self) -> jax.Array:
-        """Steps taken, (B,)."""
-        if self.stopped_after is None:
-            return jnp.full(self.residual.shape, self.limit)
-        return self.stopped_after
-
-    @property
-    def failed(self) -> jax.Array:
-        """Whether the energy or the gradient is not finite, (B,): where it ended, with `stop_early` anywhere."""
-        return ~finite(self.energy, self.residual)
-
-    @property
-    def converged(self) -> jax.Array:
-        """residual <= tolerance and nothing failed, (B,)."""
-        return (self.residual <= self.tolerance) & ~self.failed
 
 
 def minimize(
@@ -122,11 +76,10 @@ def minimize(
     if settings or temperature is not None:
         check_numbers(plan.solver, settings or {}, temperature)
     shared, batch = (params, settings, temperature), (start, context, known)
-    solve = partial(_solve, plan)
     try:
-        y, energies, residual, stopped_after, trace = parallel.call(
-            solve, shared, batch, plan.steps
-        )
+        if not plan.stop_early and not plan.trace and _constant((shared, batch)):
+            return _by_and_by(plan, shared, batch)
+        found = parallel.call(partial(_solve, plan), shared, batch, plan.steps)
     except (TypeError, ValueError) as error:
         if "No constant handler" in str(error):
             error.add_note(
@@ -134,6 +87,7 @@ def minimize(
             )
         checks.check_arrays(params=params, context=context, known=known)
         raise
+    y, energies, residual, stopped_after, trace = found
     return Solution(y, energies, residual, stopped_after, trace, plan.steps, plan.tolerance)
 
 
@@ -179,6 +133,51 @@ def from_each_start(
     return found, jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
 
 
+def _constant(tree):
+    """Whether all are arrays that nobody can change and that nothing is differentiated by."""
+    return all(
+        isinstance(a, jax.Array) and not isinstance(a, Tracer) for a in jax.tree.leaves(tree)
+    )
+
+
+def _by_and_by(plan, shared, batch):
+    """A solution whose energy and residual, which take as long as three steps, are computed when asked for."""
+    y = parallel.call(partial(_points, plan), shared, batch, plan.steps)
+
+    def judge():
+        return parallel.call(partial(_judged, plan), shared, (y, *batch[1:]), 1)
+
+    return Solution.judged_later(y, judge, plan.steps, plan.tolerance)
+
+
+@partial(jax.jit, static_argnums=0)
+def _points(plan, shared, batch):
+    """y alone: what else `_solve` computes is left out by the compiler."""
+    return _solve(plan, shared, batch)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _judged(plan, shared, batch):
+    """The energies and residuals of points that were found."""
+
+    def of_arrays(shared, batch):
+        (params, settings, temperature), (y, context, known) = shared, batch
+        values = _in_range(plan, Values(params, settings, temperature), jax.tree.leaves(y)[0].dtype)
+        end, context = at_step(values, plan.steps - 1), hold(plan, context, known, y)
+        size, numbers = _size(y)
+        each = Mapped(
+            plan, suits_last(plan, values, context, y, blocks.block_sizes(size, numbers)[1])
+        )
+
+        def judge(end, block):
+            there = each(report, end, each.inward(block))
+            return each.outward((there.energy, there.residual))
+
+        return blocks.in_blocks(judge, end, (context, y), numbers)
+
+    return parallel.automatic(of_arrays, shared, batch, batched=True)
+
+
 @partial(jax.jit, static_argnums=0)
 def _solve(plan, shared, batch):
     return parallel.automatic(partial(_solve_all, plan), shared, batch, batched=True)
@@ -187,16 +186,12 @@ def _solve(plan, shared, batch):
 def _solve_all(plan, shared, batch):
     """The fields of the solution that are arrays."""
     (params, settings, temperature), (start, context, known) = shared, batch
-    leaves = jax.tree.leaves(start)
     settings = {name: jnp.asarray(value) for name, value in (settings or {}).items()}
     temperature = None if temperature is None else jnp.asarray(temperature)
     values = Values(params, settings, temperature)
     _check(plan, values, context, start, known)
-    dtype = leaves[0].dtype
-    numbers_of_steps = jax.tree.map(lambda a: jnp.asarray(a, dtype), values[1:])
-    values = Values(params, *with_range(plan, *numbers_of_steps))
-    batch = len(leaves[0])
-    numbers = sum(a.size for a in leaves) // max(batch, 1)
+    values = _in_range(plan, values, jax.tree.leaves(start)[0].dtype)
+    numbers = _size(start)[1]
     context = hold(plan, context, known, start)
     end = at_step(values, plan.steps - 1)
     found = _find(plan, values, context, start, numbers)
@@ -205,6 +200,20 @@ def _solve_all(plan, shared, batch):
         y = implicit(plan, plan.mode, numbers, end, context, y)
     energy = known_energy(plan, (end, context, y), found.energy)
     return y, energy, found.residual, found.steps, found.trace
+
+
+def _in_range(plan, values, dtype):
+    """The numbers of the steps in the points' type, not a number where they are out of range."""
+    numbers = jax.tree.map(
+        lambda a: jnp.asarray(a, dtype), (values.settings or {}, values.temperature)
+    )
+    return Values(values.params, *with_range(plan, *numbers))
+
+
+def _size(y):
+    """How many examples, and how many numbers each."""
+    leaves = jax.tree.leaves(y)
+    return len(leaves[0]), sum(a.size for a in leaves) // max(len(leaves[0]), 1)
 
 
 def _find(plan, values, context, start, numbers):

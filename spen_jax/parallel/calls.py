@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: in
     Where the devices do not divide the examples, it is filled up and the results are cut on the host. The arrays of the
     batch and of the results have the examples along the first axis.
     """
+    if _one_device():
+        return function(shared, batch)
     leaves = jax.tree.leaves(batch)
     mesh = in_use() or mesh_of_any(shared)
     if mesh is None or any(isinstance(a, Tracer) for a in (*leaves, *jax.tree.leaves(shared))):
@@ -42,6 +44,11 @@ def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: in
     if not rows % parts:
         return found
     return jax.tree.map(lambda a: jax.device_put(fetched(a)[:rows]), found)
+
+
+@cache
+def _one_device():
+    return jax.device_count() == 1
 
 
 def _filled_up(mesh, a):
