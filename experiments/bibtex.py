@@ -232,4 +232,4 @@ def main(config: Config) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__)

@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import matplotlib
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -43,6 +44,13 @@ def fail(message: str) -> NoReturn:
     """End the program with one line on standard error and exit status 2."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def run(main: Callable[[Any], Any], config: type, description: str | None) -> None:
+    """Call main with the settings of the command line, on all cores of the machine."""
+    settings = tyro.cli(config, description=description)
+    sx.parallel.all_cores()
+    main(settings)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

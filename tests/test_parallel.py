@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -149,3 +150,41 @@ def test_without_a_mesh_nothing_is_moved():
     tree = {"a": 1.0}
     for put in (sx.parallel.split, sx.parallel.everywhere, sx.parallel.sharded):
         assert put(tree) is tree
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_printed():
+    text = (HERE.parent / "docs/parallel.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    assert code.count("sx.parallel") >= 3
+    clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=clean
+    )
+    assert done.returncode == 0 and "spec=P('batch',)" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_kept_for_later_processes(tmp_path):
+    code = f"""
+import jax
+import spen_jax as sx
+
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+assert str(sx.parallel.keep_compiled({str(tmp_path / "new" / "cache")!r})).endswith("cache")
+found = sx.minimize(lambda p, c, y: ((y - p * c) ** 2).sum(), 0.5, jax.numpy.ones((8, 3)), 0.1, shape=(3,))
+print(float(found.y.sum()), hits.count("/jax/compilation_cache/cache_hits"))
+"""
+    both = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    (one, cold), (two, warm) = (process.stdout.split() for process in both)
+    assert one == two and int(cold) == 0 and int(warm) >= 1
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="needs a folder, but .*file is a file"):
+        sx.parallel.keep_compiled(tmp_path / "file")

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from rich.table import Table
 
 import spen_jax as sx
@@ -197,4 +196,4 @@ def report(result: dict, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__)

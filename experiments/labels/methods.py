@@ -18,7 +18,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from rich.table import Table
 
 from experiments import shared
@@ -197,4 +196,4 @@ def table_of(result: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__)

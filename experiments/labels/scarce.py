@@ -18,7 +18,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from rich.table import Table
 
 import spen_jax as sx
@@ -111,4 +110,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.table import Table
 
 from experiments import shared
@@ -191,4 +190,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__)

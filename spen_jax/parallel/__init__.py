@@ -11,6 +11,7 @@ arrays they are given; `split`, `everywhere` and `sharded` put them by hand. The
 """
 
 from spen_jax.parallel.calls import beside, call, fetched, worth_it
+from spen_jax.parallel.compiled import keep_compiled
 from spen_jax.parallel.meshes import (
     all_cores,
     all_devices,
@@ -32,6 +33,7 @@ __all__ = [
     "everywhere",
     "fetched",
     "in_use",
+    "keep_compiled",
     "kept",
     "mesh_of",
     "on_host",
