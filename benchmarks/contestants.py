@@ -27,11 +27,26 @@ Run = Callable[[], Any]
 Contestant = Callable[[Problem, int], Run]
 
 
+def _spread(params: Any, *batch: Any) -> tuple[Any, ...]:
+    """Where several devices are in use, the parameters on all of them, and a large batch that they divide cut in parts.
+
+    Before the clock starts; other batches are left for `minimize` to spread, or not.
+    """
+    import jax
+
+    from spen_jax.parallel import everywhere, split
+
+    rows = len(batch[-1])
+    if rows < 256:
+        return params, *batch
+    return everywhere(params), *(batch if rows % jax.device_count() else split(batch))
+
+
 def spen_jax(problem: Problem, steps: int) -> Run:
     """The public interface, with the energy as a plain function."""
     from spen_jax import minimize
 
-    energy, (params, logits, start) = plain_energy(), jax_arrays(problem)
+    energy, (params, logits, start) = plain_energy(), _spread(*jax_arrays(problem))
     return lambda: minimize(energy, params, logits, start, steps=steps).y
 
 
@@ -42,12 +57,12 @@ def _compiled(steps: int, batch: int):
     from spen_jax import minimize
 
     loop = jax.jit(lambda *arrays: minimize(plain_energy(), *arrays, steps=steps))
-    return loop.lower(*jax_arrays(random_problem(batch))).compile()
+    return loop.lower(*_spread(*jax_arrays(random_problem(batch)))).compile()
 
 
 def spen_jax_compiled(problem: Problem, steps: int) -> Run:
     """The same, compiled ahead of time: what is left out is the overhead of calling `minimize`."""
-    arrays = jax_arrays(problem)
+    arrays = _spread(*jax_arrays(problem))
     loop = _compiled(steps, len(problem.start))
     return lambda: loop(*arrays).y
 
@@ -79,6 +94,7 @@ def spen_jax_dense(problem: Problem, steps: int) -> Run:
     _, logits, start = jax_arrays(problem)
     weights = {"C1": {"kernel": problem.C1.T.copy(), "bias": problem.b}}
     params = jax.device_put(weights | {"c2": {"kernel": problem.c2[:, None]}})
+    params, logits, start = _spread(params, logits, start)
     return lambda: minimize(_dense_energy(), params, logits, start, steps=steps).y
 
 
@@ -95,7 +111,7 @@ def spen_jax_flax(problem: Problem, steps: int) -> Run:
     identity = {"kernel": np.eye(HIDDEN, dtype=np.float32), "bias": np.zeros(HIDDEN, np.float32)}
     network = {"hidden_0": identity, "output": {"kernel": problem.W.T, "bias": problem.d}}
     params = jax.device_put(params | {"network": network})
-    context = jax.jit(features)(params, problem.h)
+    params, context, start = _spread(params, jax.jit(features)(params, problem.h), start)
     return lambda: minimize(energy, params, context, start, steps=steps).y
 
 

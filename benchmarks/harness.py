@@ -109,7 +109,8 @@ def interleaved(
     """The median seconds of one call of each contestant, all of them compiled already.
 
     They take turns until the time is up and each had `least` of them, so that a machine which slows
-    down slows down all. A turn is a tenth of the calls untimed, after which caches hold the contestant's own
+    down slows down all. A turn is a pause, in which another contestant's threads that look for work go to sleep, a
+    tenth of the calls untimed, after which caches hold the contestant's own
     data, then as many as fill `turn` seconds, timed together until their results are ready. With
     `time.process_time` as the clock, what other processes take of a shared processor does not
     count; it means something for one thread only.
@@ -117,6 +118,7 @@ def interleaved(
     import jax
 
     def timed(function, calls):
+        time.sleep(0.01)
         jax.block_until_ready([function() for _ in range(math.ceil(calls / 10))])
         start = clock()
         jax.block_until_ready([function() for _ in range(calls)])

@@ -1,20 +1,20 @@
-"""Training: the seconds of one step, spen_jax against eager PyTorch, and what compilation costs.
+"""Training: the seconds of one step, spen_jax against eager PyTorch, on one thread and on all.
 
-The energy of problem.py, of the size of the BibTeX data set; a step takes 100 examples, trains the local and
+The energy of problem.py, of the size of the BibTeX data set; a step takes 100 or 512 examples, trains the local and
 the global term on their features h by SGD with momentum 0.9, and is what a user writes: `training.step` here,
 `torch.autograd` there, both with the potentials W h + d computed once a step.
 
 - max-margin: loss-augmented inference by 30 steps of gradient descent with momentum, stopped.
 - end-to-end: cross-entropy through 10 unrolled steps of mirror descent, in PyTorch by `create_graph=True`.
 
-Claim: on one thread spen_jax takes the max-margin step at least 7 times, the end-to-end step at least 3.5 times as
-fast. Before anything is timed, both have computed the same loss and the same gradient. About 1 minute; README.md
-prints one run.
+Claim: on one thread, at 100 examples, spen_jax takes the max-margin step at least 7 times, the end-to-end step at least
+3.5 times as fast. Before anything is timed, both have computed the same loss and the same gradient. About 2 minutes;
+README.md prints one run.
 """
 
 import argparse
+import itertools
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +26,7 @@ from benchmarks import harness
 from benchmarks.problem import LABELS, MOMENTUM, STEP, plain_energy, random_problem
 
 KINDS = "max-margin", "end-to-end"
-BATCH, DESCENT_STEPS, MIRROR_STEPS, MIRROR_STEP = 100, 30, 10, 0.1
+BATCHES, DESCENT_STEPS, MIRROR_STEPS, MIRROR_STEP = (100, 512), 30, 10, 0.1
 RATE, SGD_MOMENTUM = 1e-3, 0.9
 TOLERANCE = 1e-4
 NAMES = "W", "d", "C1", "b", "c2"
@@ -39,10 +39,10 @@ class Data(NamedTuple):
     y: np.ndarray
 
 
-def random_data() -> tuple[dict[str, np.ndarray], Data]:
+def random_data(batch: int) -> tuple[dict[str, np.ndarray], Data]:
     """The weights of `random_problem`, its features, and labels of which each is on in 1.5 % of the examples."""
-    problem = random_problem(BATCH)
-    on = np.random.default_rng(1).random((BATCH, LABELS)) < 0.015
+    problem = random_problem(batch)
+    on = np.random.default_rng(1).random((batch, LABELS)) < 0.015
     weights = {name: getattr(problem, name) for name in NAMES}
     return weights, Data(problem.h, on.astype(np.float32))
 
@@ -54,12 +54,13 @@ class Contestant(NamedTuple):
     gradient: Callable[[], tuple[float, dict[str, np.ndarray]]]
 
 
-def _ours(kind: str) -> tuple[Any, Any, Any, Any, Any]:
+def _ours(kind: str, batch: int) -> tuple[Any, Any, Any, Any, Any]:
     """The arguments of `training.step`."""
     import jax
     import optax
 
     from spen_jax import GradientDescent, MirrorDescent, Predictor, objectives, training
+    from spen_jax.parallel import everywhere
 
     def features(params, h):
         return h @ params["W"].T + params["d"]
@@ -71,19 +72,19 @@ def _ours(kind: str) -> tuple[Any, Any, Any, Any, Any]:
     else:
         mirror = predictor(solver=MirrorDescent(MIRROR_STEP), steps=MIRROR_STEPS)
         objective = objectives.end_to_end(mirror)
-    weights, data = jax.device_put(random_data())
+    weights, data = everywhere(jax.device_put(random_data(batch)))
     optimizer = optax.sgd(RATE, momentum=SGD_MOMENTUM)
     state = training.init(weights, optimizer, jax.random.key(0))
-    return objective, optimizer, state, data, np.arange(BATCH)
+    return objective, optimizer, everywhere(state), data, np.arange(batch)
 
 
-def spen_jax(kind: str) -> Contestant:
+def spen_jax(kind: str, batch: int) -> Contestant:
     """`training.step`."""
     import jax
 
     from spen_jax import training
 
-    objective, optimizer, state, data, rows = _ours(kind)
+    objective, optimizer, state, data, rows = _ours(kind, batch)
     first = state.params
 
     def step():
@@ -99,15 +100,15 @@ def spen_jax(kind: str) -> Contestant:
     return Contestant(step, gradient)
 
 
-def torch_eager(kind: str) -> Contestant:
+def torch_eager(kind: str, batch: int) -> Contestant:
     """The same in PyTorch, operation by operation; during stopped inference no weight asks for a gradient."""
     import torch
     from torch.nn import functional as F
 
-    weights, data = random_data()
+    weights, data = random_data(batch)
     params = {name: torch.tensor(w, requires_grad=True) for name, w in weights.items()}
     x, y = map(torch.from_numpy, data)
-    rows = torch.arange(BATCH)
+    rows = torch.arange(batch)
     optimizer = torch.optim.SGD(params.values(), lr=RATE, momentum=SGD_MOMENTUM)
 
     def energies(params, logits, y):
@@ -136,7 +137,7 @@ def torch_eager(kind: str) -> Contestant:
             total = energies(params, logits, y).sum()
             (slope,) = torch.autograd.grad(total, y, create_graph=True)
             at = at - MIRROR_STEP * slope
-        return F.binary_cross_entropy(torch.sigmoid(at), truth, reduction="sum") / BATCH
+        return F.binary_cross_entropy(torch.sigmoid(at), truth, reduction="sum") / batch
 
     objective = {"max-margin": max_margin, "end-to-end": end_to_end}[kind]
 
@@ -178,7 +179,11 @@ def check(kind: str, ours: Contestant, other: Contestant) -> None:
 def measure(threads: int, seconds: float) -> list[dict[str, Any]]:
     """A row for each objective and contestant, in a process of so many threads."""
     harness.pin(threads)
-    contestants: dict[str, Callable[[str], Contestant]] = {"spen_jax": spen_jax}
+    if threads > 1:
+        from spen_jax.parallel import all_cores
+
+        all_cores(threads)
+    contestants: dict[str, Callable[[str, int], Contestant]] = {"spen_jax": spen_jax}
     if harness.installed("torch_eager"):
         import torch
 
@@ -186,73 +191,51 @@ def measure(threads: int, seconds: float) -> list[dict[str, Any]]:
         contestants["torch_eager"] = torch_eager
     clock = time.process_time if threads == 1 else time.perf_counter
     rows = []
-    for kind in KINDS:
-        print(f"threads {threads}, {kind}: comparing, timing", file=sys.stderr)
-        made = {name: make(kind) for name, make in contestants.items()}
+    for kind, batch in itertools.product(KINDS, BATCHES):
+        print(f"threads {threads}, {kind}, {batch}: comparing, timing", file=sys.stderr)
+        made = {name: make(kind, batch) for name, make in contestants.items()}
         if "torch_eager" in made:
             check(kind, made["spen_jax"], made["torch_eager"])
         runs = {name: c.step for name, c in made.items()}
         for name, median in harness.interleaved(runs, seconds, clock).items():
-            rows.append({"kind": kind, "name": name, "threads": threads, "seconds": median})
+            row = {"kind": kind, "batch": batch, "name": name, "threads": threads}
+            rows.append(row | {"seconds": median})
     return rows
 
 
-def first_call(kind: str, folder: str) -> dict[str, float]:
-    """Seconds until the step can run, tracing and then compiling or, where `folder` has it, loading."""
-    import jax
+def report(rows: list[dict[str, Any]], one: list[dict[str, Any]]) -> None:
+    """Prints the table of one number of threads, beside our own on one thread where that is known."""
 
-    harness.pin(1)
-    jax.config.update("jax_enable_compilation_cache", True)
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from spen_jax import training
+    def seconds(of, **wanted):
+        return next((r["seconds"] for r in of if wanted.items() <= r.items()), None)
 
-    arguments = _ours(kind)
-    clock = time.process_time
-    start = clock()
-    lowered = training.step.lower(*arguments)
-    traced = clock()
-    lowered.compile()
-    return {"trace": traced - start, "compile": clock() - traced}
-
-
-def compilation() -> list[dict[str, Any]]:
-    """A row for each objective: the same process twice, first with an empty persistent cache."""
-    rows = []
-    for kind in KINDS:
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = ["--first-call", kind, folder]
-            empty, full = (harness.fresh_process(__file__, arguments, 1) for _ in range(2))
-        rows.append({"kind": kind, **empty, "load": full["compile"]})
-    return rows
-
-
-def report(rows: list[dict[str, Any]]) -> None:
-    """Prints the table of one number of threads."""
     threads = rows[0]["threads"]
-    cells = {(row["kind"], row["name"]): row["seconds"] for row in rows}
     names = list(dict.fromkeys(row["name"] for row in rows))
     lines = []
-    for kind in KINDS:
-        times = [cells[kind, name] for name in names]
-        lines.append([kind, *(f"{1e3 * s:.2f}" for s in times), f"{times[-1] / times[0]:.3g}"])
-    print(
-        f"\nMilliseconds of a training step, batch {BATCH}, {threads} thread{'s' * (threads > 1)}\n"
-    )
-    print(harness.table(["", *names, "ratio"], lines))
+    for kind, batch in itertools.product(KINDS, BATCHES):
+        times = [seconds(rows, kind=kind, batch=batch, name=name) or np.nan for name in names]
+        line = [
+            f"{kind}, {batch}",
+            *(f"{1e3 * s:.2f}" for s in times),
+            f"{times[-1] / times[0]:.3g}",
+        ]
+        alone = seconds(one, kind=kind, batch=batch, name="spen_jax")
+        lines.append(line + ([] if alone is None else [f"{alone / times[0]:.3g}"]))
+    headers = ["", *names, "ratio", *(["spen_jax on 1 / this"] if one else [])]
+    print(f"\nMilliseconds of a training step, {threads} thread{'s' * (threads > 1)}\n")
+    print(harness.table(headers, lines))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--threads", type=int, nargs="+", default=[1], help="numbers of threads (%(default)s)")
+    cpus = len(harness.available_cpus())
+    default = sorted({1, cpus})
+    add("--threads", type=int, nargs="+", default=default, help="numbers of threads (%(default)s)")
     add("--seconds", type=float, default=15.0, help="of timing for each objective (%(default)s)")
-    add("--without-compilation", action="store_true", help="leave out how long compilation takes")
-    add("--json", help="file for the rows, an object of two lists")
+    add("--json", help="file for the rows, a list of objects")
     add("--worker", type=int, help=argparse.SUPPRESS)
-    add("--first-call", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
@@ -261,25 +244,15 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options.worker:
         return harness.write_json(options.json, measure(options.worker, options.seconds))
-    if options.first_call:
-        return harness.write_json(options.json, first_call(*options.first_call))
     print(harness.machine(harness.PACKAGES))
-    steps = []
+    rows = []
     for threads in options.threads:
         worker = ["--worker", str(threads), "--seconds", str(options.seconds)]
-        rows = harness.fresh_process(__file__, worker, threads)
-        report(rows)
-        steps += rows
-    compiled = [] if options.without_compilation else compilation()
-    if compiled:
-        print("\nProcessor seconds before the first step, once a process\n")
-        lines = [
-            [row["kind"], *(f"{row[n]:.2f}" for n in ("trace", "compile", "load"))]
-            for row in compiled
-        ]
-        print(harness.table(["", "tracing", "compiling", "or loading"], lines))
+        found = harness.fresh_process(__file__, worker, threads)
+        report(found, [row for row in rows if row["threads"] == 1])
+        rows += found
     if options.json:
-        harness.write_json(options.json, {"steps": steps, "compilation": compiled})
+        harness.write_json(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,13 @@ def by_rows(function: Callable[..., Any], *arrays: jax.Array) -> Any:
 
 
 def in_batches(
-    function: Callable[[Any, Any], Any], shared: Any, batch: Any, size: int, steps: int
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    batch: Any,
+    size: int,
+    steps: int,
+    *,
+    always: bool = False,
 ) -> Any:
     """function(shared, part) for parts of a batch of at most `size` examples, joined: few sizes are compiled.
 
@@ -92,7 +98,7 @@ def in_batches(
     many `steps`. The sizes are powers of 8; what is
     left over runs in the next size, filled up with copies of the last example whose results are dropped, or in up
     to three runs of the size below. Parts are cut and joined on the host, where no shape is compiled, and spread over
-    the mesh in use; a batch that stands on a mesh already runs whole. Within
+    the mesh in use; a batch that stands on a mesh already runs whole, unless it is `always` to be cut alike. Within
     `jit`, `grad` and the like the function gets the whole batch: the program around it has one size.
     ValueError for arrays of different lengths.
     """
@@ -105,7 +111,7 @@ def in_batches(
                 f"{jax.tree_util.keystr(path)} has shape {jnp.shape(a)}"
             )
     sizes = _sizes(n, size)
-    if sizes in ([], [n]) or parallel.mesh_of(batch) is not None:
+    if sizes in ([], [n]) or (parallel.mesh_of(batch) is not None and not always):
         return parallel.call(function, shared, batch, steps)
     whole, (batch, results) = batch, (jax.tree.map(parallel.on_host, batch), [])
     for first, length in zip(np.cumsum([0, *sizes]), sizes, strict=False):

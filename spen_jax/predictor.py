@@ -139,7 +139,8 @@ class Predictor:
             check_inside(self.domain, known[1], "the y of known", known[0])
         fixed, params, numbers, start = self._split(params)
         batch = _Rows(x, known, mask, start, None if key is None else np.arange(n))
-        return self._run(partial(_solve, fixed), (params, numbers, key), batch, self.steps)
+        shared, draws = (params, numbers, key), key is not None
+        return self._run(partial(_solve, fixed), shared, batch, self.steps, always=draws)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
         """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0.
@@ -150,12 +151,12 @@ class Predictor:
         model = _model(self.energy, self.features)
         return self._run(partial(_energies, model), params, _Answers(x, y, mask), 1)
 
-    def _run(self, function, shared, batch, steps):
+    def _run(self, function, shared, batch, steps, *, always=False):
         """function(shared, batch), in batches unless something of them is traced."""
         traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((shared, batch)))
         if traced:
             return function(shared, batch)
-        return in_batches(function, shared, batch, self.batch_size, steps)
+        return in_batches(function, shared, batch, self.batch_size, steps, always=always)
 
     def context(
         self, params: Any, x: Any, *, key: jax.Array | None = None, mask: Any = None

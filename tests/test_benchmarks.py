@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -54,13 +55,30 @@ def test_the_inference_benchmark_refuses_a_peer_it_does_not_know():
 def test_the_training_benchmark_times_a_step_of_each_objective(tmp_path):
     """Where PyTorch is installed, the script itself stops unless both compute the same loss and gradient."""
     file = tmp_path / "rows.json"
-    small = "--threads 1 --seconds 0.02 --without-compilation".split()
+    small = "--threads 1 --seconds 0.02".split()
     done = run(*small, "--json", str(file), script=ROOT / "benchmarks" / "training.py")
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())
     names = ["spen_jax", "torch_eager"] if find_spec("torch") else ["spen_jax"]
     kinds = "max-margin", "end-to-end"
-    assert [(r["kind"], r["name"]) for r in rows["steps"]] == [(k, n) for k in kinds for n in names]
-    assert all(r["seconds"] > 0 and r["threads"] == 1 for r in rows["steps"])
-    assert rows["compilation"] == []
-    assert "Milliseconds of a training step, batch 100, 1 thread\n" in done.stdout
+    got = [(r["kind"], r["batch"], r["name"]) for r in rows]
+    assert got == list(itertools.product(kinds, (100, 512), names))
+    assert all(r["seconds"] > 0 and r["threads"] == 1 for r in rows)
+    assert "Milliseconds of a training step, 1 thread\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_cold_starts_says_what_takes_the_seconds(tmp_path):
+    file = tmp_path / "rows.json"
+    done = run("--repeats", "1", "--json", str(file), script=ROOT / "benchmarks" / "compile.py")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())
+    assert len(rows) == 8 and {row["start"] for row in rows} == {"cold", "warm"}
+    for row in rows:
+        parts = [row[part] for part in ("imports", "tracing", "lowering", "all else")]
+        assert min(parts) >= 0 and row["programs"] >= 1
+        assert sum(parts) + row["compiling or loading"] == pytest.approx(row["all"])
+    cold, warm = (
+        [r["compiling or loading"] for r in rows if r["start"] == s] for s in ("cold", "warm")
+    )
+    assert sum(warm) < sum(cold) / 2

@@ -22,7 +22,7 @@ from spen_jax.parallel.meshes import (
     split,
     use,
 )
-from spen_jax.parallel.within import automatic, kept, mesh_of, over_devices, places, taken
+from spen_jax.parallel.within import automatic, kept, mesh_of, over_devices, places, specs, taken
 
 __all__ = [
     "all_cores",
@@ -40,6 +40,7 @@ __all__ = [
     "over_devices",
     "places",
     "sharded",
+    "specs",
     "split",
     "taken",
     "use",

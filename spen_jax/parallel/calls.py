@@ -17,7 +17,7 @@ from spen_jax.parallel.meshes import axis_of, in_use, mesh_of_any, moved, on_hos
 
 LEAST = 2**20
 """Steps times numbers of a batch below which it runs on one device: to wake the others would take longer."""
-OPERATIONS, AGAIN = 1e8, 3000
+OPERATIONS, AGAIN = 1e8, 5000
 """What a training step on a CPU must have at least to be spread, and for each of its parameters; see `worth_it`."""
 
 
@@ -31,18 +31,27 @@ def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: in
     if _one_device():
         return function(shared, batch)
     leaves = jax.tree.leaves(batch)
-    mesh = in_use() or mesh_of_any(shared)
-    if mesh is None or any(isinstance(a, Tracer) for a in (*leaves, *jax.tree.leaves(shared))):
+    mesh: Any = in_use()
+    if mesh is None and jax.sharding.get_abstract_mesh().empty:
+        mesh = mesh_of_any(shared)
+    axis = None if mesh is None else axis_of(mesh, None)
+    if (
+        mesh is None
+        or axis is None
+        or any(isinstance(a, Tracer) for a in (*leaves, *jax.tree.leaves(shared)))
+    ):
         return function(shared, batch)
     if mesh_of_any(batch) is not None:
         return function(moved(shared, mesh), moved(batch, mesh))
-    rows, parts = jnp.shape(leaves[0])[0], mesh.shape[axis_of(mesh)]
+    rows, parts = jnp.shape(leaves[0])[0], mesh.shape[axis]
     work = steps * sum(map(jnp.size, leaves))
     if (rows < parts or work < LEAST) and jax.process_count() == 1:
         return function(*jax.tree.map(_on_one, (shared, batch)))
     found = function(moved(shared, mesh), jax.tree.map(partial(_filled_up, mesh), batch))
     if not rows % parts:
         return found
+    if any(isinstance(a, Tracer) for a in jax.tree.leaves(found)):  # the function closes over one
+        return jax.tree.map(lambda a: a[:rows], found)
     return jax.tree.map(lambda a: jax.device_put(fetched(a)[:rows]), found)
 
 
@@ -110,15 +119,17 @@ def operations(jaxpr: Any) -> float:
             out_features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
             total += 2 * eqn.outvars[0].aval.size * kernel.size / out_features
         else:
-            inner = [operations(j) for j in jaxprs_in_params(eqn.params)]
-            total += sum(inner) * eqn.params.get("length", 1)
+            inner = [operations(j) for j in jaxprs_in_params(eqn.params)] or [0.0]
+            once = max(inner) if eqn.primitive.name == "cond" else sum(inner)
+            total += once * eqn.params.get("length", 1)
     return total
 
 
 def _on_one(a):
-    """An array on one device: where it is everywhere the copy on the first."""
+    """An array on one device, free to meet those on others."""
     if standing_on(a) is None:
         return a
-    if a.is_fully_replicated:
-        return a.addressable_data(0)
-    return jax.device_put(a, jax.local_devices()[0])
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        data = jax.device_put(fetched(jax.random.key_data(a)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
+    return jax.device_put(fetched(a))

@@ -16,7 +16,7 @@ AXIS = "batch"
 _ONE_THREAD_EACH = (
     "--xla_disable_hlo_passes=cpu-parallel-task-assigner --xla_cpu_multi_thread_eigen=false"
 )
-_chosen: dict[str, Mesh] = {}
+_chosen: dict[str, Mesh | None] = {}
 
 
 def all_cores(cores: int | None = None) -> Mesh:
@@ -72,10 +72,9 @@ def use(mesh: Mesh | None) -> Any:
 
     ValueError for a mesh of several axes of which none is "batch".
     """
-    _chosen.pop("mesh", None)
     if mesh is not None:
         axis_of(mesh)
-        _chosen["mesh"] = mesh
+    _chosen["mesh"] = mesh
     return mesh
 
 
@@ -158,7 +157,7 @@ def mesh_of_any(tree: Any) -> Any:
     return next(filter(None, map(standing_on, jax.tree.leaves(tree))), None)
 
 
-def moved(tree: Any, mesh: Mesh) -> Any:
+def moved(tree: Any, mesh: Any) -> Any:
     """The tree with what does not stand on the mesh yet everywhere on it."""
     everywhere = NamedSharding(mesh, P())
     return jax.tree.map(lambda a: a if standing_on(a) == mesh else _put(a, everywhere), tree)

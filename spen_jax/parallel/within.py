@@ -1,6 +1,7 @@
 """Within a program: each device's own examples, rows and state that stand where they stood."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spen_jax.parallel.meshes import axis_of, standing_on
+
+EVERYWHERE = P()
 
 
 def mesh_of(*trees: Any) -> Any:
@@ -36,6 +39,8 @@ def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -
     mesh, axis = _mesh_and_axis(batch)
     if axis is None:
         return function(shared, batch)
+    if AxisType.Explicit in mesh.axis_types:
+        return automatic(partial(over_devices, function), shared, batch, batched=True)
     size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     short = -size % mesh.shape[axis]
     if short:
@@ -50,6 +55,8 @@ def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -
         axis_names={axis},
         check_vma=False,
     )
+    if not any(isinstance(a, Tracer) for a in jax.tree.leaves((shared, batch))):
+        each = jax.jit(each)  # JAX runs it eagerly on meshes of one axis only
     found = each(shared, batch)
     return jax.tree.map(lambda a: a[:size], found) if short else found
 
@@ -71,16 +78,31 @@ def taken(data: Any, rows: Any) -> Any:
     return jax.tree.map(take, data)
 
 
-def automatic(function: Callable[..., Any], *args: Any, batched: bool) -> Any:
+def automatic(
+    function: Callable[..., Any], *args: Any, batched: bool = False, out: Any = EVERYWHERE
+) -> Any:
     """function(*args) with XLA cutting the work, where arrays stand on a mesh of explicit axes too.
 
-    The results lie along the batch if they are `batched`, else everywhere.
+    The results lie along the batch if they are `batched` and the devices divide that of the last argument, else as
+    `out` says, a `PartitionSpec` or a tree of them; everywhere by default.
     """
     mesh, axis = _mesh_and_axis(args)
     if mesh is None or AxisType.Explicit not in mesh.axis_types:
         return function(*args)
-    out = NamedSharding(mesh, P(axis) if batched and axis else P())
+    if batched and axis and not jnp.shape(jax.tree.leaves(args[-1])[0])[0] % mesh.shape[axis]:
+        out = P(axis)
+    out = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), out, is_leaf=lambda a: isinstance(a, P)
+    )
     return jax.sharding.auto_axes(function, out_sharding=out)(*args)
+
+
+def specs(tree: Any, where: tuple[Any, ...] | None) -> Any:
+    """How a tree is to lie that stood as `places` found it."""
+    if where is None:
+        return P()
+    found = [sharding.spec if isinstance(sharding, NamedSharding) else P() for sharding in where]
+    return jax.tree.structure(tree).unflatten(found)
 
 
 def places(tree: Any) -> tuple[Any, ...] | None:

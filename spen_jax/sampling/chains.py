@@ -144,7 +144,7 @@ def _sample_block(plan, shared, context, y, keys):
     def draw(key, i):
         return plan.sampler.draw(jax.random.fold_in(key, i), one)
 
-    random = jax.eval_shape(draw, keys[0], 0)
+    random = jax.eval_shape(draw, one_of(keys), 0)
     last = jax.default_backend() == "cpu" and _suits_last(plan, first, one_of(context), one, random)
     axis, over = -1 if last else 0, partial(over_examples, last=last)
     begin, step, look = (partial(f, plan) for f in (_begin, _step, _look))

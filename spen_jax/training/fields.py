@@ -78,7 +78,7 @@ def written_back(
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _written(places: Any, field: Any, rows: Any, new: Any, left_out: Any) -> Any:
-    def write(old, new):
+    def write(left_out, rows, old, new):
         new = jnp.where(
             left_out > 0, old[rows], new
         )  # of a step that was not taken nothing is kept
@@ -88,7 +88,11 @@ def _written(places: Any, field: Any, rows: Any, new: Any, left_out: Any) -> Any
             new = jnp.where(finite.reshape(-1, *[1] * (new.ndim - 1)), new, old[rows])
         return old.at[rows].set(new)
 
-    return parallel.kept(jax.tree.map(write, field, new), places)
+    def of_arrays(field, rows, new, left_out):
+        return parallel.kept(jax.tree.map(partial(write, left_out, rows), field, new), places)
+
+    out = parallel.specs(field, places)
+    return parallel.automatic(of_arrays, field, rows, new, left_out, out=out)
 
 
 def _check_rows(name, field, new, batch_size):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 
 from spen_jax import parallel
 from spen_jax.checks import check_arrays, check_whole
@@ -68,7 +69,9 @@ def _compiled_step(objective, optimizer, places, state, data, rows):
         metrics |= {"left_out": jnp.where(sound, 0, len(rows))}
         return parallel.kept(state, places), metrics
 
-    return parallel.automatic(of_arrays, state, data, rows, batched=False)
+    return parallel.automatic(
+        of_arrays, state, data, rows, out=(parallel.specs(state, places), P())
+    )
 
 
 def _step(objective, optimizer, state, batch):
@@ -107,7 +110,7 @@ def _each_sound(objective, optimizer, state, data, rows):
 
         return jax.lax.map(sound, rows)
 
-    return parallel.automatic(of_arrays, state, data, rows, batched=False)
+    return parallel.automatic(of_arrays, state, data, rows)
 
 
 def scan(
@@ -235,6 +238,7 @@ def fit(
     some = np.arange(batch_size)
     if parallel.worth_it(_compiled_step, objective, optimizer, None, state, data, some):
         state, data = parallel.beside(parallel.in_use(), (state, data))
+    data = parallel.beside(state, data)
     return Epochs(_fit(objective, optimizer, state, data, int(epochs), batch_size), "fit")
 
 
