@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 from spen_jax.domains import Box
 from spen_jax.inference import suits_last
 from spen_jax.sampling import GibbsWithGradients, Point, Target, sample
+from spen_jax.trees import one_of
 
 CORNERS = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
 SLOPES = np.array([0.7, -0.4, 0.2])
@@ -50,7 +51,7 @@ def test_flips_are_proposed_by_their_estimate_and_balanced_by_the_energy(x64):
         """The point that this move proposes, its acceptance probability, and the gradient at y."""
         target = Target(partial(family, (0.8, 0.0), SLOPES), Box(), beta)
         noise = jnp.where(jnp.arange(3) == move, 1e6, 0.0)
-        random: Any = jax.eval_shape(SAMPLER.draw, jax.random.key(0), y)
+        random: Any = jax.eval_shape(partial(SAMPLER.draw, size=1), jax.random.key(0), y)
         random = random._replace(
             flips=noise, stay=jnp.where(move == 3, 1e7, 0.0), uniform=jnp.zeros(())
         )
@@ -127,8 +128,8 @@ def test_binary_chains_run_with_the_chains_last():
         target = Target(partial(family, (0.8, 0.0), context), Box(), beta)
         return SAMPLER.step(target, state, random)
 
-    random = jax.eval_shape(SAMPLER.draw, jax.random.key(0), y)
-    example = SLOPES.astype(np.float32), Point(y, y[0], y), random
+    random = jax.eval_shape(partial(SAMPLER.draw, size=1), jax.random.key(0), y)
+    example = SLOPES.astype(np.float32), Point(y, y[0], y), one_of(random, axis=-1)
     assert suits_last(step, np.float32(1), example)
 
 

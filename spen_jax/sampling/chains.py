@@ -5,7 +5,8 @@ points kept of each chain, y of shape (B, C, S, ...) or a pytree of such arrays,
 
 Samplers are frozen dataclasses written for one chain (see `Sampler`), run by one loop over all chains of all
 examples in blocks that stay in a CPU's cache, with the chains along the last axis where the energy allows it.
-Each chain draws from a key of its own, so that the same key gives the same points in blocks and on meshes of any size.
+Random numbers are drawn for a block at once, so that the same key, shapes, kind and number of devices give the same
+points.
 Samples are constants to `jax.grad`: for a gradient in the parameters evaluate the energy at them once more.
 """
 
@@ -113,11 +114,10 @@ def _sample_all(plan, shared, batch):
     (params, key, beta), (start, context) = shared, batch
     check(plan, params, context, start)
     params, context, start, beta = lax.stop_gradient((params, context, start, beta))
-    numbers = jnp.arange(math.prod(jax.tree.leaves(start)[0].shape[:2]))
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)  # no two chains draw alike
-    keys = keys.reshape(jax.tree.leaves(start)[0].shape[:2])
+    shape = jax.tree.leaves(start)[0].shape[:2]
+    numbers = jnp.arange(math.prod(shape)).reshape(shape)
     of_part = partial(_sample_part, plan)
-    return parallel.over_devices(of_part, Shared(params, beta), (context, start, keys))
+    return parallel.over_devices(of_part, (Shared(params, beta), key), (context, start, numbers))
 
 
 def _sample_part(plan, shared, part):
@@ -128,23 +128,25 @@ def _sample_part(plan, shared, part):
     example_of = jnp.arange(examples * chains) // chains
 
     def solve(given, block):
-        (shared, context), (example, *each) = given, block
-        return _sample_block(plan, shared, jax.tree.map(lambda a: a[example], context), *each)
+        ((shared, key), context), (example, y, numbers) = given, block
+        block_context = jax.tree.map(lambda a: a[example], context)
+        block_key = jax.random.fold_in(key, jnp.sum(numbers[:1]))  # no two blocks begin alike
+        return _sample_block(plan, shared, block_context, y, block_key)
 
     size = sum(math.prod(a.shape[1:]) for a in jax.tree.leaves(each[0]))
     found = in_blocks(solve, (shared, context), (example_of, *each), max(size, 1))
     return jax.tree.map(lambda a: a.reshape(examples, chains, *a.shape[1:]), found)
 
 
-def _sample_block(plan, shared, context, y, keys):
+def _sample_block(plan, shared, context, y, key):
     """The samples of n chains, with examples (n, ...) first; `shared` has the beta of every step."""
     size, one = jax.tree.leaves(y)[0].shape[0], one_of(y)
     first = Shared(shared.params, shared.beta[0])
 
-    def draw(key, i):
-        return plan.sampler.draw(jax.random.fold_in(key, i), one)
+    def draw(key):
+        return plan.sampler.draw(key, one, size)
 
-    random = jax.eval_shape(draw, one_of(keys), 0)
+    random = one_of(jax.eval_shape(draw, key), axis=-1)
     last = jax.default_backend() == "cpu" and _suits_last(plan, first, one_of(context), one, random)
     axis, over = -1 if last else 0, partial(over_examples, last=last)
     begin, step, look = (partial(f, plan) for f in (_begin, _step, _look))
@@ -153,7 +155,7 @@ def _sample_block(plan, shared, context, y, keys):
         return jax.tree.map(lambda a: jnp.moveaxis(a, source, destination), tree)
 
     def body(i, moving):
-        random = jax.vmap(draw, (0, None), axis)(keys, i)
+        random = move(draw(jax.random.fold_in(key, i)), -1, axis)
         now = Shared(shared.params, shared.beta[i])
         state, info = over(step, now, (context, moving.state, random))
         return Moving(state, moving.acceptance + info.acceptance, moving.divergent + info.divergent)

@@ -49,13 +49,13 @@ class GibbsWithGradients:
                 f"GibbsWithGradients samples the corners of Box(0, 1), got {domain}; for continuous y use Langevin"
             )
 
-    def draw(self, key, y):
-        """`Draws` of a chain."""
+    def draw(self, key, y, size):
+        """`Draws` of each chain."""
         flips, stay, uniform = jax.random.split(key, 3)
         return Draws(
-            jax.random.gumbel(flips, y.shape, y.dtype),
-            jax.random.gumbel(stay, (), y.dtype),
-            jax.random.uniform(uniform),
+            jax.random.gumbel(flips, (*y.shape, size), y.dtype),
+            jax.random.gumbel(stay, (size,), y.dtype),
+            jax.random.uniform(uniform, (size,)),
         )
 
     def init(self, target, y):

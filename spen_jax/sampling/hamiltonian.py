@@ -36,9 +36,9 @@ class HamiltonianMonteCarlo:
             )
         _blackjax()
 
-    def draw(self, key, y):
-        """The key itself."""
-        return key
+    def draw(self, key, y, size):
+        """A key for each chain."""
+        return jax.random.split(key, size)
 
     def init(self, target, y):
         """The point, its energy and gradient."""

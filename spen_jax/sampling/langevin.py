@@ -70,16 +70,14 @@ class Langevin:
                 "use Langevin(boundary='project'), unadjusted"
             )
 
-    def draw(self, key, y):
-        """A `Noise`."""
+    def draw(self, key, y, size):
+        """A `Noise` of each chain."""
         leaves, structure = jax.tree.flatten(y)
-        count = len(leaves) + self.adjusted
-        keys = jax.random.split(key, count) if count > 1 else [key]
+        keys = jax.random.split(key, len(leaves) + 1)
         draw = jax.random.normal if self.noise == "gaussian" else _signs
-        xi = [draw(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
-        return Noise(
-            structure.unflatten(xi), jax.random.uniform(keys[-1]) if self.adjusted else None
-        )
+        xi = [draw(k, (*a.shape, size), a.dtype) for k, a in zip(keys[1:], leaves, strict=True)]
+        uniform = jax.random.uniform(keys[0], (size,)) if self.adjusted else None
+        return Noise(structure.unflatten(xi), uniform)
 
     def init(self, target, y):
         """The point, where adjusted with its energy and gradient."""
@@ -119,10 +117,11 @@ def _no_other(a, b):
 
 
 def _signs(key, shape, dtype):
-    """Numbers -1 or +1, of which 32 come from one random word."""
-    size = math.prod(shape)
-    words = jax.random.bits(key, (math.ceil(size / 32), 1), jnp.uint32)
+    """Numbers -1 or +1; 32 consecutive ones along the first axis come from one random word."""
+    *lead, size = shape
+    rows = math.prod(lead)
+    words = jax.random.bits(key, (math.ceil(rows / 32), 1, size), jnp.uint32)
     # Each bit in turn becomes the sign bit of the number 1.
-    signs = words << jnp.arange(32, dtype=jnp.uint32)[None] & jnp.uint32(1 << 31)
+    signs = words << jnp.arange(32, dtype=jnp.uint32)[None, :, None] & jnp.uint32(1 << 31)
     ones = lax.bitcast_convert_type(signs | jnp.uint32(0x3F800000), jnp.float32)
-    return ones.reshape(-1)[:size].astype(dtype).reshape(shape)
+    return ones.reshape(32 * len(words), size)[:rows].astype(dtype).reshape(shape)

@@ -47,8 +47,8 @@ class Sampler(Protocol):
         """ValueError where it cannot sample from this domain."""
         ...
 
-    def draw(self, key: jax.Array, y: Any) -> Any:
-        """The random numbers of one step; `y` has the shapes of a point."""
+    def draw(self, key: jax.Array, y: Any, size: int) -> Any:
+        """The random numbers of one step of `size` chains, which stand last; `y` has the shapes of one."""
         ...
 
     def init(self, target: Target, y: Any) -> Any:
