@@ -4,8 +4,8 @@ A SPEN of the size of the BibTeX data set predicts 100 rows and takes one end-to
 processes: without a compilation cache, and with what an earlier one left there (`sx.parallel.keep_compiled`). Beside it
 the same in plain JAX: the energy minimised by `jit(vmap(scan(grad)))`, a cross-entropy through it, Optax.
 
-Claim: a warm process spends less time compiling than importing, and of a cold start at most half is ours. About 2
-minutes; README.md prints one run.
+Claim: a warm process spends less time compiling than importing, and a cold one at most half as much again as plain JAX.
+About 2 minutes; README.md prints one run.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 An example-step is one step of the minimisation of one example's energy over its labels. The energy
 has the size of the BibTeX data set (problem.py); steps of 0.1 with momentum 0.95, in the box
-[0, 1]. Claim: at batches of 512 and 2,515, `spen_jax.minimize` makes on one thread at least 9
-times the steps of PyTorch's autograd and 1.6 times those of `torch.compile`; on two threads
-(`sx.parallel.all_cores()`) at least 1.7 times its own on one, and more than `torch.compile` on two.
+[0, 1]. Claim: at batches of 512 and 2,515, `spen_jax.minimize` makes on one thread at least 7
+times the steps of PyTorch's autograd and 1.5 times those of `torch.compile`; on two threads
+(`sx.parallel.all_cores()`) at least 1.6 times its own on one, and more than `torch.compile` on two.
 
 README.md says how to read the tables, and prints those of one run. About 3 minutes.
 """
