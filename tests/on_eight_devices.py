@@ -18,6 +18,7 @@ from parallel_problem import (  # noqa: E402
     DATA,
     ENERGY,
     FEATURES,
+    OPTIMIZER,
     PARAMS,
     collectives,
     f1,
@@ -229,11 +230,120 @@ def worth_it():
         data = jax.tree.map(
             lambda a, rows=rows: jnp.asarray(np.resize(a, (rows, *a.shape[1:]))), DATA.train
         )
-        from parallel_problem import OPTIMIZER
-
         arguments = objectives.end_to_end(predictor()), OPTIMIZER, None, state(), data
         found[name] = parallel.worth_it(_compiled_step, *arguments, np.arange(rows))
     return found
+
+
+def edges():
+    """What fails in calls that once did, by name: nothing, it is hoped."""
+    rng = np.random.default_rng(0)
+    params = {"C": jnp.asarray(rng.standard_normal((4, 6)), jnp.float32)}
+    rows = rng.standard_normal((16, 6)).astype(np.float32)
+    half = np.full((16, 6), 0.5, np.float32)
+    two = jax.make_mesh((4, 2), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
+    other = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    explicit = mesh_of(8, AxisType.Explicit)
+
+    def energy(params, context, y):
+        return sx.energies.softplus(params["C"] @ y).sum() - context @ y
+
+    def bowl(params, context, y):
+        return ((y - context) ** 2).sum()
+
+    def few_meet_many():
+        parallel.use(MESH)
+        over = parallel.everywhere(params)
+        few = sx.minimize(energy, over, rows, half).y
+        many = sx.minimize(energy, over, np.resize(rows, (40000, 6)), 0.5, shape=(6,)).y
+        return jnp.concatenate([few, many]) @ over["C"].T
+
+    def a_mesh_without_the_axis():
+        over = parallel.everywhere(params, other)
+        return sx.minimize(energy, over, rows, half).y
+
+    def within_set_mesh():
+        with jax.set_mesh(MESH):
+            sampler, key = sx.Langevin(0.1), jax.random.key(0)
+            sx.sample(bowl, None, rows, half[:, None], key, sampler=sampler, steps=3)
+            return sx.minimize(bowl, {"a": jnp.ones(6)}, rows, half).y
+
+    def energies_that_close_over_a_tracer():
+        context = jnp.asarray(np.resize(rows, (30001, 6)))
+
+        def least(t):
+            def tilted(params, context, y):
+                return energy(params, context, y) + t * y.sum()
+
+            return sx.minimize(tilted, params, context, 0.5, shape=(6,)).y[:3]
+
+        several = [on(n, lambda: jax.jit(least)(0.3)) for n in (1, 8)]
+        assert gap(*several) < 1e-6
+
+    def the_same_drawn_starts():
+        def start(context, key, domain):
+            return domain.random(key, (len(context), 6))
+
+        draws = sx.Predictor(energy, start=start, batch_size=128, steps=0)
+        x, key = np.resize(rows, (296, 6)), jax.random.key(3)
+        spread = parallel.everywhere(params, MESH), parallel.split(x, MESH)
+        assert same(draws(params, x, key=key).y, draws(*spread, key=key).y)
+
+    def no_rows():
+        nothing, key = np.zeros((0, 2, 6), np.float32), jax.random.key(0)
+        got = sx.sample(bowl, None, nothing[:, 0], nothing, key, sampler=sx.Langevin(0.1), steps=3)
+        assert got.y.shape == (0, 2, 3, 6)
+
+    def two_axes():
+        energies = np.ones((4096, 128), np.float32)
+        return sx.exact.softmin(parallel.split(energies, two), 1.0)
+
+    def explicit_axes():
+        for n in (16, 10):
+            given = parallel.everywhere((rows[:n], half[:n]), explicit)
+            sx.minimize(bowl, None, *given).y.block_until_ready()
+        sx.exact.softmin(parallel.everywhere(np.ones((4097, 128), np.float32), explicit), 1.0)
+        start = parallel.sharded(state(), explicit)
+        _, end = fit(objectives.end_to_end(predictor()), start, epochs=1)
+        assert any("batch" in str(a.sharding.spec) for a in jax.tree.leaves(end))
+
+    def part_of_the_devices():
+        mesh = jax.sharding.Mesh(np.array(DEVICES[4:8]), ("batch",))
+        return sx.minimize(energy, parallel.sharded(params, mesh), rows, half).y
+
+    def data_elsewhere():
+        start = parallel.everywhere(state(), MESH)
+        data = jax.device_put(DATA.train, DEVICES[0])
+        objective = objectives.end_to_end(predictor())
+        return sx.fit(objective, OPTIMIZER, start, data, epochs=1, batch_size=64).last()[0].params
+
+    def a_refused_mesh_leaves_the_one_in_use():
+        parallel.use(MESH)
+        try:
+            parallel.use(other)
+        except ValueError:
+            assert parallel.in_use() is MESH
+
+    failed = {}
+    for case in (
+        few_meet_many,
+        a_mesh_without_the_axis,
+        within_set_mesh,
+        energies_that_close_over_a_tracer,
+        the_same_drawn_starts,
+        no_rows,
+        two_axes,
+        explicit_axes,
+        part_of_the_devices,
+        data_elsewhere,
+        a_refused_mesh_leaves_the_one_in_use,
+    ):
+        parallel.use(None)
+        try:
+            jax.block_until_ready(case())
+        except Exception as error:
+            failed[case.__name__] = f"{type(error).__name__}: {error}"[:300]
+    return failed
 
 
 gaps, curve, scores = losses()
@@ -263,6 +373,7 @@ say(
             ).y.sharding.device_set
         ),
         "worth it": worth_it(),
+        "edges": edges(),
         "environment": ENVIRONMENT,
         "sharded state": before,
         "sharded state after": after,

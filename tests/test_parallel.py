@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import spen_jax as sx
+from spen_jax.parallel.calls import operations
 
 HERE = Path(__file__).parent
 
@@ -83,6 +84,11 @@ def test_few_numbers_run_on_one_device(eight):
 
 
 @pytest.mark.slow
+def test_calls_on_meshes_of_other_shapes_do_not_fail(eight):
+    assert eight["edges"] == {}
+
+
+@pytest.mark.slow
 def test_a_step_of_few_operations_stays_on_one_core(eight):
     assert eight["worth it"] == {"few rows": False, "many rows": True}
 
@@ -144,6 +150,32 @@ def test_a_mesh_without_an_axis_for_the_batch_is_refused():
     with pytest.raises(ValueError, match="axis named 'batch', or one axis only"):
         sx.parallel.use(mesh)
     assert sx.parallel.in_use() is None
+
+
+def test_operations_are_counted_through_loops_and_branches():
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    a, b, image, kernel = map(jnp.ones, ((4, 8), (8, 8), (1, 9, 9, 3), (2, 2, 3, 5)))
+    product, layout = 2 * 4 * 8 * 8, ("NHWC", "HWIO", "NHWC")
+
+    def count(function, *arguments):
+        return operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+    def loop(a, b):
+        return lax.fori_loop(0, 5, lambda _, a: a @ b, a)
+
+    def branches(a, b):
+        return lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: (a @ b) @ b)
+
+    def convolution(image, kernel):
+        return lax.conv_general_dilated(image, kernel, (1, 1), "VALID", dimension_numbers=layout)
+
+    assert count(jnp.matmul, a, b) == product
+    assert count(loop, a, b) == 5 * product
+    assert count(branches, a, b) == 2 * product
+    assert count(convolution, image, kernel) == 2 * (8 * 8 * 5) * (2 * 2 * 3)
 
 
 def test_without_a_mesh_nothing_is_moved():
