@@ -1,5 +1,6 @@
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -451,3 +452,31 @@ def test_a_context_that_does_not_fit_the_starts_is_named_as_it_came():
 def test_an_empty_batch_has_an_empty_answer(options):
     found = minimize(parabola, {"a": A}, B[:0], centre(0), **options)
     assert found.y.shape == (0, 3)
+
+
+def test_energy_and_residual_that_come_when_asked_for_are_those_of_one_program():
+    def energy(params, context, y):
+        return jnp.sum(params * (y - context) ** 2) + jnp.sum(jnp.exp(y))
+
+    context = jnp.asarray(np.random.default_rng(0).uniform(-1, 2, (70, 3)), jnp.float32)
+    mask = jnp.zeros((70, 3), bool).at[:, 0].set(True)
+    options = {"known": (mask, jnp.full((70, 3), 0.25)), "temperature": 0.1, "steps": 7}
+
+    def solve(context):
+        return minimize(energy, jnp.float32(2), context, 0.5, shape=(3,), **options)
+
+    later, at_once = solve(context), jax.jit(solve)(context)
+    chex.assert_trees_all_close(later, at_once, rtol=1e-6, atol=1e-6)
+    assert later.steps.tolist() == [7] * 70 and not later.failed.any()
+    with pytest.raises(AttributeError, match="a Solution has no 'enrgy'"):
+        _ = later.enrgy
+
+
+def test_an_array_of_numpy_that_changes_afterwards_changes_no_energy():
+    def energy(params, context, y):
+        return jnp.sum((y - context) ** 2)
+
+    context = np.full((4, 3), 2.0, np.float32)
+    found = minimize(energy, None, context, 0.5, shape=(3,))
+    context[:] = 0
+    np.testing.assert_allclose(found.energy, 3.0, rtol=1e-6)
