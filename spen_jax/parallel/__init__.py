@@ -2,7 +2,7 @@
 
 Computation follows the data. Where a batch stands on a mesh of devices, each device works on its own examples:
 inference, sampling and whatever else goes through `blocks.in_blocks` without a word between them, a training step with
-one sum of gradients and metrics. A program means the same on any mesh, its means over the batch and random numbers
+one sum of gradients and metrics. A training means the same on any mesh, its means over the batch and random numbers
 included.
 
 `all_cores()`, `all_devices()` or `use(mesh)` say once where `minimize`, `sample`, a `Predictor` and `fit` put the
