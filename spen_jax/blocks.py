@@ -68,18 +68,25 @@ def block_sizes(batch: int, numbers: int) -> tuple[int, int]:
     return blocks, (block if blocks == 1 else math.ceil(block / 8) * 8)
 
 
-def by_rows(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """function(*arrays) of arrays (..., K) and (...), first of all of them (..., K), reducing the last axis.
+def by_rows(function: Callable[..., Any], shared: Any, *arrays: jax.Array) -> Any:
+    """function(shared, *arrays) of arrays (..., K) and (...), first of all of them (..., K), reducing the last axis.
 
     A large first array is worked on in blocks of rows, so that what is computed from it stays in a core's
-    cache and nothing of its size is made. Not to be differentiated.
+    cache and nothing of its size is made: compiled once for each function, which is to be the same object again.
+    Not to be differentiated.
     """
     *shape, width = arrays[0].shape
     rows = math.prod(shape)
     if rows * width < 2**18 or block_sizes(rows, width)[0] == 1:
-        return function(*arrays)
-    flat = [a.reshape(rows, *a.shape[len(shape) :]) for a in arrays]
-    found = in_blocks(lambda _, block: function(*block), None, flat, width)
+        return function(shared, *arrays)
+    return _by_rows(function, shared, arrays)
+
+
+@partial(jax.jit, static_argnums=0)
+def _by_rows(function, shared, arrays):
+    *shape, width = arrays[0].shape
+    flat = [a.reshape(math.prod(shape), *a.shape[len(shape) :]) for a in arrays]
+    found = in_blocks(lambda shared, block: function(shared, *block), shared, flat, width)
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), found)
 
 

@@ -20,7 +20,9 @@ from spen_jax import (
     Optax,
     Predictor,
     Reals,
+    exact,
     fit,
+    losses,
     objectives,
     training,
 )
@@ -192,3 +194,15 @@ def test_thirty_epochs_compile_in_the_first():
     next(epochs)
     with builds(0):
         epochs.last()
+
+
+def test_reductions_of_large_matrices_compile_once():
+    energies, truth = jnp.ones((4096, 128)), np.zeros(4096, int)
+    for reduce in (
+        lambda: exact.softmin(energies, 2.0),
+        lambda: exact.rank(energies, truth),
+        lambda: losses.most_offending(energies, truth),
+    ):
+        reduce()
+        with builds(0):
+            reduce()

@@ -90,7 +90,7 @@ def test_calls_on_meshes_of_other_shapes_do_not_fail(eight):
 
 @pytest.mark.slow
 def test_a_step_of_few_operations_stays_on_one_core(eight):
-    assert eight["worth it"] == {"few rows": False, "many rows": True}
+    assert eight["worth it"] == {"few rows": 1, "many rows": 8}
 
 
 @pytest.mark.slow

@@ -165,7 +165,11 @@ def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
             f"truth must be an index for each row of energies, of shape {energies.shape[:-1]}, got {truth.shape}"
         )
     correct = jnp.take_along_axis(energies, truth[..., None], axis=-1)[..., 0]
-    return by_rows(lambda e, c: jnp.sum(~(e > c[..., None]), axis=-1), energies, correct)
+    return by_rows(_not_above, None, energies, correct)
+
+
+def _not_above(_, energies, correct):
+    return jnp.sum(~(energies > correct[..., None]), axis=-1)
 
 
 def local_minima(energies: jax.Array) -> jax.Array:
@@ -250,12 +254,17 @@ def _softargmin(energies, beta, weights):
 def _average_softmin(energies, beta, weights):
     """-1/beta log of the weighted mean of exp(-beta E)."""
     if weights is None or weights.ndim == 1:
-        return by_rows(lambda e: _of_rows(e, beta, weights), energies)
-    return by_rows(lambda e, w: _of_rows(e, beta, w), energies, weights)
+        return by_rows(_of_rows, (beta, weights), energies)
+    return by_rows(_of_weighted_rows, beta, energies, weights)
 
 
-def _of_rows(energies, beta, weights):
+def _of_weighted_rows(beta, energies, weights):
+    return _of_rows((beta, weights), energies)
+
+
+def _of_rows(shared, energies):
     """Accurate at any beta: near 0 by log(1 + x), x the mean of exp(-beta E) - 1."""
+    beta, weights = shared
     lowest, above = _above(energies, weights)
     exponents = _exponents(above, beta)
     share = 1 if weights is None else _like(energies, weights)

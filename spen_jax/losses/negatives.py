@@ -92,10 +92,10 @@ def most_offending(
         )
     if truth is not None and allowed is None:
         truth = indices("truth", truth, energies.shape[-1])
-        return _offender(energies, by_rows(_lowest_but, fixed, truth))
+        return _offender(energies, by_rows(_lowest_but, None, fixed, truth))
     if allowed is not None and truth is None:
         allowed = _allowed(allowed, energies.shape)
-        return _offender(energies, by_rows(_lowest_allowed, fixed, allowed))
+        return _offender(energies, by_rows(_lowest_of_allowed, None, fixed, allowed))
     raise ValueError("most_offending needs either truth or allowed, exactly one of them")
 
 
@@ -278,8 +278,12 @@ def _lowest_allowed(energies, allowed):
     return jnp.min(jnp.where(chosen, index, size), axis=-1).astype(jnp.int32)
 
 
-def _lowest_but(energies, truth):
+def _lowest_but(_, energies, truth):
     return _lowest_allowed(energies, all_but(truth, energies.shape[-1]))
+
+
+def _lowest_of_allowed(_, energies, allowed):
+    return _lowest_allowed(energies, allowed)
 
 
 def _offender(energies, index):

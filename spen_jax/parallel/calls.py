@@ -24,14 +24,15 @@ OPERATIONS, AGAIN = 1e8, 5000
 def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: int) -> Any:
     """function(shared, batch), on the mesh in use where so many steps on so many numbers are worth it.
 
-    Without a mesh in use that of `shared` is taken. A batch that stands on a mesh runs there, a traced one as it is.
+    A batch that stands on a mesh runs there, a traced one as it is. Without a mesh in use that of `shared` is taken.
     Where the devices do not divide the examples, it is filled up and the results are cut on the host. The arrays of the
     batch and of the results have the examples along the first axis.
     """
     if _one_device():
         return function(shared, batch)
     leaves = jax.tree.leaves(batch)
-    mesh: Any = in_use()
+    standing = mesh_of_any(batch)
+    mesh: Any = standing or in_use()
     if mesh is None and jax.sharding.get_abstract_mesh().empty:
         mesh = mesh_of_any(shared)
     axis = None if mesh is None else axis_of(mesh, None)
@@ -41,7 +42,7 @@ def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: in
         or any(isinstance(a, Tracer) for a in (*leaves, *jax.tree.leaves(shared)))
     ):
         return function(shared, batch)
-    if mesh_of_any(batch) is not None:
+    if standing is not None:
         return function(moved(shared, mesh), moved(batch, mesh))
     rows, parts = jnp.shape(leaves[0])[0], mesh.shape[axis]
     work = steps * sum(map(jnp.size, leaves))
@@ -79,8 +80,13 @@ def _filled_up(mesh, a):
 def fetched(a: Any) -> np.ndarray:
     """An array on the host, whole, wherever it stands; in each process where there are several."""
     if isinstance(a, jax.Array) and not a.is_fully_addressable:
-        a = jax.jit(lambda a: a, out_shardings=NamedSharding(standing_on(a), P()))(a)
+        a = _gathering(standing_on(a))(a)
     return np.asarray(a)
+
+
+@cache
+def _gathering(mesh):
+    return jax.jit(lambda a: a, out_shardings=NamedSharding(mesh, P()))
 
 
 def beside(where: Any, tree: Any) -> Any:
@@ -89,21 +95,20 @@ def beside(where: Any, tree: Any) -> Any:
     return tree if mesh is None else moved(tree, mesh)
 
 
-def worth_it(step: Any, *arguments: Any) -> bool:
-    """Whether a training's compiled step(objective, optimizer, places, state, ...) is to run on the mesh in use.
+def worth_it(jaxpr: Callable[[], Any], params: Any, rows: int) -> bool:
+    """Whether training steps on so many rows, which compute `jaxpr()`, are to run on the mesh in use.
 
     Always on accelerators and over several processes. The cores of a CPU have to be woken for each step, and each
     updates all parameters: that takes as long as OPERATIONS, and AGAIN for each parameter, of matrix products.
     """
-    mesh, state = in_use(), arguments[3]
-    if mesh is None or mesh_of_any(arguments[3:]) is not None:
+    mesh = in_use()
+    if mesh is None:
         return False
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return True
-    if len(arguments[-1]) < mesh.size:
+    if rows < mesh.size:
         return False
-    found = operations(step.trace(*arguments).jaxpr.jaxpr)
-    return found >= OPERATIONS + AGAIN * sum(map(jnp.size, jax.tree.leaves(state.params)))
+    return operations(jaxpr()) >= OPERATIONS + AGAIN * sum(map(jnp.size, jax.tree.leaves(params)))
 
 
 def operations(jaxpr: Any) -> float:

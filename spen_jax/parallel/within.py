@@ -55,8 +55,6 @@ def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -
         axis_names={axis},
         check_vma=False,
     )
-    if not any(isinstance(a, Tracer) for a in jax.tree.leaves((shared, batch))):
-        each = jax.jit(each)  # JAX runs it eagerly on meshes of one axis only
     found = each(shared, batch)
     return jax.tree.map(lambda a: a[:size], found) if short else found
 

@@ -213,6 +213,7 @@ def fit(
     persistent chains. It needs the field's shape with B in front, and its dtype. A row that is not finite is not
     written. Other metrics must be scalars.
     The arrays that the caller passed are never changed; what was written ends with the generator.
+    Where state or data stand on a mesh, or one in use is worth it, each device works on its own rows; see `parallel`.
 
     An example whose loss or gradient is not finite is left out: a batch that holds one changes nothing, and at the end
     of the epoch its other examples make a step, for which each is tried alone, up to TRIES times where chance decides.
@@ -235,10 +236,16 @@ def fit(
     check_finite(data)
     getattr(objective, "check_data", lambda _: None)(data)
     batch_size = min(batch_size, n)
-    some = np.arange(batch_size)
-    if parallel.worth_it(_compiled_step, objective, optimizer, None, state, data, some):
-        state, data = parallel.beside(parallel.in_use(), (state, data))
-    data = parallel.beside(state, data)
+
+    def of_step():
+        rows = np.arange(batch_size)
+        return _compiled_step.trace(objective, optimizer, None, state, data, rows).jaxpr.jaxpr
+
+    if parallel.mesh_of(state, data) is None and parallel.worth_it(
+        of_step, state.params, batch_size
+    ):
+        state = parallel.everywhere(state)
+    state, data = parallel.beside((state, data), (state, data))
     return Epochs(_fit(objective, optimizer, state, data, int(epochs), batch_size), "fit")
 
 
