@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax.convolutions import fast
 from spen_jax.inference import layout
 from spen_jax.inference.plan import Plan, Unrolled, Values
 from spen_jax.inference.solvers import with_settings
@@ -46,7 +47,7 @@ def objective(plan: Plan, values: Values, context: Any) -> Callable[[Any], jax.A
 
     def of_y(y):
         inner, y = with_known(plan, context, y)
-        energy = plan.energy(values.params, inner, y)
+        energy = fast(plan.energy)(values.params, inner, y)
         if values.temperature is None:
             return energy
         return energy - values.temperature * plan.domain.entropy(y)

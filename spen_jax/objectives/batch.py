@@ -15,6 +15,7 @@ import numpy as np
 
 from spen_jax import trees
 from spen_jax.checks import as_floats, check_energy
+from spen_jax.convolutions import fast
 from spen_jax.domains import Domain, check_inside, counting
 from spen_jax.predictor import Predictor
 from spen_jax.types import Energy, Objective
@@ -199,7 +200,8 @@ def by_parts(mask: jax.Array, parts: tuple[int, ...]) -> jax.Array:
 
 
 def checking(objective: Objective, domain: Domain | None, *, corners: bool = False) -> Objective:
-    """The objective, which knows how `fit` is to check that y lies in the domain, or at one of its corners."""
+    """The objective with fast convolutions; it knows how `fit` is to check that y is in the domain, or at a corner."""
+    objective = fast(objective)
     if domain is not None:
         objective.check_data = partial(_check_truth, domain, corners)  # pyright: ignore[reportFunctionMemberAccess]
     return objective

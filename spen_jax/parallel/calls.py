@@ -13,6 +13,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from spen_jax import convolutions
 from spen_jax.parallel.meshes import axis_of, in_use, mesh_of_any, moved, on_host, standing_on
 
 LEAST = 2**20
@@ -119,10 +120,10 @@ def operations(jaxpr: Any) -> float:
             (over, _), _ = eqn.params["dimension_numbers"]
             shape = eqn.invars[0].aval.shape
             total += 2 * eqn.outvars[0].aval.size * math.prod(shape[i] for i in over)
-        elif eqn.primitive.name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval
+        elif (convolution := convolutions.result_and_kernel(eqn)) is not None:
+            result, kernel = convolution
             out_features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * eqn.outvars[0].aval.size * kernel.size / out_features
+            total += 2 * result.size * kernel.size / out_features
         else:
             inner = [operations(j) for j in jaxprs_in_params(eqn.params)] or [0.0]
             once = max(inner) if eqn.primitive.name == "cond" else sum(inner)

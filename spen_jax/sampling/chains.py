@@ -22,6 +22,7 @@ from jax import lax
 from spen_jax import parallel
 from spen_jax.blocks import in_blocks
 from spen_jax.checks import check_arrays
+from spen_jax.convolutions import fast
 from spen_jax.inference import over_examples, suits_last
 from spen_jax.sampling.plan import Options, Plan, check, one_for_each_step, one_key, points
 from spen_jax.sampling.sampler import Info, Target
@@ -190,7 +191,7 @@ def _looks(plan):
 
 
 def _target(plan, shared, context):
-    return Target(partial(plan.energy, shared.params, context), plan.domain, shared.beta)
+    return Target(partial(fast(plan.energy), shared.params, context), plan.domain, shared.beta)
 
 
 def _begin(plan, shared, example):

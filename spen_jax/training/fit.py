@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from spen_jax import parallel
 from spen_jax.checks import check_arrays, check_whole
+from spen_jax.convolutions import fast
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import check_finite, written_back
@@ -77,7 +78,7 @@ def _compiled_step(objective, optimizer, places, state, data, rows):
 def _step(objective, optimizer, state, batch):
     """The next state, or where a number is not finite the same with another key; metrics; and whether it was taken."""
     key, step_key = jax.random.split(state.key)
-    descend = jax.value_and_grad(objective, has_aux=True)
+    descend = jax.value_and_grad(fast(objective), has_aux=True)
     (value, metrics), gradient = descend(state.params, batch, step_key)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     new = State(optax.apply_updates(state.params, updates), opt_state, key)
