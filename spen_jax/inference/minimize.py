@@ -21,6 +21,7 @@ from jax.core import Tracer
 from spen_jax import blocks, checks, parallel
 from spen_jax.inference import loop, starts, stopping
 from spen_jax.inference.implicit import implicit, known_energy
+from spen_jax.inference.keeping import made_again
 from spen_jax.inference.plan import (
     Implicit,
     Options,
@@ -237,6 +238,8 @@ def _find(plan, values, context, start, numbers):
 
     # A progress report tells by the examples' numbers which block is running.
     examples = jnp.arange(batch) if plan.progress and batch else None
+    if unrolled and not made_again(plan, *fixed):
+        return parallel.over_devices(solve, values, (*batched, examples))
     return blocks.in_blocks(solve, values, (*batched, examples), numbers, again=unrolled)
 
 

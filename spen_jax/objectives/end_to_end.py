@@ -87,8 +87,8 @@ def end_to_end(
       convergence: weight of the last step's squared length, at least 0.
       known: the largest share of the truth that inference is told; the loss counts the rest.
 
-    Metrics: loss; last, the loss of the last point alone; residual, inference's mean; converged, the share of
-    examples within the tolerance.
+    Metrics: loss; last, the loss of the last point alone. Of implicit derivatives, which are wrong where there
+    is no minimum, also residual, inference's mean, and converged, the share of examples within the tolerance.
 
     Raises ValueError for options that do not go together.
     """
@@ -96,7 +96,8 @@ def end_to_end(
     check_share(known)
     mode = predictor.differentiate or "unrolled"
     weights = None if weights is None else tuple(weights)  # a list may change under our hands
-    _check_steps(predictor, mode, weights, convergence)
+    unrolled = mode == "unrolled" or isinstance(mode, Unrolled)
+    _check_steps(predictor, mode, unrolled, weights, convergence)
     judge = losses.counted(loss or predictor.domain.loss)
     trace = "y" if weights is not None or convergence else ()
 
@@ -120,12 +121,11 @@ def end_to_end(
             value = jnp.asarray(weights) @ jnp.mean(each, axis=0)
         if convergence:
             value += convergence * _last_step(solution)
-        return value, {
-            "loss": value,
-            "last": last,
-            "residual": jnp.mean(solution.residual),
-            "converged": jnp.mean(solution.converged),
-        }
+        metrics = {"loss": value, "last": last}
+        if not unrolled:
+            metrics["residual"] = jnp.mean(solution.residual)
+            metrics["converged"] = jnp.mean(solution.converged)
+        return value, metrics
 
     return checking(objective, predictor.domain)
 
@@ -139,9 +139,12 @@ def _last_step(solution: Solution) -> jax.Array:
 
 
 def _check_steps(
-    predictor: Predictor, mode: Any, weights: Sequence[float] | None, convergence: float
+    predictor: Predictor,
+    mode: Any,
+    unrolled: bool,
+    weights: Sequence[float] | None,
+    convergence: float,
 ) -> None:
-    unrolled = mode == "unrolled" or isinstance(mode, Unrolled)
     if weights is not None and len(weights) != predictor.steps + 1:
         raise ValueError(
             f"weights needs steps + 1 = {predictor.steps + 1} numbers, one for the start and one after each step, "

@@ -10,7 +10,7 @@ arrays they are given; `split`, `everywhere` and `sharded` put them by hand. The
 "batch", or the only one that it has.
 """
 
-from spen_jax.parallel.calls import beside, call, fetched, worth_it
+from spen_jax.parallel.calls import beside, call, fetched, operations, worth_it
 from spen_jax.parallel.compiled import keep_compiled
 from spen_jax.parallel.meshes import (
     all_cores,
@@ -38,6 +38,7 @@ __all__ = [
     "mesh_of",
     "on_host",
     "over_devices",
+    "operations",
     "places",
     "sharded",
     "specs",
