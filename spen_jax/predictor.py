@@ -55,6 +55,7 @@ class Predictor:
       differentiate: what a derivative of the answer means; None is what an objective needs, "unrolled" for
         `objectives.end_to_end`, else "stopped".
       tolerance: the residual up to which an example counts as converged.
+      precision: of the energy's products, None for JAX's own; see `spen_jax.inference.Options`.
       stop_early: whether each example stops once it has converged.
       trace: which of "y", "energy", "residual" to keep for every step.
       progress: whether to report on stderr.
@@ -75,6 +76,7 @@ class Predictor:
     temperature: Any = None
     differentiate: Differentiate | None = None
     tolerance: float = 1e-3
+    precision: str | None = None
     stop_early: bool = False
     trace: str | tuple[str, ...] | list[str] = ()
     progress: bool = False
@@ -181,6 +183,7 @@ class Predictor:
             "temperature": _of(self.temperature, params),
             "differentiate": self.differentiate or "stopped",
             "tolerance": self.tolerance,
+            "precision": self.precision,
             "stop_early": self.stop_early,
             "trace": self.trace,
             "progress": self.progress,

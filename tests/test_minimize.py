@@ -16,6 +16,7 @@ from problems import (
     positive_definite,
 )
 
+from spen_jax import Predictor
 from spen_jax.domains import Box, Product, Simplex
 from spen_jax.inference import (
     FrankWolfe,
@@ -316,6 +317,32 @@ def test_the_best_of_many_is_the_lowest_that_did_not_fail(x64):
 def test_the_best_of_many_needs_an_axis_of_starts(shape):
     with pytest.raises(ValueError, match=r"shape \(B, S, ...\) with S starts .* got"):
         minimize_best(parabola, {"a": A}, B, jnp.zeros(shape))
+
+
+def test_products_have_the_precision_that_is_asked_for():
+    def energy(params, context, y):
+        return y @ (params @ y) + context @ y
+
+    A = jnp.eye(3)
+
+    def products(precision, **options):
+        def solve(A, b):
+            return minimize(energy, A, b, 0.5, shape=(3,), precision=precision, **options).y.sum()
+
+        text = str(jax.make_jaxpr(solve)(A, jnp.ones((2, 3))))
+        text += str(jax.make_jaxpr(jax.grad(solve))(A, jnp.ones((2, 3))))
+        return text.count("BF16_BF16_F32")
+
+    for options in ({}, {"differentiate": "unrolled"}, {"differentiate": "implicit"}):
+        assert products(None, **options) == products("highest", **options) == 0
+        rounded = products("BF16_BF16_F32", **options)
+        with jax.default_matmul_precision("BF16_BF16_F32"):
+            assert products(None, **options) >= rounded > 0
+            assert products("highest", **options) < rounded
+    with pytest.raises(ValueError, match="precision must be \"highest\", .*, got 'best'"):
+        products("best")
+    found = Predictor(energy, shape=(3,), precision="highest")(A, jnp.ones((2, 3)))
+    assert found.y.shape == (2, 3)
 
 
 # Under transformations

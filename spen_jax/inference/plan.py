@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypedDict
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -94,6 +95,10 @@ class Options(TypedDict, total=False):
     stop_early: each example stops by itself once it has converged, or failed; examples are looked at every
         `stopping.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
         unrolled: a while loop has no reverse mode.
+    precision: of the energy's products of matrices and convolutions, what `jax.default_matmul_precision` takes:
+        "highest" is exact float32, "tensorfloat32" and "bfloat16" round the factors and are faster on accelerators;
+        points and sums stay float32. None, the default, is JAX's: float32 on CPUs, which have no other; on GPUs of
+        recent years "tensorfloat32", about three digits, of which many steps with momentum leave less.
     trace: which of "y", "energy", "residual" to keep for every step.
     progress: whether to report on stderr while the program runs.
     shape: of one example's y, for a start that is a number or the domain's middle.
@@ -106,6 +111,7 @@ class Options(TypedDict, total=False):
     temperature: Any
     differentiate: Differentiate
     tolerance: float
+    precision: str | None
     stop_early: bool
     trace: str | tuple[str, ...] | list[str]
     progress: bool
@@ -133,6 +139,7 @@ class Plan:
     steps: int = 30
     mode: Unrolled | Implicit | None = None
     tolerance: float = 1e-3
+    precision: str | None = None
     stop_early: bool = False
     trace: tuple[str, ...] = ()
     progress: bool = False
@@ -156,6 +163,13 @@ class Plan:
         check_whole("steps", self.steps, 0)
         if not hasattr(self.tolerance, "__float__") or not self.tolerance >= 0:
             raise ValueError(f"tolerance must be a number, 0 or more, got {self.tolerance!r}")
+        try:
+            jax.default_matmul_precision(self.precision)
+        except ValueError as error:
+            raise ValueError(
+                f'precision must be "highest", "tensorfloat32", "bfloat16" or another that JAX knows, got '
+                f"{self.precision!r}"
+            ) from error
 
     def _check_parts(self):
         if not isinstance(self.domain, Domain):

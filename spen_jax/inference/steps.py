@@ -5,6 +5,7 @@ point or state).
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -47,7 +48,8 @@ def objective(plan: Plan, values: Values, context: Any) -> Callable[[Any], jax.A
 
     def of_y(y):
         inner, y = with_known(plan, context, y)
-        energy = fast(plan.energy)(values.params, inner, y)
+        with jax.default_matmul_precision(plan.precision) if plan.precision else nullcontext():
+            energy = fast(plan.energy)(values.params, inner, y)
         if values.temperature is None:
             return energy
         return energy - values.temperature * plan.domain.entropy(y)
