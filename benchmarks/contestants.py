@@ -204,6 +204,13 @@ def jaxopt(problem: Problem, steps: int) -> Run:
     return lambda: solve(start, params, logits)
 
 
+def tensor(array: np.ndarray) -> Any:
+    """A tensor on PyTorch's default device."""
+    import torch
+
+    return torch.from_numpy(array).to(torch.get_default_device())
+
+
 def torch_eager(problem: Problem, steps: int, hoisted: bool = False) -> Run:
     """An `nn.Module` with its local term inside the step, autograd, `torch.optim.SGD`, `clamp_`.
 
@@ -231,8 +238,8 @@ def torch_eager(problem: Problem, steps: int, hoisted: bool = False) -> Run:
     module = Energy().requires_grad_(False)
     weights = {"local.weight": problem.W, "local.bias": problem.d, "c2.weight": problem.c2[None]}
     weights |= {"C1.weight": problem.C1, "C1.bias": problem.b}
-    module.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
-    h, start = torch.from_numpy(problem.h), torch.from_numpy(problem.start)
+    module.load_state_dict({name: tensor(w) for name, w in weights.items()})
+    h, start = tensor(problem.h), tensor(problem.start)
     logits = module.local(h)
 
     def run():
@@ -278,7 +285,7 @@ def torch_compile(problem: Problem, steps: int) -> Run:
     import torch
 
     loop, p = _torch_loop(), problem
-    y, logits, C1, b, c2 = (torch.from_numpy(a) for a in (p.start, p.logits, p.C1, p.b, p.c2))
+    y, logits, C1, b, c2 = map(tensor, (p.start, p.logits, p.C1, p.b, p.c2))
 
     def run():
         with torch.no_grad():

@@ -6,7 +6,8 @@ has the size of the BibTeX data set (problem.py); steps of 0.1 with momentum 0.9
 times the steps of PyTorch's autograd and 1.5 times those of `torch.compile`; on two threads
 (`sx.parallel.all_cores()`) at least 1.6 times its own on one, and more than `torch.compile` on two.
 
-README.md says how to read the tables, and prints those of one run. About 3 minutes.
+`--device gpu` measures on the accelerator that JAX finds instead, see on_gpu.py. README.md says how to read the tables,
+and prints those of one run. About 3 minutes.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, on_gpu
 from benchmarks.contestants import CONTESTANTS, OWN_ITERATION
 from benchmarks.problem import (
     GLOBAL,
@@ -211,7 +212,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--batches", type=numbers, default="1,64,512,2515", help="batch sizes (%(default)s)")
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="where (%(default)s)")
+    add("--batches", type=numbers, help="batch sizes (1,64,512,2515; on a gpu up to 262144)")
     add("--threads", type=numbers, default="1,all", help="numbers of threads (%(default)s)")
     add("--steps", type=int, default=30, help="steps of one inference (%(default)s)")
     add("--seconds", type=float, default=5.0, help="of timing for each batch (%(default)s)")
@@ -225,6 +227,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--json", help="file for the rows, a list of objects")
     add("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.batches is None:
+        options.batches = on_gpu.BATCHES if options.device == "gpu" else (1, 64, 512, 2515)
     if options.steps < 1:
         parser.error(f"--steps must be 1 or more, got {options.steps}")
     if options.json and not Path(options.json).absolute().parent.is_dir():
@@ -239,6 +243,14 @@ def main(arguments: list[str]) -> None:
     if options.worker:
         return harness.write_json(options.json, measure(options.worker, options))
     print(harness.machine(harness.PACKAGES))
+    if options.device == "gpu":
+        import jax
+
+        if jax.default_backend() == "cpu":
+            print("JAX finds no accelerator: these are figures of the CPU", file=sys.stderr)
+        rows = on_gpu.measure(options)
+        on_gpu.report(rows)
+        return harness.write_json(options.json, rows) if options.json else None
     rows = []
     for threads in options.threads:
         answer = harness.fresh_process(__file__, [*arguments, "--worker", str(threads)], threads)

@@ -1,5 +1,6 @@
 """argmin over y of E(x, y): solvers, the loop that runs them, and what a derivative makes of the answer."""
 
+from spen_jax.inference.explain import how_it_runs
 from spen_jax.inference.latent import Minima, Sparse, fista, infer, ista, minima
 from spen_jax.inference.layout import over_examples, suits_last
 from spen_jax.inference.minimize import Solution, minimize, minimize_best
@@ -35,6 +36,7 @@ __all__ = [
     "infer",
     "ista",
     "minima",
+    "how_it_runs",
     "minimize",
     "minimize_best",
     "over_examples",

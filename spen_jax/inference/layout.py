@@ -58,10 +58,19 @@ def over_examples(function: Function, shared: Any, examples: Any, *, last: bool)
 
 def suits_last(function: Function, shared: Any, example: Any) -> bool:
     """Whether the function has rules with the examples last for all that it does to an example, and is faster so."""
+    return obstacle(function, shared, example) is None
+
+
+def obstacle(function: Function, shared: Any, example: Any) -> str | None:
+    """What keeps the examples from standing last, in words; None where they do."""
     closed = jax.make_jaxpr(function)(shared, example)
     batched = [False] * len(jax.tree.leaves(shared)) + [True] * len(jax.tree.leaves(example))
     tally = _tally(closed.jaxpr, batched)
-    return tally is not None and tally.cost <= tally.gain
+    if isinstance(tally, str):
+        return f"{tally} has no form with the examples last"
+    if tally.cost > tally.gain:
+        return f"products of what each example brings cost {tally.cost:,.0f}, all else gains {tally.gain:,.0f}"
+    return None
 
 
 class Tally(NamedTuple):
@@ -77,7 +86,7 @@ class Tally(NamedTuple):
 
 
 def _tally(jaxpr, batched):
-    """That of a jaxpr, of which some inputs have the examples; None where an operation has no rule."""
+    """That of a jaxpr, of which some inputs have the examples; or the name of an operation that has no rule."""
     known = dict(zip(jaxpr.invars, batched, strict=True))
     cost = gain = 0.0
 
@@ -89,12 +98,12 @@ def _tally(jaxpr, batched):
         outputs = [any(inputs)] * len(eqn.outvars)
         if name in _CALLS:
             inner = _tally(eqn.params[_CALLS[name]].jaxpr, inputs)
-            if inner is None:
-                return None
+            if isinstance(inner, str):
+                return inner
             cost, gain, outputs = cost + inner.cost, gain + inner.gain, inner.batched
         elif any(inputs) and name not in _NOTHING:
             if name not in _RULES or name in _LIMITS and not _LIMITS[name](eqn, inputs):
-                return None
+                return name
             if name == "dot_general" and all(inputs) and not _by_numbers(eqn):
                 by = min(v.aval.ndim for v in eqn.invars)
                 moved = sum(v.aval.size for v in (*eqn.invars, *eqn.outvars))

@@ -19,6 +19,9 @@ from spen_jax.inference.plan import Plan, Unrolled, Values
 from spen_jax.inference.solvers import with_settings
 from spen_jax.trees import one_of
 
+LEAST = 32
+"""Examples of a block from where on they stand last: the loops along them need that many to fill vectors."""
+
 
 class Held(NamedTuple):
     """A context with what is known of y: where `mask` is true (y's shape), y stands at `known`."""
@@ -156,10 +159,20 @@ def suits_last(plan: Plan, values: Values, context: Any, y: Any, block: int) -> 
 
     The whole batch decides, not a device's part of it, so that an answer is the same to the bit on any mesh.
     """
-    if jax.default_backend() != "cpu" or isinstance(plan.mode, Unrolled) or block < 64:
-        return False
+    return obstacle(plan, values, context, y, block) is None
+
+
+def obstacle(plan: Plan, values: Values, context: Any, y: Any, block: int) -> str | None:
+    """What keeps the examples from standing last, in words; None where they do."""
+    if jax.default_backend() != "cpu":
+        return f"so it is faster on a {jax.default_backend()}"
+    if isinstance(plan.mode, Unrolled):
+        return "a derivative follows the steps"
+    if block < LEAST:
+        return f"blocks of {block} are too small, {LEAST} are enough"
     context, y = one_of((context, y))
     now = at_step(values, 0)
     state = jax.eval_shape(partial(init, plan), now, y)
     functions = (init, y), (step, (context, state)), (report, (context, y))
-    return all(layout.suits_last(partial(f, plan), now, one) for f, one in functions)
+    found = (layout.obstacle(partial(f, plan), now, one) for f, one in functions)
+    return next((words for words in found if words), None)
