@@ -9,11 +9,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 # A sum over the wrong axis is then an error rather than a number.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Accelerators would round the factors of products to a few digits.
+jax.config.update("jax_default_matmul_precision", "highest")
+
 # Files about what stands around the library; tests of the library itself are marked core.
 AROUND = set(
-    "test_benchmarks test_bibtex test_contrastive test_ellipse test_gradients_page test_horn test_invariant "
-    "test_labels test_lecture_experiments test_loss_gallery test_mixture test_objective_pages test_readme "
-    "test_stacking".split()
+    "test_benchmark_energies test_benchmarks test_bibtex test_contrastive test_ellipse test_gradients_page test_horn "
+    "test_invariant test_labels test_lecture_experiments test_loss_gallery test_mixture test_objective_pages "
+    "test_readme test_stacking".split()
 )
 
 

@@ -13,8 +13,6 @@ import spen_jax as sx
 from spen_jax import objectives, training
 from spen_jax.convolutions import fast
 
-pytestmark = pytest.mark.core
-
 ONES = (1, 1)
 CASES = {
     "plain": {},

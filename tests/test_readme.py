@@ -44,6 +44,15 @@ def test_a_spen_on_scene_runs_as_printed_where_the_data_are(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_speed_prints_what_it_says(capsys):
+    run("docs/speed.md")
+    last, first, lower = capsys.readouterr().out.splitlines()
+    page = (ROOT / "docs/speed.md").read_text()
+    assert f"    {last}\n    {first}\n" in page
+    assert lower == "True"
+
+
+@pytest.mark.slow
 def test_the_page_on_inference_runs_as_printed(capsys):
     run("docs/inference.md")
     converged, shape, *second, points, r_hat, known = capsys.readouterr().out.splitlines()
