@@ -158,7 +158,7 @@ def train(
     if not count:
         yield Trained(params, 0)
         return
-    optimizer = recipe.optimizer(len(jax.tree.leaves(data)[0]))
+    optimizer = recipe.optimizer(np.shape(jax.tree.leaves(data)[0])[0])
     first = init(params, optimizer, key)
     best = Best(params)
     scores: tuple[float, ...] = ()
