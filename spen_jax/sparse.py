@@ -184,7 +184,7 @@ class Matrix:
             csr = csr.copy()
             csr.sum_duplicates()
         # As jnp.asarray would make them, and what is no float as a first layer would.
-        dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(csr.dtype, jnp.float32))
+        dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(csr.dtype), jnp.float32)
         self._csr = csr.astype(dtype, copy=False)
         self._counts = np.diff(csr.indptr)
         moments = (
@@ -205,7 +205,7 @@ class Matrix:
 
     def __getitem__(self, which: Any) -> Rows:
         """The rows `which`, (B,), or B of them for each of S steps, (S, B), whose arrays have a leading axis S."""
-        which = np.asarray(which)
+        which = np.asarray(which, int)
         if which.ndim == 2:
             size = max(map(self._size, which), default=0)
             return jax.tree.map(lambda *a: np.stack(a), *(self._cut(one, size) for one in which))

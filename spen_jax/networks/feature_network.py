@@ -22,7 +22,7 @@ class Dense(nn.Dense):
         sums = inputs @ self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if not self.use_bias:
             return sums
-        return sums + self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return sums + self.param("bias", self.bias_init, (self.features,), self.param_dtype)[None]
 
 
 class FeatureNetwork(nn.Module):

@@ -70,12 +70,13 @@ def check_finite(data: Any) -> None:
 
 def _not_finite(data):
     """How many numbers of each array are not finite, by its path, where there are any."""
-    arrays = jax.tree.map(lambda a: a.values if isinstance(a, Matrix) else a, data)
-    return {
-        jax.tree_util.keystr(path): int(jnp.sum(~jnp.isfinite(a)))
-        for path, a in jax.tree.leaves_with_path(arrays)
-        if jnp.issubdtype(a.dtype, jnp.floating) and not jnp.isfinite(a).all()
-    }
+    found = {}
+    for path, a in jax.tree.leaves_with_path(data):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            finite = np.isfinite(a.values) if isinstance(a, Matrix) else jnp.isfinite(a)
+            if not finite.all():
+                found[jax.tree_util.keystr(path)] = int((~finite).sum())
+    return found
 
 
 def written_back(
