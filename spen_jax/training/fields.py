@@ -12,7 +12,7 @@ from spen_jax import parallel
 from spen_jax.checks import check_arrays
 from spen_jax.objectives import read
 from spen_jax.objectives.batch import check_dense
-from spen_jax.sparse import Matrix, has_rows, matrices
+from spen_jax.sparse import Matrix, has_rows, is_rows, matrices
 
 
 def fields_of(data: Any) -> dict[str, Any]:
@@ -45,6 +45,18 @@ def checked(data: Any) -> tuple[Any, int]:
     data = jax.tree.map(lambda a: a if isinstance(a, Matrix) else jnp.asarray(a), data)
     check_finite(data)
     return data, n
+
+
+def cut_all(data: Any, rows: Any) -> Any:
+    """The examples `rows` of data whose sparse `Rows` are cut already."""
+    leaves, structure = jax.tree.flatten(data, is_leaf=is_rows)
+    arrays = iter(_cut([a for a in leaves if not is_rows(a)], rows))
+    return structure.unflatten([a if is_rows(a) else next(arrays) for a in leaves])
+
+
+@jax.jit
+def _cut(arrays, rows):
+    return [a[rows] for a in arrays]
 
 
 def shared_axis(tree: Any, need: str) -> int:

@@ -17,7 +17,7 @@ from spen_jax import parallel, sparse
 from spen_jax.checks import check_whole
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
-from spen_jax.training.fields import checked, shared_axis, written_back
+from spen_jax.training.fields import checked, cut_all, shared_axis, written_back
 from spen_jax.trees import all_finite, every, select
 from spen_jax.types import Objective
 
@@ -58,7 +58,9 @@ def step(
     on a mesh.
     """
     places = parallel.places(state)
-    data = _cut(state, sparse.matrices(data=data), rows)
+    data = sparse.matrices(data=data)
+    if sparse.has_rows(data):  # what is compiled then serves any number of rows
+        data, rows = cut_all(_cut(state, data, rows), rows), np.arange(len(rows))
     if places is not None:
         rows = parallel.beside(state, rows)
     return _compiled_step(objective, optimizer, places, state, data, rows)
@@ -79,9 +81,7 @@ def _compiled_step(objective, optimizer, places, state, data, rows):
 
 def _cut(state, data, rows):
     """The data with the rows, of each step where they are (S, B), of what is sparse."""
-    if not sparse.has_rows(data):
-        return data
-    if parallel.mesh_of(state, data) is not None:
+    if sparse.has_rows(data) and parallel.mesh_of(state, data) is not None:
         raise ValueError(
             "sparse rows are trained on one device, but state or data stand on a mesh of several: leave them where "
             "they were made, without parallel.everywhere, sharded or split, or give dense rows, x.toarray()"
