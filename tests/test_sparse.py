@@ -100,7 +100,7 @@ DERIVATIVES = {
     "reverse over reverse": lambda f: jax.jacrev(jax.grad(f)),
     "reverse over forward": lambda f: jax.jacrev(jax.jacfwd(f)),
     "of each": lambda f: lambda w: jax.vmap(jax.grad(f))(jnp.stack([w, 2 * w, -w])),
-    "in a loop": lambda f: lambda w: jax.lax.scan(lambda c, _: (c - jax.grad(f)(c), f(c)), w, None, 3),
+    "in a loop": lambda f: lambda w: jax.lax.scan(lambda c, _: (c - 0.1 * jax.grad(f)(c), f(c)), w, None, 3),
 }  # fmt: skip
 
 
