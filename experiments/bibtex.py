@@ -81,7 +81,7 @@ def run_seed(
     """Train, tune and test all models with one seed, and save what they learned."""
     config, dataset = run.config, run.dataset
     rows, inputs = protocol.rows_of(dataset, seed, settings.others)
-    split = {"seed": seed, "checksums": dataset.checksums, "rows": len(rows.data.x)}
+    split = {"seed": seed, "checksums": dataset.checksums, "rows": len(rows.data.y)}
     ready = {}
     if config.features is not None:
         network = models["network"].init(jax.random.key(seed), rows.data.x[:1], rows.data.y[:1])

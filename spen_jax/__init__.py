@@ -12,6 +12,7 @@ from spen_jax import (
     objectives,
     parallel,
     sampling,
+    sparse,
     training,
 )
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
@@ -76,5 +77,6 @@ __all__ = [
     "parallel",
     "sample",
     "sampling",
+    "sparse",
     "training",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from spen_jax import parallel
+from spen_jax import parallel, sparse
 
 
 def in_blocks(
@@ -107,26 +107,31 @@ def in_batches(
     to three runs of the size below. Parts are cut and joined on the host, where no shape is compiled, and spread over
     the mesh in use; a batch that stands on a mesh already runs whole, unless it is `always` to be cut alike. Within
     `jit`, `grad` and the like the function gets the whole batch: the program around it has one size.
-    ValueError for arrays of different lengths.
+    A `sparse.Matrix` is cut to `sparse.Rows`, and its batch runs on one device. ValueError for arrays of different
+    lengths.
     """
     leaves = jax.tree.leaves(batch)
-    n = jnp.shape(leaves[0])[0]
+    n = np.shape(leaves[0])[0]
     for path, a in jax.tree.leaves_with_path(batch):
-        if jnp.shape(a)[:1] != (n,):
+        if np.shape(a)[:1] != (n,):
             raise ValueError(
                 f"all arrays of a batch need its leading axis of {n} examples, but the one at "
-                f"{jax.tree_util.keystr(path)} has shape {jnp.shape(a)}"
+                f"{jax.tree_util.keystr(path)} has shape {np.shape(a)}"
             )
     sizes = _sizes(n, size)
     if sizes in ([], [n]) or (parallel.mesh_of(batch) is not None and not always):
-        return parallel.call(function, shared, batch, steps)
-    whole, (batch, results) = batch, (jax.tree.map(parallel.on_host, batch), [])
+        return parallel.call(function, shared, sparse.cut(batch, np.arange(n)), steps)
+    whole, results = batch, []
+    batch = jax.tree.map(
+        lambda a: a if isinstance(a, sparse.Matrix) else parallel.on_host(a), batch
+    )
     for first, length in zip(np.cumsum([0, *sizes]), sizes, strict=False):
         rows = np.minimum(np.arange(first, first + length), n - 1)
         part = jax.tree.map(lambda a, rows=rows: a[rows], batch)
         results.append(parallel.call(function, shared, part, steps))
         if any(isinstance(a, Tracer) for a in jax.tree.leaves(results)):
-            return function(shared, whole)  # a program is being made around it
+            # A program is being made around it.
+            return function(shared, sparse.cut(whole, np.arange(n)))
 
     def joined(*parts):
         # jnp.asarray would compile a copy of each new shape.

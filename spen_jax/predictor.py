@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from spen_jax import parallel
+from spen_jax import parallel, sparse
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
 from spen_jax.checks import as_points, check_arrays, check_energy, check_whole
@@ -120,7 +120,7 @@ class Predictor:
         mask: Any = None,
         key: jax.Array | None = None,
     ) -> Solution:
-        """The answers for x, whose arrays have a leading axis of any number of examples.
+        """The answers for x, whose arrays, SciPy's sparse matrices too, have a leading axis of any number of examples.
 
         They run in batches of few sizes, powers of 8 up to `batch_size`, so that little is compiled; what fills a batch
         up is dropped. Where params or x are traced (`jit`, `grad`) all rows are one batch.
@@ -136,6 +136,7 @@ class Predictor:
           ValueError: for arrays that do not fit, what is known outside the domain, and numbers out of range, learned
             ones too where they are known now.
         """
+        x = sparse.matrices(x=x)
         n = _examples(x)
         if isinstance(known, tuple) and len(known) == 2:
             check_inside(self.domain, known[1], "the y of known", known[0])
@@ -149,6 +150,7 @@ class Predictor:
 
         ValueError where y does not lie in the domain, or arrays do not fit.
         """
+        x = sparse.matrices(x=x)
         check_inside(self.domain, y, "y", mask)
         model = _model(self.energy, self.features)
         return self._run(partial(_energies, model), params, _Answers(x, y, mask), 1)
@@ -156,17 +158,25 @@ class Predictor:
     def _run(self, function, shared, batch, steps, *, always=False):
         """function(shared, batch), in batches unless something of them is traced."""
         traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((shared, batch)))
-        if traced:
-            return function(shared, batch)
+        if traced or any(map(sparse.is_rows, jax.tree.leaves(batch.x, is_leaf=sparse.is_rows))):
+            batch = batch._replace(x=sparse.whole(batch.x))
+            run = function if traced else partial(parallel.call, function, steps=steps)
+            return run(shared, batch)
         return in_batches(function, shared, batch, self.batch_size, steps, always=always)
 
     def context(
         self, params: Any, x: Any, *, key: jax.Array | None = None, mask: Any = None
     ) -> Any:
-        """What the energy sees of a batch x."""
-        if self.features is None:
-            return x
-        return handing(self.features, key=key, mask=mask)(params, x)
+        """What the energy sees of a batch x; ValueError where that would be sparse rows."""
+        x = sparse.whole(x)
+        if self.features is not None:
+            x = handing(self.features, key=key, mask=mask)(params, x)
+        if sparse.has_rows(x):
+            raise ValueError(
+                "the energy sees one example at a time, and none of sparse rows: give the Predictor features that make "
+                "arrays of them, such as lambda params, x: x @ params['W']"
+            )
+        return x
 
     def points(self, context: Any, like: Any = None, *, key: jax.Array | None = None) -> Any:
         """Where inference of a batch starts, shaped like the truth (B, ...), or by `shape`."""
@@ -295,10 +305,10 @@ def _of(setting, params):
 
 
 def _examples(x):
-    leaves = jax.tree.leaves(x)
+    leaves = jax.tree.leaves(x, is_leaf=sparse.is_rows)
     if not all(map(is_plain, leaves)):
         check_arrays(x=x)
-    if not leaves or not jnp.ndim(leaves[0]):
+    if not leaves or not np.ndim(leaves[0]):
         got = "a number" if leaves else "none"
         raise ValueError(f"x must hold an array with a leading axis of examples, got {got}")
-    return jnp.shape(leaves[0])[0]
+    return np.shape(leaves[0])[0]

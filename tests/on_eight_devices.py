@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
+from scipy.sparse import csr_array
 
 import spen_jax as sx
 from spen_jax import objectives, parallel
@@ -239,6 +240,35 @@ def worth_it():
     return found
 
 
+def sparse_rows():
+    """Those in training and prediction with eight devices in use: gaps to arrays, where they ran, what is refused."""
+    parallel.use(MESH)
+    rows = csr_array(np.resize(DATA.train.x, (4096, DATA.train.x.shape[1])))
+    data = DATA.train._replace(x=rows, y=np.resize(DATA.train.y, (4096, 16)), mask=None)
+    objective = objectives.end_to_end(predictor())
+
+    def end(x):
+        options = {"epochs": 1, "batch_size": 4096}
+        return sx.fit(objective, OPTIMIZER, state(), data._replace(x=x), **options).last()[0]
+
+    got = end(rows)
+    answers = predictor(steps=100)(parallel.everywhere(PARAMS), rows)
+    try:
+        sx.fit(objective, OPTIMIZER, parallel.everywhere(state()), data, epochs=1).last()
+        said = "nothing"
+    except ValueError as error:
+        said = str(error)
+    parallel.use(None)
+    return {
+        "gaps": [
+            gap(end(rows.toarray()).params, got.params),
+            gap(predictor(steps=100)(PARAMS, rows.toarray()).y, answers.y),
+        ],
+        "devices": [len(jax.tree.leaves(a)[0].sharding.device_set) for a in (got, answers.y)],
+        "said": said,
+    }
+
+
 def edges():
     """What fails in calls that once did, by name: nothing, it is hoped."""
     rng = np.random.default_rng(0)
@@ -376,6 +406,7 @@ say(
             ).y.sharding.device_set
         ),
         "worth it": worth_it(),
+        "sparse rows": sparse_rows(),
         "edges": edges(),
         "environment": ENVIRONMENT,
         "sharded state": before,

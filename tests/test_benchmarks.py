@@ -61,10 +61,15 @@ def test_the_training_benchmark_times_a_step_of_each_objective(tmp_path):
     rows = json.loads(file.read_text())
     names = ["spen_jax", "torch_eager"] if find_spec("torch") else ["spen_jax"]
     kinds = "max-margin", "end-to-end"
+    layers = "product", "product and gradient", "training step"
     got = [(r["kind"], r["batch"], r["name"]) for r in rows]
-    assert got == list(itertools.product(kinds, (100, 512), names))
+    assert got == [
+        *itertools.product(kinds, (100, 512), names),
+        *((kind, b, n) for b in (128, 512) for kind in layers for n in ("sparse", "dense")),
+    ]
     assert all(r["seconds"] > 0 and r["threads"] == 1 for r in rows)
     assert "Milliseconds of a training step, 1 thread\n" in done.stdout
+    assert "Milliseconds of a first layer of 1,000 units, 1 thread\n" in done.stdout
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "types arguments trees numbers checks convolutions parallel blocks domains networks energies exact inference "
-    "sampling losses predictor objectives training"
+    "types arguments trees numbers sparse checks convolutions parallel blocks domains networks energies exact "
+    "inference sampling losses predictor objectives training"
 ).split()
 ALONE = "data", "metrics"  # these read numbers only; training may measure
 PACKAGE = sorted((ROOT / "spen_jax").rglob("*.py"))

@@ -94,6 +94,13 @@ def test_a_step_of_few_operations_stays_on_one_core(eight):
 
 
 @pytest.mark.slow
+def test_sparse_rows_run_on_one_device_whatever_is_in_use(eight):
+    found = eight["sparse rows"]
+    assert max(found["gaps"]) < 1e-5 and found["devices"] == [1, 1]
+    assert found["said"].startswith("sparse rows are trained on one device")
+
+
+@pytest.mark.slow
 def test_loops_are_not_cut_for_several_threads(eight):
     assert eight["cut loops"] == 0
 

@@ -65,6 +65,17 @@ def test_the_page_on_inference_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
+    run("docs/sparse.md")
+    assert capsys.readouterr().out.splitlines() == [
+        "0.0 True",
+        "(5, 20)",
+        "(100, 20)",
+        "10 (100, 1836)",
+    ]
+
+
+@pytest.mark.slow
 def test_the_page_on_energies_runs_as_printed(capsys):
     names = run("docs/energies.md")
     printed = capsys.readouterr().out.splitlines()

@@ -1,11 +1,12 @@
 """What the networks see of a row: tf-idf or standardised numbers, and maybe what other rows' labels say of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from scipy.sparse import csr_array
 
 
 class Inputs(NamedTuple):
@@ -75,6 +76,11 @@ class Inputs(NamedTuple):
         votes = np.einsum("nk,nkl->nl", weight, self.y[found])
         votes /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-6)
         return ((np.log(votes + 0.02) - np.log(0.02)) / 2).astype(np.float32)
+
+
+def compressed(x: np.ndarray) -> Any:
+    """A sparse matrix (CSR) where less than 15 % of the numbers are not 0, which is then faster; else x."""
+    return csr_array(x) if np.count_nonzero(x) < 0.15 * x.size else x
 
 
 def unit(x: np.ndarray) -> np.ndarray:

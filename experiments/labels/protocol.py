@@ -14,7 +14,7 @@ import numpy as np
 
 import spen_jax as sx
 from experiments import shared
-from experiments.labels.inputs import Inputs
+from experiments.labels.inputs import Inputs, compressed
 from spen_jax import metrics
 from spen_jax.training import Phase, Refitted, Trained, choose_then_refit, fit_phases
 
@@ -109,11 +109,15 @@ def parted(train: sx.data.Split, test: sx.data.Split, seed: int) -> Rows:
     return Rows(train, part, valid, test, bool(np.any(train.y.sum(axis=1) == 0)))
 
 
-def rows_of(dataset: sx.data.Dataset, seed: int, others: bool = False) -> tuple[Rows, Inputs]:
+def rows_of(
+    dataset: sx.data.Dataset, seed: int, others: bool = False, *, dense: bool = False
+) -> tuple[Rows, Inputs]:
     """The rows of one seed as the networks see them; with `others` they see the labels of other rows.
 
     Validation rows see labels of the rows that are trained on only, test rows those of all training rows.
+    Unless they are to be `dense`, inputs of words are sparse matrices.
     """
+    form = np.asarray if dense else compressed
     raw = parted(dataset.train, dataset.test, seed)
     if others:
         inputs, of_part = (Inputs.of(split.x, split.y) for split in (raw.data, raw.part))
@@ -122,10 +126,10 @@ def rows_of(dataset: sx.data.Dataset, seed: int, others: bool = False) -> tuple[
         inputs = of_part = Inputs.of(raw.data.x)
         data, part = inputs(raw.data.x), inputs(raw.part.x)
     rows = raw._replace(
-        data=raw.data._replace(x=data),
-        part=raw.part._replace(x=part),
-        valid=raw.valid._replace(x=of_part(raw.valid.x)),
-        test=raw.test._replace(x=inputs(raw.test.x)),
+        data=raw.data._replace(x=form(data)),
+        part=raw.part._replace(x=form(part)),
+        valid=raw.valid._replace(x=form(of_part(raw.valid.x))),
+        test=raw.test._replace(x=form(inputs(raw.test.x))),
     )
     return rows, inputs
 

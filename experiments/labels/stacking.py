@@ -172,7 +172,7 @@ def build(name: str, settings: Settings, n_experts: int, n_labels: int, quick: b
 def run_seed(run: Run, seed: int, progress: Any) -> dict[str, dict[str, Any]]:
     """Cross-fit, then choose, train again and test each model with one seed; model -> its measures."""
     began = time.perf_counter()
-    words, _ = protocol.rows_of(run.dataset, seed)
+    words, _ = protocol.rows_of(run.dataset, seed, dense=True)
     unaries = cross_fit(words.data, words.test.x, seed, EXPERTS)
     splits = zip((words.data, words.test), unaries, strict=True)
     data, test = (split._replace(x=s) for split, s in splits)

@@ -9,9 +9,9 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """N examples: features `x` float32 (N, D), labels `y` float32 (N, L), each 0 or 1, and a mask.
+    """N examples: features `x` float32 (N, D), an array or a SciPy matrix, labels `y` float32 (N, L), each 0 or 1.
 
-    `mask` bool (N, L) is True where y is known and counts; without it, everywhere. Where it is
+    A `mask` bool (N, L) is True where y is known and counts; without it, everywhere. Where it is
     False y may be anything, NaN included.
     """
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spen_jax.domains import binary_entropy
-from spen_jax.networks import FeatureNetwork
+from spen_jax.networks import Dense, FeatureNetwork
 
 
 @jax.custom_jvp
@@ -62,13 +62,13 @@ class SPEN(nn.Module):
         self.b = self.param("b", nn.initializers.zeros, (units,))
         self.c2 = self.param("c2", normal(self.global_scale / max(units, 1) ** 0.5), (units,))
         if self.sees_features and units:
-            self.Cx = nn.Dense(units, use_bias=False)
+            self.Cx = Dense(units, use_bias=False)
         self.drop = nn.Dropout(self.global_dropout)
 
     def features(self, x: jax.Array, train: bool = False) -> dict[str, Any]:
         """The context, (B, D) -> "logits" (B, L) and, where they play a part, "shift" and "keep" (B, M) and "terms"."""
         h = self.network.hidden(x, train)
-        context = {"logits": self.network.output(h)}
+        context: dict[str, Any] = {"logits": self.network.output(h)}
         if self.sees_features and self.n_global:
             context["shift"] = self.Cx(h)
         if train and self.global_dropout:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spen_jax.energies.spen import softplus
+from spen_jax.networks import Dense
 
 _normal = nn.initializers.normal
 _zeros = nn.initializers.zeros
@@ -44,7 +45,7 @@ class Deep(nn.Module):
     def setup(self):
         """Declares Cx (H, widths[0]) where the term sees the features."""
         _check_widths(self)
-        self.Cx = nn.Dense(self.widths[0], use_bias=False) if self.sees_features else None
+        self.Cx = Dense(self.widths[0], use_bias=False) if self.sees_features else None
         self.drop = nn.Dropout(self.dropout)
 
     def features(self, h: jax.Array, train: bool = False) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Convex(nn.Module):
     def setup(self):
         """Declares Cx (H, widths[0]) where the term sees the features."""
         _check_widths(self)
-        self.Cx = nn.Dense(self.widths[0], use_bias=False) if self.sees_features else None
+        self.Cx = Dense(self.widths[0], use_bias=False) if self.sees_features else None
 
     def features(self, h: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """The context, (B, H) -> "shift" (B, widths[0]) where the term sees the features."""
@@ -172,7 +173,7 @@ class Cardinality(nn.Module):
         self.w = self.param("w", nn.initializers.ones, (self.units,))
         self.b = self.param("b", lambda key, shape: -jnp.arange(*shape, dtype=float), (self.units,))
         self.c = self.param("c", _normal(0.1 / self.units**0.5), (self.units,))
-        self.Cx = nn.Dense(self.units, use_bias=False) if self.sees_features else None
+        self.Cx = Dense(self.units, use_bias=False) if self.sees_features else None
 
     def features(self, h: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """The context, (B, H) -> "shift" (B, units) where the term sees the features."""

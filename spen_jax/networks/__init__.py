@@ -1,9 +1,10 @@
 """Ready-made networks (Flax), and modules as pure functions."""
 
-from spen_jax.networks.feature_network import FeatureNetwork
+from spen_jax.networks.feature_network import Dense, FeatureNetwork
 from spen_jax.networks.functions import Params, from_unary_logits, functions_of, logits_of
 
 __all__ = [
+    "Dense",
     "FeatureNetwork",
     "Params",
     "from_unary_logits",

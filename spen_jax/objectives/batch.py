@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spen_jax import trees
+from spen_jax import sparse, trees
 from spen_jax.checks import as_floats, check_energy
 from spen_jax.convolutions import fast
 from spen_jax.domains import Domain, check_inside, counting
@@ -48,6 +48,7 @@ def read(batch: Any) -> Batch:
             "a batch needs fields x and y, and mask or length where not all of y counts, or is a pair (x, y); got a "
             f"{type(batch).__name__}"
         )
+    check_dense(batch)
     y = jax.tree.map(as_floats, y)
     if length is not None:
         if mask is not None:
@@ -58,6 +59,13 @@ def read(batch: Any) -> Batch:
         jax.tree.map(_check_mask, jax.tree.broadcast(mask, y), y)
         y = counting(mask, y)
     return Batch(field(batch, "x"), y, mask)
+
+
+def check_dense(batch: Any) -> None:
+    """ValueError for a y, mask or length that is sparse."""
+    for name in ("y", "mask", "length"):
+        if sparse.has_rows(field(batch, name)):
+            raise ValueError(f"x alone may be sparse: give {name} as an array, {name}.toarray()")
 
 
 def _up_to(length, y):

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from spen_jax import convolutions
 from spen_jax.parallel.meshes import axis_of, in_use, mesh_of_any, moved, on_host, standing_on
+from spen_jax.sparse import has_rows
 
 LEAST = 2**20
 """Steps times numbers of a batch below which it runs on one device: to wake the others would take longer."""
@@ -27,10 +28,12 @@ def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: in
 
     A batch that stands on a mesh runs there, a traced one as it is. Without a mesh in use that of `shared` is taken.
     Where the devices do not divide the examples, it is filled up and the results are cut on the host. The arrays of the
-    batch and of the results have the examples along the first axis.
+    batch and of the results have the examples along the first axis. A batch with sparse rows runs on one device.
     """
     if _one_device():
         return function(shared, batch)
+    if has_rows(batch):
+        return function(*jax.tree.map(_on_one, (shared, batch)))
     leaves = jax.tree.leaves(batch)
     standing = mesh_of_any(batch)
     mesh: Any = standing or in_use()
@@ -133,7 +136,7 @@ def operations(jaxpr: Any) -> float:
 
 def _on_one(a):
     """An array on one device, free to meet those on others."""
-    if standing_on(a) is None:
+    if isinstance(a, Tracer) or standing_on(a) is None:
         return a
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         data = jax.device_put(fetched(jax.random.key_data(a)))

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spen_jax.parallel.meshes import axis_of, standing_on
+from spen_jax.sparse import is_rows
 
 EVERYWHERE = P()
 
@@ -60,13 +61,13 @@ def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -
 
 
 def taken(data: Any, rows: Any) -> Any:
-    """The examples `rows` of data that stand everywhere, each device's own on it.
+    """The examples `rows` of data that stand everywhere, each device's own on it; sparse `Rows` are cut already.
 
     Where the devices do not divide their number, XLA fills them up and leaves what it filled in out of every sum.
     """
     mesh, axis = _mesh_and_axis(data, rows)
     if axis is None:
-        return jax.tree.map(lambda a: a[rows], data)
+        return jax.tree.map(lambda a: a if is_rows(a) else a[rows], data, is_leaf=is_rows)
     size = len(rows)
     rows = jnp.pad(jnp.asarray(rows), (0, -size % mesh.shape[axis]), mode="edge")
 

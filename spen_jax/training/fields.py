@@ -6,9 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spen_jax import parallel
+from spen_jax.checks import check_arrays
 from spen_jax.objectives import read
+from spen_jax.objectives.batch import check_dense
+from spen_jax.sparse import Matrix, has_rows, is_rows, matrices
 
 
 def fields_of(data: Any) -> dict[str, Any]:
@@ -29,6 +33,41 @@ def replaced(data: Any, **fields: Any) -> Any:
     return data._replace(**fields)
 
 
+def checked(data: Any) -> tuple[Any, int]:
+    """The data as arrays, but for SciPy's matrices, which stay on the host as `sparse.Matrix`; and its N examples.
+
+    ValueError for what are no numbers, do not share a leading axis or are not finite, and for a sparse y.
+    """
+    data = matrices(data=data)
+    check_arrays(data=data)
+    n = shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
+    check_dense(data)
+    data = jax.tree.map(lambda a: a if isinstance(a, Matrix) else jnp.asarray(a), data)
+    check_finite(data)
+    return data, n
+
+
+def cut_all(data: Any, rows: Any) -> Any:
+    """The examples `rows` of data whose sparse `Rows` are cut already."""
+    leaves, structure = jax.tree.flatten(data, is_leaf=is_rows)
+    arrays = iter(_cut([a for a in leaves if not is_rows(a)], rows))
+    return structure.unflatten([a if is_rows(a) else next(arrays) for a in leaves])
+
+
+@jax.jit
+def _cut(arrays, rows):
+    return [a[rows] for a in arrays]
+
+
+def shared_axis(tree: Any, need: str) -> int:
+    """The length of the leading axis that all arrays share; ValueError where they share none, or it is empty."""
+    sizes = sorted({np.shape(a)[:1] for a in jax.tree.leaves(tree)})
+    if len(sizes) != 1 or not sizes[0] or not sizes[0][0]:
+        got = " and ".join(str(*s) if s else "no" for s in sizes) or "no"
+        raise ValueError(f"{need}, at least one, got arrays of {got} {need.split()[-1]}")
+    return sizes[0][0]
+
+
 def check_finite(data: Any) -> None:
     """ValueError for numbers that are not finite, but for those of y that by `mask` or `length` do not count."""
     wrong = _not_finite(data)
@@ -43,11 +82,13 @@ def check_finite(data: Any) -> None:
 
 def _not_finite(data):
     """How many numbers of each array are not finite, by its path, where there are any."""
-    return {
-        jax.tree_util.keystr(path): int(jnp.sum(~jnp.isfinite(a)))
-        for path, a in jax.tree.leaves_with_path(data)
-        if jnp.issubdtype(a.dtype, jnp.floating) and not jnp.isfinite(a).all()
-    }
+    found = {}
+    for path, a in jax.tree.leaves_with_path(data):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            finite = np.isfinite(a.values) if isinstance(a, Matrix) else jnp.isfinite(a)
+            if not finite.all():
+                found[jax.tree_util.keystr(path)] = int((~finite).sum())
+    return found
 
 
 def written_back(
@@ -96,6 +137,11 @@ def _written(places: Any, field: Any, rows: Any, new: Any, left_out: Any) -> Any
 
 
 def _check_rows(name, field, new, batch_size):
+    if has_rows(field):
+        raise ValueError(
+            f"the metric {name!r} is written into data.{name}, which may not be sparse"
+        )
+
     def described(tree, rows):
         return jax.tree.map(lambda a: f"{(*rows(a),)} {a.dtype}", tree)
 

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from spen_jax import parallel
-from spen_jax.checks import check_arrays, check_whole
+from spen_jax import parallel, sparse
+from spen_jax.checks import check_whole
 from spen_jax.convolutions import fast
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
-from spen_jax.training.fields import check_finite, written_back
+from spen_jax.training.fields import checked, cut_all, shared_axis, written_back
 from spen_jax.trees import all_finite, every, select
 from spen_jax.types import Objective
 
@@ -55,8 +55,13 @@ def step(
 
     Where state and data stand on a mesh (`parallel.everywhere`), each device works on its own of the rows, and the
     step is that of one device: gradient and metrics are summed once. The state stays where it stands.
+    The rows of a SciPy matrix in `data` are cut on the host, and run on one device: ValueError where the state stands
+    on a mesh.
     """
     places = parallel.places(state)
+    data = sparse.matrices(data=data)
+    if sparse.has_rows(data):  # what is compiled then serves any number of rows
+        data, rows = cut_all(_cut(state, data, rows), rows), np.arange(len(rows))
     if places is not None:
         rows = parallel.beside(state, rows)
     return _compiled_step(objective, optimizer, places, state, data, rows)
@@ -73,6 +78,16 @@ def _compiled_step(objective, optimizer, places, state, data, rows):
     return parallel.automatic(
         of_arrays, state, data, rows, out=(parallel.specs(state, places), P())
     )
+
+
+def _cut(state, data, rows):
+    """The data with the rows, of each step where they are (S, B), of what is sparse."""
+    if sparse.has_rows(data) and parallel.mesh_of(state, data) is not None:
+        raise ValueError(
+            "sparse rows are trained on one device, but state or data stand on a mesh of several: leave them where "
+            "they were made, without parallel.everywhere, sharded or split, or give dense rows, x.toarray()"
+        )
+    return sparse.cut(data, rows)
 
 
 def _step(objective, optimizer, state, batch):
@@ -102,14 +117,21 @@ def _loses(old, new):
 
 @partial(jax.jit, static_argnames=("objective", "optimizer"))
 def _each_sound(objective, optimizer, state, data, rows):
-    """Whether a step on each of the examples alone could be taken, (len(rows),)."""
+    """Whether a step on each of the examples alone could be taken, (len(rows),); sparse rows are cut one by one."""
 
     def of_arrays(state, data, rows):
-        def sound(row):
-            one = jax.tree.map(lambda a: a[row][None], data)
+        def sound(at):
+            place, row = at
+
+            def one_of(a):
+                if sparse.is_rows(a):
+                    return jax.tree.map(lambda part: part[place], a)
+                return a[row][None]
+
+            one = jax.tree.map(one_of, data, is_leaf=sparse.is_rows)
             return _step(objective, optimizer, state, one)[2]
 
-        return jax.lax.map(sound, rows)
+        return jax.lax.map(sound, (jnp.arange(len(rows)), rows))
 
     return parallel.automatic(of_arrays, state, data, rows)
 
@@ -142,7 +164,7 @@ def scan(
     Raises ValueError for batches without a shared leading axis, steps `at` that are not ascending in 0, ..., S, and
     an objective that does not give its buffers back.
     """
-    total = _shared_axis(batches, "scan needs batches whose arrays share a leading axis of steps")
+    total = shared_axis(batches, "scan needs batches whose arrays share a leading axis of steps")
     times, repeats = _times(at, total)
     # The place of the snapshot after each step; one past their end, where there is none, is not written.
     place = np.full(total + 1, len(times))
@@ -215,6 +237,8 @@ def fit(
     written. Other metrics must be scalars.
     The arrays that the caller passed are never changed; what was written ends with the generator.
     Where state or data stand on a mesh, or one in use is worth it, each device works on its own rows; see `parallel`.
+    SciPy's sparse matrices in `data` stay on the host, where each step's rows are cut as `sparse.Rows`, and run on one
+    device.
 
     An example whose loss or gradient is not finite is left out: a batch that holds one changes nothing, and at the end
     of the epoch its other examples make a step, for which each is tried alone, up to TRIES times where chance decides.
@@ -224,17 +248,14 @@ def fit(
     Raises:
       ValueError: for data without a shared leading axis, with values that are not finite (but for those of y that by
         the field `mask` or `length` do not count), or with a y outside the domain of the objective's predictor; for
-        a batch size below 1 or a negative number of epochs; at the first step for a metric that is neither a scalar
-        nor fits the field of its name.
+        sparse rows beside a mesh; for a batch size below 1 or a negative number of epochs; at the first step for a
+        metric that is neither a scalar nor fits the field of its name.
       FloatingPointError: where all examples of an epoch had to be left out; the state yielded last is sound.
     """
     _check(objective, optimizer, state)
     check_whole("epochs", epochs, 0)
     check_whole("batch_size", batch_size, 1)
-    check_arrays(data=data)
-    n = _shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
-    data = jax.tree.map(jnp.asarray, data)
-    check_finite(data)
+    data, n = checked(data)
     getattr(objective, "check_data", lambda _: None)(data)
     batch_size = min(batch_size, n)
 
@@ -242,7 +263,9 @@ def fit(
         rows = np.arange(batch_size)
         return _compiled_step.trace(objective, optimizer, None, state, data, rows).jaxpr.jaxpr
 
-    if parallel.mesh_of(state, data) is None and parallel.worth_it(
+    if sparse.has_rows(data):
+        _cut(state, data, np.arange(batch_size))
+    elif parallel.mesh_of(state, data) is None and parallel.worth_it(
         of_step, state.params, batch_size
     ):
         state = parallel.everywhere(state)
@@ -269,7 +292,7 @@ def _check(objective, optimizer, state):
 
 def _fit(objective, optimizer, state, data, epochs, batch_size):
     owned: set[str] = set()
-    n = len(jax.tree.leaves(data)[0])
+    n = np.shape(jax.tree.leaves(data)[0])[0]
     for _ in range(epochs):
         key, order_key = jax.random.split(state.key)
         state = state._replace(key=key)
@@ -301,19 +324,11 @@ def _sound_rows(objective, optimizer, state, data, rows):
     alone = state._replace(key=each_key)
     state = state._replace(key=key)
     try:
-        sound = _each_sound(objective, optimizer, alone, data, rows)
+        alone_too = _cut(state, data, rows[:, None])
+        sound = _each_sound(objective, optimizer, alone, alone_too, rows)
     except (AssertionError, IndexError, TypeError, ValueError):  # it wants larger batches
         return state, rows[:0]
     return state, rows[np.asarray(sound)]
-
-
-def _shared_axis(tree, need):
-    """The length of the leading axis that all arrays share; ValueError where they share none, or it is empty."""
-    sizes = sorted({jnp.shape(a)[:1] for a in jax.tree.leaves(tree)})
-    if len(sizes) != 1 or not sizes[0] or not sizes[0][0]:
-        got = " and ".join(str(*s) if s else "no" for s in sizes) or "no"
-        raise ValueError(f"{need}, at least one, got arrays of {got} {need.split()[-1]}")
-    return sizes[0][0]
 
 
 def _means(history, missing):

@@ -7,13 +7,14 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from spen_jax.checks import check_positive, check_whole
 from spen_jax.objectives import alternating
 from spen_jax.training.epochs import epochs
-from spen_jax.training.fit import fit, init, steps_per_epoch
+from spen_jax.training.fit import State, fit, init, steps_per_epoch
 from spen_jax.training.optimizers import average_of, stable
 from spen_jax.types import Objective
 
@@ -75,13 +76,63 @@ class Recipe:
 
     def optimizer(self, n_examples: int) -> optax.GradientTransformation:
         """That of a training on so many examples: one object for equal settings, so that nothing compiles twice."""
-        steps = self.epochs * steps_per_epoch(n_examples, self.batch_size)
+        return _of_steps(self._of_any(), self._steps(n_examples))
+
+    def start(self, params: Any, n_examples: int, key: jax.Array) -> tuple[Any, State]:
+        """An optimizer, one object for any number of steps, which its state knows, and the state before the first."""
+        optimizer = self._of_any()
+        state = init(params, optimizer, key)
+        return optimizer, state._replace(opt_state=_told(state.opt_state, self._steps(n_examples)))
+
+    def _steps(self, n_examples):
+        each = steps_per_epoch(n_examples, self.batch_size)
+        # Of two players each takes every other step.
+        return -(-self.epochs * each // 2) if self.alternate else self.epochs * each
+
+    def _of_any(self):
         # What plays no part in a step makes no difference to it.
-        return _optimizer(replace(self, epochs=1, batch_size=1, keep="best", patience=None), steps)
+        return _optimizer(replace(self, epochs=1, batch_size=1, keep="best", patience=None))
+
+
+class _Schedule(NamedTuple):
+    """Steps taken, and how many there are in all."""
+
+    count: jax.Array
+    steps: jax.Array
+
+
+def _told(opt_state, steps):
+    """An optimizer's state whose schedules know the number of steps."""
+
+    def tell(part):
+        return part._replace(steps=jnp.int32(steps)) if isinstance(part, _Schedule) else part
+
+    return jax.tree.map(tell, opt_state, is_leaf=lambda part: isinstance(part, _Schedule))
 
 
 @lru_cache(maxsize=64)
-def _optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
+def _of_steps(optimizer, steps):
+    return optimizer._replace(init=lambda params: _told(optimizer.init(params), steps))
+
+
+def _scheduled(peak: float) -> optax.GradientTransformation:
+    """Times -rate: from 0 to `peak` in a tenth of the steps and one, then down to 0 as a cosine."""
+
+    def start(params):
+        return _Schedule(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        count, up = state.count, state.steps // 10 + 1
+        down = jnp.clip((count - up) / (state.steps + 1 - up), 0, 1)
+        rate = peak * jnp.where(count < up, count / up, (1 + jnp.cos(jnp.pi * down)) / 2)
+        updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
+        return updates, state._replace(count=count + 1)
+
+    return optax.GradientTransformation(start, update)
+
+
+@lru_cache(maxsize=64)
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     def factors(params):
         def factor(path, _):
             name = jax.tree_util.keystr(path)
@@ -89,13 +140,10 @@ def _optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
 
         return jax.tree.map_with_path(factor, params)
 
-    if recipe.alternate:
-        steps = -(-steps // 2)  # of each player
-
     def adamw(factor):
         peak, decay = factor * recipe.learning_rate, recipe.weight_decay / max(factor, 1e-9)
-        rate = optax.warmup_cosine_decay_schedule(0, peak, steps // 10 + 1, steps + 1)
-        return optax.adamw(rate, weight_decay=decay)
+        decayed = optax.add_decayed_weights(decay)
+        return optax.chain(optax.scale_by_adam(), decayed, _scheduled(peak))
 
     optimizer = optax.chain(
         optax.masked(optax.set_to_zero(), lambda p: jax.tree.map(lambda f: f == 0, factors(p))),
@@ -158,8 +206,7 @@ def train(
     if not count:
         yield Trained(params, 0)
         return
-    optimizer = recipe.optimizer(len(jax.tree.leaves(data)[0]))
-    first = init(params, optimizer, key)
+    optimizer, first = recipe.start(params, np.shape(jax.tree.leaves(data)[0])[0], key)
     best = Best(params)
     scores: tuple[float, ...] = ()
     clock: tuple[float, ...] = ()

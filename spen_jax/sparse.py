@@ -1,0 +1,279 @@
+"""Rows most of whose numbers are 0, such as words: SciPy's CSR on the host, batches of its rows on the device.
+
+A batch of B rows of D numbers is `Rows`. It multiplies a matrix, `rows @ W` for W (D, H), and both this product and its
+derivative in W are products by a CSR matrix: that of the rows, and its transpose, which the host makes with the batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from spen_jax.numbers import check_real_type
+
+Array = jax.Array | np.ndarray
+LEAST = 4096
+"""Room that every batch has: the entries of small ones cost next to nothing, other sizes a program each."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["values", "indices", "indptr", "order", "indices_t", "indptr_t"],
+    meta_fields=[],
+)
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """B rows of D numbers in compressed form (CSR), and their transpose; `rows(matrix)` makes them.
+
+    Row i holds values[k] in column indices[k] for k from indptr[i] up to indptr[i + 1]; column j of it holds
+    values[order[k]] in row indices_t[k] for k from indptr_t[j] up to indptr_t[j + 1]. What lies behind the last entry
+    fills up, so that batches of different content have the same sizes, and plays no part.
+
+    It does what a layer needs: `rows @ W`, `len`, `shape`, `ndim`, `dtype`; `on_values` changes the values.
+    """
+
+    values: Array
+    indices: Array
+    indptr: Array
+    order: Array
+    indices_t: Array
+    indptr_t: Array
+
+    ndim = 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, D)."""
+        return self.indptr.shape[-1] - 1, self.indptr_t.shape[-1] - 1
+
+    @property
+    def dtype(self) -> Any:
+        """Of the values."""
+        return self.values.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __matmul__(self, w: Any) -> jax.Array:
+        """The product with W (D, H) -> (B, H), or with w (D,) -> (B,); ValueError for another shape."""
+        w = jnp.asarray(w)
+        if w.ndim not in (1, 2) or w.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"rows of {self.shape[1]} numbers multiply a matrix ({self.shape[1]}, H), or a vector, got {w.shape}"
+            )
+        dtype = jnp.result_type(self.values, w)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        matrix = (w if w.ndim == 2 else w[:, None]).astype(wide)
+        x = jax.tree.leaves(on_values(lambda values: values.astype(wide), self))
+        out = _product_p.bind(*x, matrix, transposed=False)
+        return (out if w.ndim == 2 else out[:, 0]).astype(dtype)
+
+    def todense(self) -> jax.Array:
+        """The array (B, D)."""
+        at = _rows_of(self.indptr, self.values.size), self.indices
+        return jnp.zeros(self.shape, self.dtype).at[at].add(self.values, mode="drop")
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(
+            "sparse rows are no array, and are not made one in silence: multiply them, rows @ W, change their values "
+            "by sparse.on_values, or ask for rows.todense()"
+        )
+
+
+def on_values(function: Callable[[Any], Any], x: Any) -> Any:
+    """The rows with function(values) in place of their values, zeros staying; of an array function(x)."""
+    return replace(x, values=function(x.values)) if is_rows(x) else function(x)
+
+
+def is_rows(x: Any) -> bool:
+    """Whether x is `Rows`."""
+    return isinstance(x, Rows)
+
+
+# The product: linear in W and in the values, with the two CSR matrices as each other's transpose.
+
+
+def _rows_of(indptr, entries):
+    """The row of each entry, B for what fills up."""
+    return jnp.searchsorted(indptr, jnp.arange(entries), side="right") - 1
+
+
+def _multiply(values, indices, indptr, order, indices_t, indptr_t, w, *, transposed):
+    from jax.experimental import sparse  # which imports SciPy
+
+    rows, columns = indptr.shape[0] - 1, indptr_t.shape[0] - 1
+    parts, shape = (values, indices, indptr), (rows, columns)
+    if transposed:
+        parts, shape = (values[order], indices_t, indptr_t), (columns, rows)
+    return sparse.BCSR(parts, shape=shape) @ w
+
+
+def _shape(values, indices, indptr, order, indices_t, indptr_t, w, *, transposed):
+    rows = (indptr_t if transposed else indptr).shape[0] - 1
+    return ShapedArray((rows, w.shape[1]), w.dtype)
+
+
+def _by_values(values_dot, *others, transposed):
+    return _product_p.bind(values_dot, *others[1:], transposed=transposed)
+
+
+def _by_w(w_dot, *all_of, transposed):
+    return _product_p.bind(*all_of[:-1], w_dot, transposed=transposed)
+
+
+def _transpose(slope, values, indices, indptr, order, indices_t, indptr_t, w, *, transposed):
+    nothing = (None,) * 5
+    if ad.is_undefined_primal(w):
+        back = _product_p.bind(
+            values, indices, indptr, order, indices_t, indptr_t, slope, transposed=not transposed
+        )
+        return None, *nothing, back
+    left, right = (w, slope) if transposed else (slope, w)
+    at = _rows_of(indptr, indices.shape[0])
+    left = left.at[at].get(mode="fill", fill_value=0)
+    return jnp.sum(left * right[indices], axis=1), *nothing, None
+
+
+def _batched(args, axes, *, transposed):
+    *x, w = args
+    if all(axis is None for axis in axes[:-1]):  # one product, the matrices side by side
+        w = jnp.moveaxis(w, axes[-1], 1)
+        out = _product_p.bind(*x, w.reshape(len(w), -1), transposed=transposed)
+        return out.reshape(len(out), *w.shape[1:]), 1
+    moved = [jnp.moveaxis(a, i, 0) for a, i in zip(args, axes, strict=True) if i is not None]
+
+    def one(part):
+        given = iter(part)
+        each = [a if i is None else next(given) for a, i in zip(args, axes, strict=True)]
+        return _product_p.bind(*each, transposed=transposed)
+
+    return jax.lax.map(one, moved), 0
+
+
+_product_p = Primitive("sparse_rows_product")
+_product_p.def_impl(partial(jax.jit, static_argnames="transposed")(_multiply))
+_product_p.def_abstract_eval(_shape)
+ad.defjvp(_product_p, _by_values, None, None, None, None, None, _by_w)
+ad.primitive_transposes[_product_p] = _transpose
+batching.primitive_batchers[_product_p] = _batched
+mlir.register_lowering(_product_p, mlir.lower_fun(_multiply, multiple_results=False))
+
+
+# On the host
+
+
+class Matrix:
+    """A SciPy matrix on the host, checked; `matrix[which]` are `Rows`, few sizes for any rows of it."""
+
+    ndim = 2
+
+    def __init__(self, name: str, given: Any):
+        """ValueError, which says `name`, for what is no matrix of real numbers."""
+        if len(given.shape) != 2:
+            raise ValueError(f"{name} must be a sparse matrix of two axes, got {given.shape}")
+        check_real_type(name, given.dtype)
+        csr = given.tocsr()
+        if not csr.has_canonical_format:
+            csr = csr.copy()
+            csr.sum_duplicates()
+        # As jnp.asarray would make them, and what is no float as a first layer would.
+        dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(csr.dtype), jnp.float32)
+        self._csr = csr.astype(dtype, copy=False)
+        self._counts = np.diff(csr.indptr)
+        moments = (
+            (self._counts.mean(), self._counts.std(), self._counts.max())
+            if len(self._counts)
+            else (0, 0, 0)
+        )
+        self._mean, self._spread, self._most = moments
+        self.shape, self.dtype = csr.shape, dtype
+
+    @property
+    def values(self) -> np.ndarray:
+        """The stored numbers."""
+        return self._csr.data
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: Any) -> Rows:
+        """The rows `which`, (B,), or B of them for each of S steps, (S, B), whose arrays have a leading axis S."""
+        which = np.asarray(which, int)
+        if which.ndim == 2:
+            size = max(map(self._size, which), default=0)
+            return jax.tree.map(lambda *a: np.stack(a), *(self._cut(one, size) for one in which))
+        return self._cut(which, max(self._size(which), LEAST))
+
+    def _size(self, which):
+        """For how many entries there is to be room: what nearly all draws of so many rows need, rounded up."""
+        n = len(which)
+        usual = min(n * self._mean + 4 * n**0.5 * self._spread, n * self._most)
+        need = max(usual, self._counts[which].sum(), 1)
+        return next(m for k in range(40) for j in range(4, 8) if (m := j * 2**k // 4) >= need)
+
+    def _cut(self, which, size):
+        part = self._csr[which]
+        numbers = np.arange(part.nnz, dtype=np.int32)
+        turned = type(part)((numbers, part.indices, part.indptr), shape=part.shape).tocsc()
+
+        def filled(a, dtype, fill=0):
+            out = np.full(size, fill, dtype)
+            out[: len(a)] = a
+            return out
+
+        return Rows(
+            filled(part.data, self.dtype),
+            filled(part.indices, np.int32),
+            part.indptr.astype(np.int32, copy=False),
+            filled(turned.data, np.int32, max(size - 1, 0)),
+            filled(turned.indices, np.int32),
+            turned.indptr.astype(np.int32, copy=False),
+        )
+
+
+def rows(x: Any, which: Any = None) -> Any:
+    """Rows of a SciPy matrix as `Rows`: all of them, some (B,), or for each of S steps some (S, B).
+
+    For a loop over S batches, as `training.scan` takes them, all arrays then have a leading axis S.
+    ValueError for what is no matrix of real numbers; other sparse formats are converted to CSR.
+    """
+    matrix = x if isinstance(x, Matrix) else Matrix("x", x)
+    return matrix[np.arange(len(matrix)) if which is None else which]
+
+
+def is_scipy(x: Any) -> bool:
+    """Whether x is one of SciPy's sparse matrices or arrays, which nobody need have imported."""
+    return hasattr(type(x), "tocsr")
+
+
+def matrices(**trees: Any) -> Any:
+    """A tree, given by its name, with `Matrix` for each SciPy matrix, which is called by name and path."""
+    ((name, tree),) = trees.items()
+
+    def read(path, leaf):
+        return Matrix(name + jax.tree_util.keystr(path), leaf) if is_scipy(leaf) else leaf
+
+    return jax.tree.map_with_path(read, tree)
+
+
+def whole(x: Any) -> Any:
+    """The tree with all rows of each SciPy matrix or `Matrix` as `Rows`."""
+    return jax.tree.map(lambda a: rows(a) if isinstance(a, Matrix) else a, matrices(x=x))
+
+
+def cut(tree: Any, which: Any) -> Any:
+    """The tree with the rows `which` of each `Matrix`; other leaves as they are."""
+    return jax.tree.map(lambda a: a[which] if isinstance(a, Matrix) else a, tree)
+
+
+def has_rows(tree: Any) -> bool:
+    """Whether a tree holds sparse rows in any form: `Rows`, `Matrix`, SciPy's."""
+    leaves = jax.tree.leaves(tree, is_leaf=is_rows)
+    return any(is_rows(a) or isinstance(a, Matrix) or is_scipy(a) for a in leaves)
