@@ -29,7 +29,7 @@ IMAGES, SIDE, STEPS, STEP = 8, 40, 10, 0.1
 KERNELS = ((7, 1, 32), (3, 32, 32), (3, 32, 48), (3, 48, 48))
 """(size, features in, features out) of each."""
 ROWS, NETWORK_STEPS, RATE = 256, 10, 0.01
-TOLERANCE = 1e-4
+SECONDS, TOLERANCE = 10.0, 1e-4
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -256,7 +256,7 @@ def measure() -> list[dict[str, Any]]:
     for task, functions in contestants.items():
         print(f"{task} ...", file=sys.stderr)
         check_equal(task, {name: function() for name, function in functions.items()})
-        seconds = harness.interleaved(functions, 10.0, least=3)
+        seconds = harness.interleaved(functions, SECONDS, least=3)
         rows += [{"task": task, "name": name, "seconds": s} for name, s in seconds.items()]
     return rows
 

@@ -45,6 +45,41 @@ def test_the_inference_benchmark_compares_its_contestants_and_writes_a_row_for_e
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
+@pytest.mark.slow
+def test_the_inference_benchmark_on_an_accelerator_says_what_precision_does(tmp_path):
+    """Here on a CPU, which it says, and where no precision does anything."""
+    file = tmp_path / "rows.json"
+    small = "--device gpu --batches 1,9 --steps 3 --seconds 0.02".split()
+    done = run(*small, "--without", SLOW, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "JAX finds no accelerator" in done.stderr
+    rows = json.loads(file.read_text())
+    own = [f"spen_jax, {p}" for p in ("default", "highest", "tensorfloat32", "bfloat16")]
+    assert [r["name"] for r in rows] == 2 * [*own, "jax_plain"]
+    for row in rows:
+        if row["name"] in own:
+            assert row["error"] < 1e-5
+            assert row["changed"] == 0
+    assert "Decisions that change" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_convolutions_compares_what_it_times():
+    code = (
+        "from benchmarks import convolutions as c; c.IMAGES, c.SIDE, c.STEPS, c.SECONDS = 2, 6, 2, 0.01; "
+        "c.ROWS = c.NETWORK_STEPS = 2; rows = c.measure(); "
+        "print(*(row['task'] + ':' + row['name'] for row in rows if row['seconds'] > 0)); "
+        "r = {'jax_plain': rows[0]['seconds'] * c.np.ones(2)}; c.check_equal('infer', r); "
+        "c.check_equal('infer', r | {'other': 1.001 * r['jax_plain']})"
+    )
+    done = run(code, script=Path("-c"))
+    names = ["spen_jax", "jax_plain", "jax_steps"]
+    assert {f"{task}:{n}" for task in ("infer", "train", "network") for n in names} <= {
+        *done.stdout.split()
+    }
+    assert "infer: other is off by 1.0e-03 of the largest number" in done.stderr
+
+
 def test_the_inference_benchmark_refuses_a_peer_it_does_not_know():
     done = run("--without", "spen_jax,torchh")
     assert done.returncode == 2
