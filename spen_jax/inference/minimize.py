@@ -134,11 +134,19 @@ def from_each_start(
     return found, jnp.where(found.failed, jnp.inf, found.energy).reshape(batch, many)
 
 
+_ARRAYS: set[type] = set()
+"""Types of constant arrays that were met: to ask each array takes microseconds of a call."""
+
+
 def _constant(tree):
     """Whether all are arrays that nobody can change and that nothing is differentiated by."""
-    return all(
-        isinstance(a, jax.Array) and not isinstance(a, Tracer) for a in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree_util.tree_leaves(tree)
+    if {*map(type, leaves)} <= _ARRAYS:
+        return True
+    constant = all(isinstance(a, jax.Array) and not isinstance(a, Tracer) for a in leaves)
+    if constant:
+        _ARRAYS.update(map(type, leaves))
+    return constant
 
 
 def _by_and_by(plan, shared, batch):

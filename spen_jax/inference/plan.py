@@ -195,16 +195,21 @@ def plan_of(energy: Energy, held: bool, options: dict[str, Any]) -> Plan:
       ValueError: for options out of range. TypeError: for unknown names, and values that cannot be fixed.
     """
     trace = options.get("trace")
-    if isinstance(trace, list | str):
+    if trace is not None and isinstance(trace, list | str):
         options = options | {"trace": (trace,) if isinstance(trace, str) else tuple(trace)}
     try:
-        return _plan(energy, held, tuple(sorted(options.items())))
+        return _plan_in_order(energy, held, tuple(options.items()))
     except TypeError as error:
         if "unhashable" in str(error):
             error.add_note(
                 "energy, domain, solver, steps and tolerance must be fixed: arrays go to `settings`"
             )
         raise
+
+
+@lru_cache(maxsize=1024)
+def _plan_in_order(energy, held, options):
+    return _plan(energy, held, tuple(sorted(options)))
 
 
 @lru_cache(maxsize=1024)

@@ -46,9 +46,14 @@ class Solution:
     ) -> "Solution":
         """One whose energy and residual, judge(), are computed when somebody asks for them."""
         found = cls.__new__(cls)
-        found.__dict__.update(
-            y=y, stopped_after=None, trace={}, limit=limit, tolerance=tolerance, _judge=judge
-        )
+        found.__dict__ = {
+            "y": y,
+            "stopped_after": None,
+            "trace": {},
+            "limit": limit,
+            "tolerance": tolerance,
+            "_judge": judge,
+        }
         return found
 
     def __getattr__(self, name: str) -> jax.Array:
