@@ -6,8 +6,8 @@
 
 The plain loops do the same by a compiled `lax.scan`: `jax_plain` maps the gradient over the batch inside the scan,
 `jax_vmap` maps the scan of one example. Which is better depends on the energy, and so nobody knows beforehand.
-Claim: at batches of 64 and 512 both are at least .94 times as fast as the better plain loop on every one, equal answers;
-at batch 1 the Python of a call shows.
+Claim: at batches of 64 and 512 both are at least .94 times as fast as the better plain loop on every one, with equal
+answers; at batch 1 the Python of a call shows.
 Before anything is timed, all three have found the same y, or the same loss and gradient. Times are those of the
 processor. 10^5 variables are left out at batch 512, where training would keep gigabytes. About 12 minutes.
 """
