@@ -42,23 +42,51 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
 
     `fast(energy)`, `fast(features)`, `fast(loss)`: of arguments and with a result that are pytrees of arrays. The
     library does so with what it is given; this is for a loop of your own, around the function that is
-    differentiated. A derivative rule of the function's own (`jax.custom_vjp`) stays as it is. On other devices, and
-    where nothing is traced, the function is called as it stands.
+    differentiated. A derivative rule of the function's own (`jax.custom_vjp`) stays as it is. On other devices, where
+    nothing is traced, and within a `jax.shard_map` with `check_vma`, the function is called as it stands.
     """
     if hasattr(function, "has_fast_convolutions"):
         return function
 
     @wraps(function)
-    def called(*args: Any) -> Any:
-        leaves, structure = jax.tree.flatten(args)
-        if jax.default_backend() != "cpu" or not any(isinstance(a, Tracer) for a in leaves):
-            return function(*args)
-        closed, out = jax.make_jaxpr(function, return_shape=True)(*args)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        traced = [i for i, a in enumerate(leaves) if isinstance(a, Tracer)]
+        if jax.default_backend() != "cpu" or not traced or any(map(_varies, leaves)):
+            return function(*args, **kwargs)
+
+        # What is known stays known; a new function, which no cache takes for an old one.
+        def of_traced(*values):
+            args, kwargs = structure.unflatten(_with(leaves, traced, values))
+            return function(*args, **kwargs)
+
+        values = [leaves[i] for i in traced]
+        closed, out = jax.make_jaxpr(of_traced, return_shape=True)(*values)
         replaced = core.ClosedJaxpr(_replaced(closed.jaxpr), closed.consts)
-        return jax.tree.unflatten(jax.tree.structure(out), core.jaxpr_as_fun(replaced)(*leaves))
+        results = core.jaxpr_as_fun(replaced)(*values)
+        arrays = [
+            a if isinstance(a, jax.Array) else jnp.asarray(a, v.aval.dtype)
+            for a, v in zip(results, closed.jaxpr.outvars, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(out), arrays)
 
     called.has_fast_convolutions = True  # pyright: ignore[reportAttributeAccessIssue]
     return called
+
+
+def _varies(a):
+    """Whether it varies over the devices of a `jax.shard_map` that checks this, which our primitives do not know of."""
+    if not isinstance(a, Tracer):
+        return False
+    kind = jax.typeof(a)
+    return bool(getattr(getattr(kind, "mat", kind), "varying", None) or getattr(kind, "vma", None))
+
+
+def _with(leaves, places, values):
+    changed = list(leaves)
+    for place, value in zip(places, values, strict=True):
+        changed[place] = value
+    return changed
 
 
 def result_and_kernel(eqn: Any) -> tuple[Any, Any] | None:
@@ -88,6 +116,8 @@ def _replaced(jaxpr):
 def _replaced_equation(eqn):
     if eqn.primitive is conv_general_dilated_p:
         return eqn.replace(primitive=convolution_p)
+    if eqn.params.get("check_vma"):  # a `jax.shard_map` that checks what varies
+        return eqn
     params = {name: _replaced_parameter(value) for name, value in eqn.params.items()}
     if all(params[name] is value for name, value in eqn.params.items()):
         return eqn

@@ -136,6 +136,8 @@ def _transpose(slope, values, indices, indptr, order, indices_t, indptr_t, w, *,
         )
         return None, *nothing, back
     left, right = (w, slope) if transposed else (slope, w)
+    if not (len(left) and len(right)):
+        return jnp.zeros_like(indices, slope.dtype), *nothing, None
     at = _rows_of(indptr, indices.shape[0])
     left = left.at[at].get(mode="fill", fill_value=0)
     return jnp.sum(left * right[indices], axis=1), *nothing, None
@@ -145,7 +147,7 @@ def _batched(args, axes, *, transposed):
     *x, w = args
     if all(axis is None for axis in axes[:-1]):  # one product, the matrices side by side
         w = jnp.moveaxis(w, axes[-1], 1)
-        out = _product_p.bind(*x, w.reshape(len(w), -1), transposed=transposed)
+        out = _product_p.bind(*x, w.reshape(len(w), w.shape[1] * w.shape[2]), transposed=transposed)
         return out.reshape(len(out), *w.shape[1:]), 1
     moved = [jnp.moveaxis(a, i, 0) for a, i in zip(args, axes, strict=True) if i is not None]
 
@@ -204,10 +206,18 @@ class Matrix:
         return self.shape[0]
 
     def __getitem__(self, which: Any) -> Rows:
-        """The rows `which`, (B,), or B of them for each of S steps, (S, B), whose arrays have a leading axis S."""
-        which = np.asarray(which, int)
+        """The rows `which`, (B,), or B of them for each of S steps, (S, B), whose arrays have a leading axis S.
+
+        `which` are numbers, a slice or a mask, as NumPy has it; IndexError for others.
+        """
+        which = which if isinstance(which, slice) else np.asarray(which)
+        if not isinstance(which, slice) and not which.size:
+            which = which.astype(int)
+        which = np.arange(len(self))[which]
+        if which.ndim == 2 and not len(which):
+            raise ValueError(f"rows of each step need a step, got which of shape {which.shape}")
         if which.ndim == 2:
-            size = max(map(self._size, which), default=0)
+            size = max(map(self._size, which))
             return jax.tree.map(lambda *a: np.stack(a), *(self._cut(one, size) for one in which))
         return self._cut(which, max(self._size(which), LEAST))
 

@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh
 
 import spen_jax as sx
 from spen_jax import objectives, training
@@ -250,3 +251,72 @@ def test_answers_and_gradients_are_those_of_a_plain_loop(images):
     theirs = jax.grad(lambda p: jnp.sum(jnp.sin(plain(p))))(params)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# What functions may be
+
+
+def slope_of(function):
+    return jax.grad(lambda p, *more, **named: jnp.sum(fast(function)(p, *more, **named)))
+
+
+def test_what_a_function_reads_from_outside_is_read_each_time():
+    outside = {"scale": 1.0}
+
+    def loss(p):
+        return outside["scale"] * p
+
+    def scaled(s):
+        outside["scale"] = s  # a value that is being differentiated
+        return fast(loss)(jnp.float32(3) * s)
+
+    assert slope_of(loss)(2.0) == 1
+    outside["scale"] = 5.0
+    assert slope_of(loss)(2.0) == 5
+    np.testing.assert_allclose([jax.grad(scaled)(s) for s in (1.0, 2.0)], [6, 12])
+
+
+def test_what_is_known_stays_known_and_arguments_come_by_name_too():
+    def loss(p, name, rows, *, key):
+        assert name == "x"
+        assert isinstance(rows, np.ndarray)
+        return p * sum(range(int(rows[0]))) + jax.random.uniform(key)
+
+    key = jax.random.key(0)
+    assert slope_of(loss)(2.0, "x", np.array([4]), key=key) == 6
+
+
+def test_constant_results_are_arrays():
+    def loss(p):
+        return jnp.sum(p), {"flag": jnp.array(True), "n": jnp.array(3)}
+
+    (_, metrics), _ = jax.value_and_grad(fast(loss), has_aux=True)(jnp.ones(2))
+    assert all(isinstance(a, jax.Array) for a in metrics.values())
+    assert metrics["flag"].dtype == bool
+    assert metrics["n"] == 3
+
+
+def test_in_a_shard_map_that_checks_what_varies_convolutions_are_those_of_jax():
+    convolve, x, w = problem()
+    mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    split, whole = jax.P("batch"), jax.P()
+
+    def loss(w, x):
+        return jnp.sum(jnp.sin(fast(convolve)(x, w)))
+
+    def within(w, x):
+        return lax.psum(jax.grad(loss)(w, x), "batch")
+
+    def around(w, x):
+        of_all = jax.shard_map(
+            lambda w, x: lax.psum(loss(w, x), "batch"),
+            mesh=mesh,
+            in_specs=(whole, split),
+            out_specs=whole,
+        )
+        return jax.grad(fast(of_all))(w, x)
+
+    inside = jax.shard_map(within, mesh=mesh, in_specs=(whole, split), out_specs=whole)
+    want = jax.grad(lambda w: jnp.sum(jnp.sin(convolve(x, w))))(w)
+    np.testing.assert_allclose(jax.jit(around)(w, x), want, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(inside)(w, x), want, rtol=1e-5)

@@ -89,3 +89,17 @@ def test_kept_and_made_again_have_the_same_gradient(monkeypatch):
     monkeypatch.setattr(keeping, "KEPT", 100)
     again = slope(lambda params, x, y: smooth(params, x, y))
     np.testing.assert_allclose(kept, again, rtol=1e-5, atol=1e-6)
+
+
+def test_it_takes_what_minimize_takes():
+    x = np.ones((40, 6), "float32")
+    options = {"shape": (6,), "steps": 5, "temperature": np.ones(5, "float32")}
+    known = np.ones((40, 6), bool), x
+    words = how_it_runs(
+        smooth, W, x, known=known, settings={"step_size": np.full(5, 0.1)}, **options
+    )
+    assert words == "examples last; 1 block of 40 examples"
+    with pytest.raises(ValueError, match="temperature must be an array of numbers, got list"):
+        how_it_runs(smooth, W, x, **options | {"temperature": [0.1] * 5})
+    with pytest.raises(ValueError, match="settings knows no|has no setting|step_sizes"):
+        how_it_runs(smooth, W, x, settings={"step_sizes": 0.1}, **options)

@@ -359,6 +359,8 @@ def test_equal_settings_compile_once():
     once = len(traces)
     solve(2.0, 0.2)
     assert len(traces) == once > 0
+    solve(2.0, 0.3)
+    assert len(traces) > once
 
 
 def test_minimize_works_inside_jit_and_vmap():

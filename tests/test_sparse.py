@@ -382,3 +382,28 @@ def test_a_field_that_is_sparse_is_not_written_into():
 def test_a_tree_is_asked_for_sparse_rows_in_any_form():
     assert all(map(sparse.has_rows, (CSR, {"x": PART}, [sparse.Matrix("x", CSR)])))
     assert not sparse.has_rows({"x": X})
+
+
+def test_rows_are_chosen_as_numpy_chooses_them():
+    dense = np.arange(6.0, dtype=np.float32).reshape(3, 2)
+    x = scipy.sparse.csr_array(dense)
+    for which in ([False, False, True], slice(1, None), [-1, 0], []):
+        numbers = (
+            which
+            if isinstance(which, slice)
+            else np.array(which, bool if which[:1] == [False] else int)
+        )
+        np.testing.assert_array_equal(sparse.rows(x, which).todense(), dense[numbers])
+    for wrong in ([0.7, 1.2], [3]):
+        with pytest.raises(IndexError):
+            sparse.rows(x, wrong)
+    with pytest.raises(ValueError, match="rows of each step need a step"):
+        sparse.rows(x, np.zeros((0, 2), int))
+
+
+def test_no_rows_have_derivatives_too():
+    x = sparse.rows(scipy.sparse.csr_array((0, 3), dtype=np.float32))
+    W = jnp.ones((3, 2))
+    assert not np.any(jax.hessian(lambda W: jnp.sum(jnp.sin(x @ W)))(W))
+    halved = jax.grad(lambda s: jnp.sum(sparse.on_values(lambda v: s * v, x) @ W))(1.0)
+    assert halved == 0

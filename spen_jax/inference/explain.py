@@ -3,13 +3,14 @@
 from typing import Any, Unpack
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from spen_jax import blocks, convolutions
 from spen_jax.inference import starts
 from spen_jax.inference.keeping import made_again
-from spen_jax.inference.plan import Options, Unrolled, Values, plan_of
-from spen_jax.inference.steps import Mapped, hold, init, obstacle, step
+from spen_jax.inference.plan import Options, Unrolled, Values, check_numbers, plan_of
+from spen_jax.inference.steps import Mapped, at_step, hold, init, obstacle, step
 from spen_jax.types import Energy
 
 
@@ -32,7 +33,9 @@ def how_it_runs(
     shape = given.pop("shape", None)
     plan = plan_of(energy, known is not None, given)
     y = starts.points(start, plan.domain, context, shape)
-    values = Values(params, settings, temperature)
+    check_numbers(plan.solver, settings, temperature)
+    numbers_of = jax.tree.map(jnp.asarray, (settings, temperature))
+    values = at_step(Values(params, *numbers_of), 0)
     context = hold(plan, context, known, y)
     size = len(jax.tree.leaves(y)[0])
     numbers = sum(a.size for a in jax.tree.leaves(y)) // max(size, 1)
