@@ -53,9 +53,6 @@ def fresh_process(script: str, arguments: Sequence[str], threads: int) -> Any:
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "TORCHINDUCTOR_CACHE_DIR": folder,
-            # What is freed stays with the process: else large results would lie in memory that is new at each call.
-            "MALLOC_MMAP_THRESHOLD_": str(2**25),
-            "MALLOC_TRIM_THRESHOLD_": str(2**30),
         }
         answer = Path(folder) / "answer.json"
         command = [sys.executable, script, *arguments, "--json", str(answer)]
