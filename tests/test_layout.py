@@ -136,6 +136,38 @@ def test_with_the_examples_last_a_function_gives_what_vmap_gives(name, both_ways
     assert jax.tree.map(lambda a: a.dtype, last) == jax.tree.map(lambda a: a.dtype, want)
 
 
+@jax.custom_vjp
+def own_rule(x):
+    return jnp.sin(x)
+
+
+own_rule.defvjp(lambda x: (own_rule(x), x), lambda x, g: (2 * g,))
+
+
+@pytest.mark.parametrize(
+    "of_shared",
+    [
+        jnp.sort,
+        own_rule,
+        jax.jit(own_rule),
+        jax.checkpoint(jnp.cos),
+        lambda p: lax.scan(lambda c, v: (c + v, c), 0.0, p)[1],
+        lambda p: lax.cond(p[0] > 0, jnp.sin, jnp.cos, p),
+        lambda p: lax.while_loop(lambda c: c[0] < 9, lambda c: c + 1, p),
+        lambda p: jnp.linalg.solve(2 * jnp.eye(3), p),
+        lambda p: p * jax.random.normal(jax.random.key(0), (3,)),
+    ],
+)
+def test_what_no_example_has_a_part_in_may_be_anything(of_shared):
+    def function(p, e):
+        return jnp.tanh(e * of_shared(p))
+
+    p, e = jnp.array([0.3, 0.1, 0.7]), jnp.asarray(EXAMPLES["v"], jnp.float32)
+    assert suits_last(function, p, e[0])
+    last = over_examples(function, p, e.T, last=True)
+    np.testing.assert_allclose(last.T, jax.vmap(function, (None, 0))(p, e), rtol=1e-5)
+
+
 UNSUITED = {
     "sort": lambda p, y: jnp.sort(y),
     "cumsum": lambda p, y: jnp.cumsum(y),
