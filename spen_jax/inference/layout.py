@@ -144,8 +144,8 @@ def _evaluate(jaxpr, consts, arguments, size):
             results = [Input(v, True) for v in (values if several else [values])]
         else:
             # What no example has a part in is computed once for all, as it stands.
-            rules, params = eqn.primitive.get_bind_params(eqn.params)
-            values = eqn.primitive.bind(*rules, *(i.value for i in inputs), **params)
+            params = eqn.primitive.get_bind_params(eqn.params)
+            values = eqn.primitive.bind(*(i.value for i in inputs), **params)
             several = eqn.primitive.multiple_results
             results = [Input(v, False) for v in (values if several else [values])]
         known |= zip(eqn.outvars, results, strict=True)
