@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from test_convolutions import primitives
 
-from spen_jax import MirrorDescent, Reals, minimize
+from spen_jax import MirrorDescent, Reals, Unrolled, minimize
 from spen_jax.inference import how_it_runs, keeping
 
 W = np.ones((4, 6), "float32")
@@ -71,6 +71,11 @@ def test_steps_are_kept_for_a_derivative_unless_they_are_many_and_cheap(monkeypa
     monkeypatch.setattr(keeping, "KEPT", 100)
     assert runs() == (again, True)
     assert runs(with_sort)[1] is False
+    monkeypatch.setattr(keeping, "KEPT", 2**17)
+    assert runs() == (again, True)
+    options["differentiate"] = Unrolled(last=1)
+    assert runs() == (kept, False)
+    options["differentiate"] = "unrolled"
     monkeypatch.setattr(keeping, "MEMORY", 200)
     assert runs(with_sort)[1] is True
 

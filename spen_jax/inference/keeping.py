@@ -7,6 +7,7 @@ import jax
 from jax.extend.core import jaxprs_in_params
 
 from spen_jax import parallel
+from spen_jax.inference.loop import cut_and_segment
 from spen_jax.inference.plan import Plan, Values
 from spen_jax.inference.steps import at_step, init, step
 
@@ -31,7 +32,8 @@ def made_again(plan: Plan, values: Values, context: Any, y: Any) -> bool:
         return False
     now = at_step(values, 0)
     kept = _kept(plan, now, context, y)
-    total = 4 * plan.steps * size * kept
+    cut, segment = cut_and_segment(plan)
+    total = 4 * min(plan.steps - cut, segment) * size * kept
     if not KEPT < total <= MEMORY:
         return total > MEMORY
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (context, y))

@@ -37,7 +37,7 @@ def through(plan: Plan, values: Values, context: Any, y: Any, examples: Any, las
     def part(begin, end):
         return None if times is None else times[begin:end]
 
-    cut, segment = _cut_and_segment(plan)
+    cut, segment = cut_and_segment(plan)
     if cut:
         state, some = walk(*lax.stop_gradient((values, context, state)), part(0, cut), cut)
         rows, state = lax.stop_gradient((rows, state))
@@ -81,7 +81,7 @@ def _walk(each: Mapped, examples, values, context, state, times, length):
     return lax.scan(body, state, times, length=length)
 
 
-def _cut_and_segment(plan):
+def cut_and_segment(plan: Plan) -> tuple[int, int]:
     """The steps that are not differentiated, and how many of the others make a segment."""
     if not isinstance(plan.mode, Unrolled):
         return 0, max(plan.steps, 1)
