@@ -80,6 +80,7 @@ def test_steps_are_kept_for_a_derivative_unless_they_are_many_and_cheap(monkeypa
     assert runs(with_sort)[1] is True
 
 
+@pytest.mark.slow
 def test_kept_and_made_again_have_the_same_gradient(monkeypatch):
     x = np.random.default_rng(0).normal(size=(600, 6)).astype("float32")
     options = {"shape": (6,), "differentiate": "unrolled"}
