@@ -201,6 +201,10 @@ def _concatenate(eqn, inputs, size):
     return lax.concatenate(parts, eqn.params["dimension"])
 
 
+def _tile(eqn, inputs, size):
+    return eqn.primitive.bind(inputs[0].value, reps=(*eqn.params["reps"], 1))
+
+
 def _stack(eqn, inputs, size):
     parts = [value if batched else _spread(value, size) for value, batched in inputs]
     return eqn.primitive.bind(*parts, **eqn.params)
@@ -275,9 +279,9 @@ def _spread(value, size):
 
 _ELEMENTWISE = (
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos "
-    "cosh div eq erf erfc erf_inv exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p "
-    "logistic lt max min mul ne neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
-    "stop_gradient sub tan tanh xor"
+    "cosh div eq erf erfc erf_inv exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p log2 "
+    "logistic lt max min mul ne neg nextafter not one_minus_square or pow reduce_precision rem round rsqrt "
+    "select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor"
 ).split()
 _REDUCTIONS = "reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split()
 _ALONG_AN_AXIS = "argmax argmin rev".split()
@@ -297,6 +301,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "stack": _stack,
     "unstack": _reduction,
     "squeeze": _squeeze,
+    "tile": _tile,
     "transpose": _transpose,
 }
 """Primitive -> how it runs, (equation, inputs, number of examples) -> value, where an input has the examples last."""
