@@ -78,6 +78,8 @@ def test_steps_are_kept_for_a_derivative_unless_they_are_many_and_cheap(monkeypa
     options["differentiate"] = "unrolled"
     monkeypatch.setattr(keeping, "MEMORY", 200)
     assert runs(with_sort)[1] is True
+    x = x[:64]  # one block has no other to make room for
+    assert runs() == (first + "steps kept for a derivative; 1 block of 64 examples", False)
 
 
 @pytest.mark.slow

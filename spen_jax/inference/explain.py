@@ -10,7 +10,7 @@ from spen_jax import blocks, convolutions
 from spen_jax.inference import starts
 from spen_jax.inference.keeping import made_again
 from spen_jax.inference.plan import Options, Unrolled, Values, check_numbers, plan_of
-from spen_jax.inference.steps import Mapped, at_step, hold, init, obstacle, step
+from spen_jax.inference.steps import Mapped, at_step, hold, init, obstacle, size_of, step
 from spen_jax.types import Energy
 
 
@@ -37,8 +37,7 @@ def how_it_runs(
     numbers_of = jax.tree.map(jnp.asarray, (settings, temperature))
     values = at_step(Values(params, *numbers_of), 0)
     context = hold(plan, context, known, y)
-    size = len(jax.tree.leaves(y)[0])
-    numbers = sum(a.size for a in jax.tree.leaves(y)) // max(size, 1)
+    size, numbers = size_of(y)
     count, block = blocks.block_sizes(size, numbers)
     why = obstacle(plan, values, context, y, block)
     lines = ["examples last" if why is None else f"examples first: {why}"]

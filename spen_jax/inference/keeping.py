@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from jax.extend.core import jaxprs_in_params
 
-from spen_jax import parallel
+from spen_jax import blocks, parallel
 from spen_jax.inference.loop import cut_and_segment
 from spen_jax.inference.plan import Plan, Values
-from spen_jax.inference.steps import at_step, init, step
+from spen_jax.inference.steps import at_step, init, size_of, step
 
 KEPT, MEMORY = 12 * 2**20, 2**30
 """Bytes kept from where on it pays to make them again, and from where on nothing is kept whatever it costs.
@@ -27,8 +27,8 @@ def made_again(plan: Plan, values: Values, context: Any, y: Any) -> bool:
 
     To keep much takes longer than to make it again, unless that is dear.
     """
-    size = len(jax.tree.leaves(y)[0])
-    if plan.steps * sum(a.size for a in jax.tree.leaves(y)) * 4 < KEPT / 256:
+    size, numbers = size_of(y)
+    if blocks.block_sizes(size, numbers)[0] == 1 or 4 * plan.steps * size * numbers < KEPT / 256:
         return False
     now = at_step(values, 0)
     kept = _kept(plan, now, context, y)

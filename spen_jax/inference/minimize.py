@@ -33,7 +33,7 @@ from spen_jax.inference.plan import (
     with_range,
 )
 from spen_jax.inference.solution import Solution
-from spen_jax.inference.steps import Mapped, at_step, hold, report, suits_last
+from spen_jax.inference.steps import Mapped, at_step, hold, report, size_of, suits_last
 from spen_jax.trees import inner, one_of
 from spen_jax.types import Energy
 
@@ -173,7 +173,7 @@ def _judged(plan, shared, batch):
         (params, settings, temperature), (y, context, known) = shared, batch
         values = _in_range(plan, Values(params, settings, temperature), jax.tree.leaves(y)[0].dtype)
         end, context = at_step(values, plan.steps - 1), hold(plan, context, known, y)
-        size, numbers = _size(y)
+        size, numbers = size_of(y)
         each = Mapped(
             plan, suits_last(plan, values, context, y, blocks.block_sizes(size, numbers)[1])
         )
@@ -200,7 +200,7 @@ def _solve_all(plan, shared, batch):
     values = Values(params, settings, temperature)
     _check(plan, values, context, start, known)
     values = _in_range(plan, values, jax.tree.leaves(start)[0].dtype)
-    numbers = _size(start)[1]
+    numbers = size_of(start)[1]
     context = hold(plan, context, known, start)
     end = at_step(values, plan.steps - 1)
     found = _find(plan, values, context, start, numbers)
@@ -217,12 +217,6 @@ def _in_range(plan, values, dtype):
         lambda a: jnp.asarray(a, dtype), (values.settings or {}, values.temperature)
     )
     return Values(values.params, *with_range(plan, *numbers))
-
-
-def _size(y):
-    """How many examples, and how many numbers each."""
-    leaves = jax.tree.leaves(y)
-    return len(leaves[0]), sum(a.size for a in leaves) // max(len(leaves[0]), 1)
 
 
 def _find(plan, values, context, start, numbers):

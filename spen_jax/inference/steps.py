@@ -118,6 +118,12 @@ def hold(plan: Plan, context: Any, known: Any, y: Any) -> Any:
     return Held(context, mask, values)
 
 
+def size_of(y: Any) -> tuple[int, int]:
+    """How many examples, and how many numbers each."""
+    leaves = jax.tree.leaves(y)
+    return len(leaves[0]), sum(a.size for a in leaves) // max(len(leaves[0]), 1)
+
+
 def select_known(mask: Any, y: Any) -> Any:
     """y where it is known, else 0."""
     return jax.tree.map(lambda m, v: jnp.where(m, v, 0), mask, y)
