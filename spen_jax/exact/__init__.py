@@ -1,6 +1,7 @@
 """All answers at once: Gibbs distributions and free energies of sets, grids and nodes."""
 
 from spen_jax.exact.arguments import check_beta
+from spen_jax.exact.chain import Chain, ChainParts
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
 from spen_jax.exact.free_energy import (
     energies_at,
@@ -23,10 +24,15 @@ from spen_jax.exact.gibbs import (
     softmin,
 )
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
+from spen_jax.exact.structure import Found, Structure
 
 __all__ = [
+    "Chain",
+    "ChainParts",
     "Estimate",
+    "Found",
     "Nodes",
+    "Structure",
     "Weights",
     "check_beta",
     "energies_at",

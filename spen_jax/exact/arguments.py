@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax.numbers import known, real
+from spen_jax.numbers import floats, known, real
 
 
 def check_batch(**trees: Any) -> None:
@@ -56,3 +56,43 @@ def read_weights(weights: Any, shape: tuple[int, ...], axis: int) -> jax.Array:
         raise ValueError(
             f"weights must be of shape {whole}, or broadcast to it, got {weights.shape}"
         ) from error
+
+
+def read_energies(name: str, values: Any, shape: tuple[int | None, ...]) -> jax.Array:
+    """Energies as floats, of leading axes and those of `shape`, None for any; ValueError, by name, for others."""
+    values = floats(name, values)
+    last = values.shape[max(values.ndim - len(shape), 0) :]
+    if len(last) < len(shape) or any(n not in (None, m) for n, m in zip(shape, last, strict=True)):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} must have the last axes ({wanted}), got shape {values.shape}")
+    return values
+
+
+def read_mask(mask: Any, lengths: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    """A mask, or lengths as a mask, of a shape (..., T); None for neither. ValueError for what does not fit."""
+    if mask is not None and lengths is not None:
+        raise ValueError("a structure has a mask or lengths, not both")
+    if lengths is not None:
+        lengths = real("lengths", lengths)
+        numbers = known(lengths)
+        if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != shape[:-1]:
+            raise ValueError(
+                f"lengths must be whole numbers of shape {shape[:-1]}, got {lengths.dtype} of shape {lengths.shape}"
+            )
+        if (
+            numbers is not None
+            and numbers.size
+            and not 0 <= numbers.min() <= numbers.max() <= shape[-1]
+        ):
+            raise ValueError(
+                f"lengths must lie from 0 to {shape[-1]}, got {numbers.min()} to {numbers.max()}"
+            )
+        return jnp.arange(shape[-1]) < jnp.asarray(lengths)[..., None]
+    if mask is None:
+        return None
+    mask = real("mask", mask)
+    if mask.dtype != bool or mask.shape != shape:
+        raise ValueError(
+            f"mask must be booleans of shape {shape}, got {mask.dtype} of shape {mask.shape}"
+        )
+    return jnp.asarray(mask)

@@ -1,0 +1,332 @@
+"""Sets of structured answers whose energies are sums over parts: all questions that one recursion answers exactly.
+
+A `Structure` holds the energies of parts (labels and transitions, arcs, spans) for a batch of examples, and stands
+for all structures that can be made of these parts. One recursion joins them, at inverse temperature beta the sum
+F = -1/beta log sum_y exp(-beta E(y)), at infinity the minimum. The answers follow from it and its derivative, by the
+same names for every structure: `free_energy`, `marginals`, `best`, `k_best`, `sample`, `entropy`, `energy`, `kl`.
+
+Leading axes (...) of the arrays are those of the batch. Energies are floats, low where good; infinite ones forbid
+a part. Everything is in nats: log probabilities are -beta (E - F). An example without any allowed structure has
+F = infinity, no marginals (all 0), answers of -1, and an entropy that is not a number. Structures are pytrees: they
+pass through `jit`, `vmap` and `grad`, and what is computed of them can be differentiated any number of times, in
+both modes.
+"""
+
+import math
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import GetAttrKey
+
+from spen_jax.checks import check_whole
+from spen_jax.domains import Domain
+from spen_jax.exact.algebras import Algebra, Drawn, Least, Several, Sum
+from spen_jax.exact.arguments import check_beta
+from spen_jax.numbers import known, real
+
+Beta = jax.Array | float
+
+
+class Found(NamedTuple):
+    """Answers and their energies.
+
+    Attributes:
+      y: whole numbers, as the structure says, -1 where no structure is allowed; (..., *shape), of several
+        (..., k, *shape).
+      energy: E(y), (...) or (..., k); infinite where no structure is allowed.
+    """
+
+    y: jax.Array
+    energy: jax.Array
+
+
+class Structure:
+    """What all structures offer; a new one has arrays, a recursion over the energies of its parts, two ways to write y.
+
+    An answer y is written in whole numbers (labels, heads), or as the indicator array that a domain relaxes, in which
+    the energy is (multi)linear: `one_hot` makes the second of the first.
+    """
+
+    arrays: ClassVar[tuple[str, ...]]
+    """Names of its arrays, the first of which has the batch's axes before `rank` others."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Names of what is no array."""
+    rank: ClassVar[int]
+    """The axes of its first array without the batch's."""
+    y_rank: ClassVar[int]
+    """The axes of one relaxed answer."""
+    whole_rank: ClassVar[int]
+    """The axes of one answer in whole numbers."""
+    domain: ClassVar[Domain]
+    """Where relaxed answers live."""
+
+    def __init_subclass__(cls):
+        jax.tree_util.register_pytree_with_keys(
+            cls, cls._flatten, partial(_unflatten, cls), cls._plain_flatten
+        )
+
+    def _flatten(self):
+        return [(GetAttrKey(n), getattr(self, n)) for n in self.arrays], self._said()
+
+    def _plain_flatten(self):
+        return [getattr(self, n) for n in self.arrays], self._said()
+
+    def _said(self):
+        return tuple(getattr(self, n) for n in self.settings)
+
+    def replaced(self, **arrays: Any) -> Self:
+        """The same with other arrays."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__ | arrays)
+        return new
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading axes."""
+        shape = jnp.shape(getattr(self, self.arrays[0]))
+        return shape[: len(shape) - self.rank]
+
+    # What a structure has to say
+
+    def tables(self) -> Any:
+        """The energies of the parts, a tree of arrays (B, ...), B all of the batch; masks are infinities in them."""
+        raise NotImplementedError
+
+    def recursion(self, tables: Any, algebra: Algebra) -> jax.Array:
+        """What the algebra makes of all structures, (B,), of `Several` (B, k)."""
+        raise NotImplementedError
+
+    def spread(self, tables: Any) -> Any:
+        """The tables with entries of their own for all parts, where parts share some."""
+        return tables
+
+    def parts(self, of_tables: Any) -> Any:
+        """Marginals or indicators, arranged as the tables are, as a user sees them, (B, ...)."""
+        return of_tables
+
+    def written(self, of_tables: Any) -> jax.Array:
+        """The answer in whole numbers that indicators arranged as the tables stand for, (B, ...)."""
+        raise NotImplementedError
+
+    def one_hot(self, y: jax.Array) -> jax.Array:
+        """An answer in whole numbers, (..., *shape), as the array that the domain relaxes."""
+        raise NotImplementedError
+
+    def energy_of(self, y: jax.Array) -> jax.Array:
+        """E of relaxed answers, one for each example, (B, *shape) -> (B,): linear in each part of y."""
+        raise NotImplementedError
+
+    def plus(self, energies: Any) -> Self:
+        """With energies added that y shows: E(y) + sum(energies * y), of the shape of relaxed answers."""
+        raise NotImplementedError
+
+    def free(self, tables: Any) -> jax.Array:
+        """F at beta = 1 of the tables, (B,)."""
+        return self.recursion(tables, Sum())
+
+    # What follows
+
+    def energy(self, y: Any) -> jax.Array:
+        """E(y) of answers (..., *shape), or of several for each example (..., n, *shape): of shape (...) or (..., n).
+
+        Whole numbers and booleans are read as such; floats as relaxed answers, whose energy is the multilinear
+        extension. Of what is no structure it is a sum as well, which means nothing.
+        """
+        y = real("y", y)
+        if not jnp.issubdtype(y.dtype, jnp.floating):
+            self._check_y(y, self.whole_rank)
+            y = self.one_hot(jnp.asarray(y))
+        batch = self.batch_shape
+        self._check_y(y, self.y_rank)
+        several = y.shape[len(batch) : y.ndim - self.y_rank]
+        flat = jnp.reshape(
+            y, (math.prod(batch), math.prod(several), *y.shape[y.ndim - self.y_rank :])
+        )
+        found = jax.vmap(self.energy_of, 1, 1)(flat.astype(self._dtype()))
+        return found.reshape(*batch, *several)
+
+    def free_energy(self, beta: Beta = 1.0) -> jax.Array:
+        """F = -1/beta log sum_y exp(-beta E(y)), (...); at beta = infinity the least energy.
+
+        Its derivative in the energies is the marginals, at infinity the parts of the best structure. beta >= 0 may be
+        learned; a traced one is finite. At 0 it is -infinity.
+        """
+        return _free_energy(self, *_read(beta))
+
+    def marginals(self, beta: Beta = 1.0) -> Any:
+        """P(part) under P(y) = exp(-beta (E(y) - F)), for each part; at infinity those of `best`."""
+        return _marginals(self, *_read(beta))
+
+    def best(self) -> Found:
+        """The structure of lowest energy, the first of equals."""
+        return _best(self)
+
+    def k_best(self, k: int) -> Found:
+        """The k structures of lowest energy in rising order; -1 and infinity where there are fewer."""
+        check_whole("k", k, 1)
+        return _k_best(self, int(k))
+
+    def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Found:
+        """n independent structures for each example, drawn from P(y) = exp(-beta (E(y) - F))."""
+        check_whole("n", n, 1)
+        beta, cold = _read(beta)
+        if cold:
+            return jax.tree.map(partial(self._repeated, n), self.best())
+        return _sample(self, key, int(n), beta)
+
+    def entropy(self, beta: Beta = 1.0) -> jax.Array:
+        """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...); 0 at infinity."""
+        return self.kl_and_entropy(self, beta)[1]
+
+    def kl(self, other: Self, beta: Beta = 1.0) -> jax.Array:
+        """KL(P || Q) = sum_y P log(P / Q) in nats, (...), Q of `other`: infinite where it forbids what P does not."""
+        return self.kl_and_entropy(other, beta)[0]
+
+    def kl_and_entropy(self, other: Self, beta: Beta = 1.0) -> tuple[jax.Array, jax.Array]:
+        """Both of these, beta finite."""
+        beta, cold = _read(beta)
+        if cold:
+            raise ValueError("entropy and kl need a finite beta: at infinity one structure has all")
+        return _kl_and_entropy(self, other, beta)
+
+    def log_probability(self, y: Any, beta: Beta = 1.0) -> jax.Array:
+        """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
+        energy, free = self.energy(y), self.free_energy(beta)
+        free = free.reshape(*free.shape, *[1] * (energy.ndim - free.ndim))
+        return -jnp.asarray(beta, energy.dtype) * (energy - free)
+
+    def _check_y(self, y, rank):
+        batch = self.batch_shape
+        if y.ndim < len(batch) + rank or y.shape[: len(batch)] != batch:
+            raise ValueError(
+                f"y must be answers of {rank} axes each, after the axes {batch} of the batch, got {y.dtype} of shape "
+                f"{y.shape}"
+            )
+
+    def _dtype(self):
+        return jnp.result_type(getattr(self, self.arrays[0]))
+
+    def _repeated(self, n, a):
+        axis = len(self.batch_shape)
+        return jnp.repeat(jnp.expand_dims(a, axis), n, axis)
+
+    def _whole(self, of_tables, energy):
+        """Indicators as answers in whole numbers, -1 where the energy is not finite."""
+        y = self.written(of_tables)
+        return jnp.where(energy.reshape(-1, *[1] * (y.ndim - 1)) < jnp.inf, y, -1)
+
+
+def _unflatten(cls, settings, arrays):
+    new = object.__new__(cls)
+    new.__dict__.update(zip(cls.settings, settings, strict=True))
+    new.__dict__.update(zip(cls.arrays, arrays, strict=True))
+    return new
+
+
+def _read(beta):
+    """beta, and whether it is known to be infinite."""
+    check_beta(beta)
+    if np.ndim(beta):
+        raise ValueError(
+            f"beta must be one number, got shape {np.shape(beta)}; use vmap for several"
+        )
+    number = known(beta)
+    cold = number is not None and bool(np.isinf(number))
+    return (1.0 if cold else beta), cold
+
+
+def _scaled(tables, beta):
+    def scaled(e):
+        return jnp.where(jnp.isinf(e), e, jnp.asarray(beta, e.dtype) * e)
+
+    return jax.tree.map(scaled, tables)
+
+
+@partial(jax.jit, static_argnums=2)
+def _free_energy(structure, beta, cold):
+    tables = structure.tables()
+    if cold:
+        value = structure.recursion(tables, Least())
+    else:
+        value = structure.free(_scaled(tables, beta))
+        value = value / jnp.asarray(beta, value.dtype)
+    return value.reshape(structure.batch_shape)
+
+
+def _with_parts(value, tables):
+    """The value of each example and its derivative in the tables."""
+    energy, back = jax.vjp(value, tables)
+    return energy, back(jnp.ones_like(energy))[0]
+
+
+def _in_batch(structure, tree):
+    return jax.tree.map(lambda a: a.reshape(*structure.batch_shape, *a.shape[1:]), tree)
+
+
+@partial(jax.jit, static_argnums=2)
+def _marginals(structure, beta, cold):
+    tables = structure.spread(structure.tables())
+    if cold:
+        energy, found = _with_parts(lambda t: structure.recursion(t, Least()), tables)
+        found = jax.tree.map(
+            lambda a: jnp.where(energy.reshape(-1, *[1] * (a.ndim - 1)) < jnp.inf, a, 0), found
+        )
+    else:
+        _, found = _with_parts(structure.free, _scaled(tables, beta))
+    return _in_batch(structure, structure.parts(found))
+
+
+@jax.jit
+def _best(structure):
+    energy, found = _with_parts(lambda t: structure.recursion(t, Least()), structure.tables())
+    return _in_batch(structure, Found(structure._whole(found, energy), energy))
+
+
+@partial(jax.jit, static_argnums=1)
+def _k_best(structure, k):
+    energies, back = jax.vjp(lambda t: structure.recursion(t, Several(k)), structure.tables())
+
+    def one(i):
+        (found,) = back(jnp.zeros_like(energies).at[:, i].set(1))
+        return structure._whole(found, energies[:, i])
+
+    y = jax.lax.map(one, jnp.arange(k))
+    return _in_batch(structure, Found(jnp.moveaxis(y, 0, 1), energies))
+
+
+@partial(jax.jit, static_argnums=2)
+def _sample(structure, key, n, beta):
+    tables = _scaled(structure.tables(), beta)
+
+    def one(key):
+        free, found = _with_parts(lambda t: structure.recursion(t, Drawn(key)), tables)
+        return structure._whole(found, free)
+
+    y = jax.vmap(one, out_axes=1)(jax.random.split(key, n))
+    y = _in_batch(structure, y)
+    energy = structure.energy(y)
+    none = y.reshape(*energy.shape, -1)[..., 0] < 0
+    return Found(y, jnp.where(none, jnp.inf, energy))
+
+
+@jax.jit
+def _kl_and_entropy(structure, other, beta):
+    tables, others = structure.tables(), other.tables()
+
+    def mean(energies):
+        """Their mean under P, infinite where P is above 0 at an infinite one."""
+        finite = jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), energies)
+        barred = jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), energies)
+        along = partial(jax.jvp, structure.free, (_scaled(tables, beta),))
+        return along((finite,))[1], along((barred,))[1] > 0
+
+    own, _ = mean(tables)
+    free = structure.free(_scaled(tables, beta)) / beta
+    entropy = beta * (own - free)
+    theirs, barred = mean(others)
+    between = beta * (theirs - other.free(_scaled(others, beta)) / beta) - entropy
+    between = jnp.where(barred & jnp.isfinite(free), jnp.inf, between)
+    return between.reshape(structure.batch_shape), entropy.reshape(structure.batch_shape)
