@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax.blocks import in_blocks
 from spen_jax.domains import Simplex
-from spen_jax.exact.algebras import Algebra
+from spen_jax.exact.algebras import Algebra, summed
 from spen_jax.exact.arguments import read_energies, read_mask
+from spen_jax.exact.messages import free_energy_of
 from spen_jax.exact.structure import Structure
+
+NUMBERS = 640
 
 
 class ChainParts(NamedTuple):
@@ -131,6 +135,29 @@ class Chain(Structure):
         first = algebra.either(nodes[0][:, :, None], 2)
         alpha, _ = lax.scan(step, first, (jnp.arange(1, len(nodes)), nodes[1:], edges, linked))
         return algebra.at(0).either(alpha, 1)
+
+    def free(self, tables):
+        """F at beta = 1, by messages."""
+        if self._alone():
+            return jnp.sum(summed(tables.nodes, 2), 1)
+        return self._in_blocks(free_energy_of, tables)
+
+    def _alone(self):
+        return self.transitions is None or self._size[1] == 1
+
+    def _in_blocks(self, function, tables):
+        """function(nodes, edges, linked), time first, of blocks of examples; results have the examples first."""
+        linked = None if self.mask is None else self.linked()
+        shared = tables.edges if len(tables.edges) == 1 else None
+
+        def of_block(shared, block):
+            nodes, linked, edges = block
+            nodes, edges = jnp.moveaxis(nodes, 1, 0), shared if edges is None else edges
+            linked = linked if linked is None else linked.T
+            return function(nodes, jnp.moveaxis(edges, 1, 0), linked)
+
+        own = tables.edges if shared is None else None
+        return in_blocks(of_block, shared, (tables.nodes, linked, own), NUMBERS)
 
     def spread(self, tables):
         """A table for each transition."""
