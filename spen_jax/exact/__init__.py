@@ -25,6 +25,13 @@ from spen_jax.exact.gibbs import (
 )
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
 from spen_jax.exact.structure import Found, Structure
+from spen_jax.exact.structured import (
+    Structured,
+    structure_of,
+    structured,
+    structures,
+    with_structure,
+)
 
 __all__ = [
     "Chain",
@@ -33,6 +40,7 @@ __all__ = [
     "Found",
     "Nodes",
     "Structure",
+    "Structured",
     "Weights",
     "check_beta",
     "energies_at",
@@ -54,6 +62,10 @@ __all__ = [
     "softargmin",
     "softmax",
     "softmin",
+    "structure_of",
+    "structured",
+    "structures",
     "tensor_rule",
     "variational",
+    "with_structure",
 ]

@@ -1,7 +1,7 @@
 """Free energies and marginals of chains from messages that run forward and backward.
 
-Two ways, by the same names. *Scaled*: alpha_t = (alpha_t-1 W) * exp(-node_t), W = exp(-edge), divided by its sum at each
-step: matrix products, ten and more times faster than a log-sum-exp of each pair, and more exact in float32. What
+Two ways, by the same names. *Scaled*: alpha_t = (alpha_t-1 W) * exp(-node_t), W = exp(-edge), divided by its sum at
+each step: matrix products, ten and more times faster than a log-sum-exp of each pair, and more exact in float32. What
 underflows there is lost, which is harmless where all transitions are allowed and differ by at most `SPREAD`: then no
 state is far worse in the end than another. Elsewhere each state that can be reached must have kept a weight. Where
 neither holds, *in logarithms*: nothing underflows, at the cost of an exponential for each pair of labels.
@@ -10,7 +10,6 @@ Time comes first here: nodes (T, B, K), edges (T - 1 or 1, B or 1, K, K), linked
 count: over one that does not, alpha_t = sum(alpha_t-1) exp(-node_t).
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +35,14 @@ class Marginals(NamedTuple):
     free: jax.Array
     nodes: jax.Array
     pairs: jax.Array
+
+
+class Filtered(NamedTuple):
+    """Energies of the labels before each transition, (T - 1, B, K), and of the last, (B, K); F or the least E, (B,)."""
+
+    before: jax.Array
+    last: jax.Array
+    value: jax.Array
 
 
 @jax.custom_jvp
@@ -70,6 +77,30 @@ def marginals_of(
         lambda: _log_backward(given, _log_forward(given), each),
     )
     return Marginals(*found)
+
+
+def filtered(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None) -> Filtered:
+    """-log of the forward messages: energies of each label given what came before, up to a constant of each step."""
+    given = _weights(nodes, edges, linked)
+    forward = _scaled_forward(given)
+
+    def logarithms():
+        found = _log_forward(given)
+        return Filtered(found.before, found.last, _log_value(found))
+
+    return lax.cond(
+        _is_exact(given, forward),
+        lambda: Filtered(
+            -jnp.log(forward.before), -jnp.log(forward.last), _scaled_value(given, forward)
+        ),
+        logarithms,
+    )
+
+
+def least(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None) -> Filtered:
+    """The same at infinity: the least energy of what leads to each label."""
+    found = _log_forward(_Weights(nodes, edges, linked, None, None), jnp.min)
+    return Filtered(found.before, found.last, _total(found.sums) + jnp.min(found.last, 1))
 
 
 class _Weights(NamedTuple):
@@ -112,16 +143,16 @@ def _times(rows, matrices):
 
 
 def _steps(given, *others):
-    """What a scan over transitions gets at each: the matrix, or None where all share one, which link, and the others."""
+    """What a scan gets at each transition: its matrix, None where all share one, which link, and the others."""
     edges = given.edges if len(given.edges) > 1 else None
     return edges, given.linked, *others
 
 
-def _matrix(edge, shared):
+def _matrix(edge, shared) -> Any:
     return shared if edge is None else _exponential(edge)[0]
 
 
-def _shared(given):
+def _shared(given) -> Any:
     return _exponential(given.edges[0])[0] if len(given.edges) == 1 else None
 
 
@@ -187,7 +218,7 @@ def _is_exact(given, forward):
 
 
 def _agreed_in_batch(args, axes):
-    return all_agree(jnp.all(args[0], axes[0])), batching.not_mapped
+    return all_agree(jnp.all(args[0], axes[0])), None
 
 
 _all_agree_p = Primitive("all_agree")
@@ -198,7 +229,7 @@ mlir.register_lowering(_all_agree_p, lambda _, yes: [yes])
 
 
 def all_agree(yes: jax.Array) -> jax.Array:
-    """A boolean; under `vmap` whether it holds for all: a branch on it is then taken by all, where each would take both."""
+    """A boolean; under `vmap` whether it holds for all, so that a branch on it stays a branch and not both for each."""
     return _all_agree_p.bind(yes)
 
 
@@ -235,7 +266,7 @@ def _scaled_backward(given, forward, each):
     return _scaled_value(given, forward), nodes, found
 
 
-def _log_forward(given):
+def _log_forward(given, either=summed):
     """Like the scaled one, in energies: before (T - 1, B, K), the last, and what was taken off at each step, (T, B)."""
 
     def normalised(a):
@@ -245,9 +276,9 @@ def _log_forward(given):
     def step(alpha, now):
         edge, link, node = now
         edge = given.edges[0] if edge is None else edge
-        moved = summed(alpha[:, :, None] + edge, 1)
+        moved = either(alpha[:, :, None] + edge, 1)
         if link is not None:
-            moved = jnp.where(link[:, None], moved, summed(alpha, 1)[:, None])
+            moved = jnp.where(link[:, None], moved, either(alpha, 1)[:, None])
         new, least = normalised(moved + node)
         return new, (alpha, least)
 
