@@ -13,10 +13,14 @@ from spen_jax.exact.algebras import Algebra, summed
 from spen_jax.exact.answers import finite, or_infinite
 from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.chain_messages import free_energy_of, marginals_of
+from spen_jax.exact.chain_pairs import free_energy_in_pairs
 from spen_jax.exact.chain_paths import best_path, drawn_paths, least_energy_of
 from spen_jax.exact.structure import Structure
 
 NUMBERS = 640
+"""What `in_blocks` is told of an example: blocks of 64 have products of matrices that are large enough."""
+PAYS = 2**25
+"""Up to so many multiplications a step, B K^3, joining in pairs is the faster way on a GPU of recent years."""
 
 
 class ChainParts(NamedTuple):
@@ -48,12 +52,15 @@ class Chain(Structure):
       mask: booleans (..., T), which places count. One that does not has no label, and no transition to or from it
         counts.
       lengths: whole numbers (...) in place of a mask, how many places count, 0 to T.
+      in_pairs: whether the free energy and what follows from its derivative is computed in logarithmic depth, with
+        K times the work; None for where that pays, on accelerators.
 
     Raises:
       ValueError: for shapes that do not fit, a mask beside lengths, and lengths known to be out of range.
     """
 
     arrays = ("unary", "transitions", "start", "end", "mask")
+    settings = ("in_pairs",)
     rank, y_rank, whole_rank = 2, 2, 1
     domain = Simplex()
 
@@ -66,6 +73,7 @@ class Chain(Structure):
         end: Any = None,
         mask: Any = None,
         lengths: Any = None,
+        in_pairs: bool | None = None,
     ):
         self.unary = read_energies("unary", unary, (None, None))
         *batch, steps, labels = self.unary.shape
@@ -79,6 +87,7 @@ class Chain(Structure):
             self.start = read_energies("start", start, (labels,))
         if end is not None:
             self.end = read_energies("end", end, (labels,))
+        self.in_pairs = in_pairs
         self.mask = read_mask(mask, lengths, (*batch, steps))
 
     @staticmethod
@@ -160,6 +169,13 @@ class Chain(Structure):
         """F at beta = 1, by messages."""
         if self._alone():
             return jnp.sum(summed(tables.nodes, 2), 1)
+        size, _, labels = self._size
+        in_pairs = self.in_pairs
+        if in_pairs is None:
+            in_pairs = jax.default_backend() != "cpu" and size * labels**3 <= PAYS
+        if in_pairs:
+            linked = None if self.mask is None else self.linked()
+            return free_energy_in_pairs(*self._time_first(tables.nodes, tables.edges, linked))
         return self._in_blocks(free_energy_of, tables)
 
     def least(self, tables):

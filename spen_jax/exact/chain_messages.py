@@ -117,19 +117,20 @@ class _Scaled(NamedTuple):
     sums: Any  # (T, B)
 
 
-def _finite_least(energies, axis):
+def finite_least(energies: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """The least along axes, a constant to differentiation; 0 where nothing is finite."""
     least = lax.stop_gradient(jnp.min(energies, axis))
     return jnp.where(least == jnp.inf, 0, least)
 
 
 def _exponential(edges):
     """exp(shift - edges), and the shift of each matrix."""
-    shift = _finite_least(edges, (-2, -1))
+    shift = finite_least(edges, (-2, -1))
     return jnp.exp(shift[..., None, None] - edges), shift
 
 
 def _weights(nodes, edges, linked):
-    low = _finite_least(nodes, 2)
+    low = finite_least(nodes, 2)
     return _Weights(nodes, edges, linked, low, jnp.exp(low[..., None] - nodes))
 
 
@@ -270,7 +271,7 @@ def _log_forward(given, either=summed):
     """Like the scaled one, in energies: before (T - 1, B, K), the last, and what was taken off at each step, (T, B)."""
 
     def normalised(a):
-        least = _finite_least(a, 1)
+        least = finite_least(a, 1)
         return a - least[:, None], least
 
     def step(alpha, now):
