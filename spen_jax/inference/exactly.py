@@ -55,7 +55,8 @@ def exactly(
             "cost; this one has none: take another solver, or another objective"
         )
     for name in ("temperature", "settings", "trace"):
-        if options.get(name) not in (None, (), [], {}):
+        value = options.get(name)
+        if value is not None and not (isinstance(value, tuple | list | dict) and not value):
             raise ValueError(
                 f"{name} is of solvers that take steps: Exact has beta, the inverse temperature"
             )
