@@ -135,53 +135,59 @@ def _reciprocal_jvp(primals, tangents):
 
 
 class Gone(NamedTuple):
-    """What one step of elimination leaves behind: of a word k its arcs when it went, and all arcs after it.
+    """A word k that goes.
 
     With one root, an arc from the root is `tied` where it stands for one that passes a word which has the root by now.
     """
 
-    row: jax.Array  # to heads, (B, n + 1)
-    column: jax.Array  # from k to the words that hang from it, (B, n)
+    share: jax.Array  # energies of its heads less -log s[k], (B, n + 1)
+    column: jax.Array  # of arcs from it to the words that hang from it, (B, n)
     total: jax.Array  # -log s[k], (B,)
-    tied: jax.Array  # of k, (B,)
-    ties: jax.Array  # whether what hangs from k has the root by it without an arc more, (B,)
-    after: jax.Array  # tied words, (B, n)
-    arcs: jax.Array  # (B, n, n + 1)
+    last: jax.Array  # whether it has to hang from the root, by an arc that is not tied, (B,)
+    tied: jax.Array  # that arc, (B,)
 
 
-def _by_energies(arcs, counts, one_root, history=False):
-    """F, (B,), and what each step leaves behind where asked for, `Gone` of arrays (n, B, ...)."""
+def _by_energies(arcs, counts, one_root):
+    """F, (B,), the words that go, of arrays (n, B, ...), and arcs and tied words before each does."""
     size, n, _ = arcs.shape
     scale = _least_arcs(arcs, False)
-    arcs = arcs - scale[..., None]
+    root = (jnp.arange(n + 1) == 0)[None]
 
     def step(carry, k):
-        arcs, tied = carry
+        # What goes last is in the carry, or compilers would compute it again for each arc.
+        arcs, tied = _without(*carry, one_root)
         row = lax.dynamic_index_in_dim(arcs, k, 1, keepdims=False)
         column = lax.dynamic_index_in_dim(arcs, k + 1, 2, keepdims=False)
         own = lax.dynamic_index_in_dim(tied, k, 1, keepdims=False)
         row = jnp.where(_left(n, k), row, jnp.inf)
-        root = (jnp.arange(n + 1) == 0)[None]
         total = summed(jnp.where(root & ~own[:, None], jnp.inf, row), 1)
         last = jnp.isinf(total)
         total = jnp.where(last, row[:, 0], total)
         share = row - jnp.where(jnp.isinf(total), 0, total)[:, None]
-        moved = column[:, :, None] + share[:, None]
-        old, new, now = arcs[..., 0], moved[..., 0], tied
-        if one_root:
-            free = (last | own)[:, None] & ~jnp.isinf(new)
-            now = tied | free
-            old = jnp.where(now & ~tied, jnp.inf, old)
-            new = jnp.where(now & ~free, jnp.inf, new)
-        after = jnp.concatenate([_of_two(old, new)[..., None], _of_two(arcs, moved)[..., 1:]], 2)
-        gone = Gone(row, column, total, own, last | own, now, after if history else jnp.zeros(()))
-        return (after, now), (gone, last)
+        gone = Gone(share, column, total, last, own)
+        return (arcs, tied, gone), (gone, arcs, tied)
 
+    arcs = arcs - scale[..., None]
     tied = ~counts if one_root else jnp.ones((size, n), bool)
-    gone, last = lax.scan(step, (arcs, tied), jnp.arange(n))[1]
+    nothing = jnp.full_like(arcs[:, 0], jnp.inf), jnp.full_like(arcs[:, :, 0], jnp.inf)
+    no = jnp.zeros(size, bool)
+    first = arcs, tied, Gone(*nothing, jnp.zeros_like(scale[:, 0]), no, no)
+    gone, *history = lax.scan(step, first, jnp.arange(n))[1]
     free = jnp.sum(scale, 1) + jnp.sum(gone.total, 0)
-    none = jnp.isinf(free) | (jnp.sum(last, 0) > one_root)
-    return jnp.where(none, jnp.inf, free), gone
+    none = jnp.isinf(free) | (jnp.sum(gone.last, 0) > one_root)
+    return jnp.where(none, jnp.inf, free), gone, history
+
+
+def _without(arcs, tied, gone, one_root):
+    """Arcs once a word has gone, and tied words."""
+    moved, now = gone.column[:, :, None] + gone.share[:, None], tied
+    if one_root:
+        root = (jnp.arange(arcs.shape[2]) == 0)[None, None]
+        free = (gone.last | gone.tied)[:, None] & ~jnp.isinf(moved[..., 0])
+        now = tied | free
+        arcs = jnp.where(root & (now & ~tied)[..., None], jnp.inf, arcs)
+        moved = jnp.where(root & (now & ~free)[..., None], jnp.inf, moved)
+    return _of_two(arcs, moved), now
 
 
 @jax.custom_jvp
@@ -189,7 +195,7 @@ def _of_two(a, b):
     """-log(exp(-a) + exp(-b))."""
     least = jnp.minimum(a, b)
     apart = jnp.where(jnp.isinf(a) | jnp.isinf(b), jnp.inf, jnp.abs(a - b))
-    return least - jnp.log1p(jnp.exp(-apart))
+    return least - jnp.log(1 + jnp.exp(-apart))
 
 
 @_of_two.defjvp
@@ -232,19 +238,20 @@ def _draw(one_root: bool, _: Any, batch: Any) -> jax.Array:
     """
     arcs, counts, keys = batch
     size, n, _ = arcs.shape
-    gone = lax.stop_gradient(_by_energies(arcs, counts, one_root, history=True)[1])
+    _, gone, history = lax.stop_gradient(_by_energies(arcs, counts, one_root))
+    after = [jnp.roll(a, -1, 0) for a in history]
     words = jnp.arange(1, n + 1)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (n, 2 * n + 1), arcs.dtype))(keys)
 
     def step(heads, given):
-        k, gone, noise = given
+        k, gone, (arcs, tied), noise = given
         there = (words > k + 1)[None]
         own = heads[..., None] == jnp.arange(n + 1)[None, None]
-        after = jnp.sum(jnp.where(own, gone.arcs, 0), 2)
-        share = jnp.sum(jnp.where(own, gone.row[:, None], 0), 2) - gone.total[:, None]
+        after = jnp.sum(jnp.where(own, arcs, 0), 2)
+        share = jnp.sum(jnp.where(own, gone.share[:, None], 0), 2)
         # P(passing k) is the weight of that over that of both.
         passing = jnp.minimum(after - gone.column - share, 0)
-        less = (heads == 0) & gone.after & ~gone.ties[:, None]
+        less = (heads == 0) & tied & ~(gone.last | gone.tied)[:, None]
         through = there & ~less & (noise[:, :n] < -jnp.log(-passing))
         place = jnp.concatenate([jnp.zeros((size, 1), heads.dtype), heads], 1)
         place = jnp.where(jnp.pad(through, [(0, 0), (1, 0)]), jnp.arange(n + 1)[None], place)
@@ -253,10 +260,10 @@ def _draw(one_root: bool, _: Any, batch: Any) -> jax.Array:
         heads = jnp.where(through, k + 1, heads)
         rooted = (place == 0) & (jnp.arange(n + 1)[None] > k + 1)
         root = (jnp.arange(n + 1) == 0)[None]
-        choice = jnp.where(rooted | root & gone.tied[:, None], gone.row, jnp.inf)
+        choice = jnp.where(rooted | root & gone.tied[:, None], gone.share, jnp.inf)
         choice = jnp.where(root & jnp.all(jnp.isinf(choice), 1, keepdims=True), 0, choice)
         new = jnp.argmin(choice - noise[:, n:], 1).astype(heads.dtype)
         return jnp.where(words[None] == k + 1, new[:, None], heads), None
 
-    given = jnp.arange(n), gone, jnp.moveaxis(noise, 1, 0)
+    given = jnp.arange(n), gone, after, jnp.moveaxis(noise, 1, 0)
     return lax.scan(step, jnp.zeros((size, n), jnp.int32), given, reverse=True)[0]
