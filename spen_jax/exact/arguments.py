@@ -87,7 +87,8 @@ def read_mask(mask: Any, lengths: Any, shape: tuple[int, ...]) -> jax.Array | No
             raise ValueError(
                 f"lengths must lie from 0 to {shape[-1]}, got {numbers.min()} to {numbers.max()}"
             )
-        return jnp.arange(shape[-1]) < jnp.asarray(lengths)[..., None]
+        places = jnp.arange(shape[-1]).reshape(*[1] * lengths.ndim, -1)
+        return places < jnp.asarray(lengths)[..., None]
     if mask is None:
         return None
     mask = real("mask", mask)

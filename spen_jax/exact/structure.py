@@ -303,13 +303,11 @@ def _sample(structure, key, n, beta):
 
     def one(key):
         free, found = _with_parts(lambda t: structure.recursion(t, Drawn(key)), tables)
-        return structure._whole(found, free)
+        return structure._whole(found, free), free < jnp.inf
 
-    y = jax.vmap(one, out_axes=1)(jax.random.split(key, n))
-    y = _in_batch(structure, y)
-    energy = structure.energy(y)
-    none = y.reshape(*energy.shape, -1)[..., 0] < 0
-    return Found(y, jnp.where(none, jnp.inf, energy))
+    found = jax.vmap(one, out_axes=1)(jax.random.split(key, n))
+    y, some = _in_batch(structure, found)
+    return Found(y, jnp.where(some, structure.energy(y), jnp.inf))
 
 
 @jax.jit
@@ -325,7 +323,7 @@ def _kl_and_entropy(structure, other, beta):
 
     own, _ = mean(tables)
     free = structure.free(_scaled(tables, beta)) / beta
-    entropy = beta * (own - free)
+    entropy = jnp.where(jnp.isfinite(free), beta * (own - free), jnp.nan)
     theirs, barred = mean(others)
     between = beta * (theirs - other.free(_scaled(others, beta)) / beta) - entropy
     between = jnp.where(barred & jnp.isfinite(free), jnp.inf, between)
