@@ -19,6 +19,14 @@ BETAS = np.array([0.1, 1.0, 10.0])
 N, BATCH = 4, (3, 4)
 
 
+def reverse_twice(f):
+    return jax.jacrev(jax.jacrev(f))
+
+
+def forward_twice(f):
+    return jax.jacfwd(jax.jacfwd(f))
+
+
 @cache
 def trees(n, projective, one_root):
     """Heads of all trees, (number, n), by going through all heads."""
@@ -132,7 +140,9 @@ def test_all_answers_agree_with_enumeration_in_float64(projective, one_root, x64
     check_enumeration(projective, one_root, np.float64, 1e-10)
 
 
-@some
+@pytest.mark.parametrize(
+    "projective,one_root", [KINDS[0], *(pytest.param(*kind, marks=slow) for kind in KINDS[1:])]
+)
 def test_samples_come_as_often_as_they_are_probable(projective, one_root):
     arcs, mask = cases(2)
     tree = DependencyTree(arcs, projective=projective, one_root=one_root, mask=mask)
@@ -155,8 +165,11 @@ def test_samples_come_as_often_as_they_are_probable(projective, one_root):
         np.testing.assert_allclose(found.energy[index], energies_of(arcs[index], y), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "twice", [jax.hessian, *(pytest.param(f, marks=slow) for f in (reverse_twice, forward_twice))]
+)
 @some
-def test_second_derivatives_are_covariances_in_both_modes(projective, one_root, x64):
+def test_second_derivatives_are_covariances_in_both_modes(projective, one_root, twice, x64):
     arcs = np.random.default_rng(3).normal(size=(3, 4))
     heads = trees(3, projective, one_root)
     shown = (heads[..., None] == np.arange(4)).reshape(len(heads), -1).astype(float)
@@ -166,40 +179,36 @@ def test_second_derivatives_are_covariances_in_both_modes(projective, one_root, 
     def free(arcs):
         return DependencyTree(arcs, projective=projective, one_root=one_root).free_energy()
 
+    got = jax.jit(twice(free))(jnp.asarray(arcs))
+    np.testing.assert_allclose(np.reshape(got, want.shape), want, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [5, pytest.param(1, marks=slow)])
+@kinds
+def test_counts_of_trees(projective, one_root, n):
+    tree = DependencyTree(np.zeros((n, n + 1)), projective=projective, one_root=one_root)
+    want = n ** (n - 1) if one_root else (n + 1) ** (n - 1)
+    want = len(trees(n, True, one_root)) if projective else want
+    np.testing.assert_allclose(np.exp(-tree.free_energy()), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("one_root", [True, pytest.param(False, marks=slow)])
+def test_large_energies_are_as_exact_as_their_rounding(one_root):
     @jax.jit
-    def both(arcs):
-        return jax.jacrev(jax.jacrev(free))(arcs), jax.jacfwd(jax.jacfwd(free))(arcs)
+    def asked(arcs):
+        free, back = jax.vjp(lambda a: DependencyTree(a, one_root=one_root).free_energy(), arcs)
+        return free, back(jnp.ones_like(free))[0]
 
-    for got in both(jnp.asarray(arcs)):
-        np.testing.assert_allclose(np.reshape(got, want.shape), want, atol=1e-10)
-
-
-@pytest.mark.parametrize("one_root", [False, True])
-def test_counts_of_trees(one_root):
-    for n in (1, 6):
-        free = DependencyTree(np.zeros((n, n + 1)), one_root=one_root).free_energy()
-        want = n ** (n - 1) if one_root else (n + 1) ** (n - 1)
-        np.testing.assert_allclose(np.exp(-free), want, rtol=1e-5)
-    # Projective trees of words and a root: binomial(3 n + 1, n) / (3 n + 1) with n + 1 for n where it is the only one.
-    free = DependencyTree(np.zeros((5, 6)), projective=True, one_root=one_root).free_energy()
-    np.testing.assert_allclose(np.exp(-free), len(trees(5, True, one_root)), rtol=1e-5)
-
-
-@jax.jit
-def free_and_marginals(arcs):
-    kinds = [DependencyTree(arcs, one_root=one_root) for one_root in (False, True)]
-    return [(tree.free_energy(), tree.marginals()) for tree in kinds]
-
-
-@pytest.mark.parametrize("scale", [20, 5000])
-def test_large_energies_are_as_exact_as_their_rounding(scale):
-    arcs = np.random.default_rng(4).normal(size=(20, 10, 11)).astype(np.float32) * scale
+    scale = np.repeat([1, 20, 5000], 10)[:, None, None]
+    arcs = np.random.default_rng(4).normal(size=(30, 10, 11)) * scale
+    arcs = arcs.astype(np.float32)
     with jax.enable_x64(True):
-        want = jax.tree.map(np.asarray, free_and_marginals(arcs.astype(np.float64)))
-    for (f, m), (free, marginals) in zip(free_and_marginals(arcs), want, strict=True):
-        np.testing.assert_allclose(f, free, rtol=3e-7)
-        np.testing.assert_allclose(m, marginals, atol=4e-6)
-        np.testing.assert_allclose(np.sum(m, -1), 1, atol=4e-6)
+        free, marginals = jax.tree.map(np.asarray, asked(arcs.astype(np.float64)))
+    # Alone, energies that are near each other are summed another way.
+    for part in (slice(10), slice(10, 30)):
+        f, m = asked(arcs[part])
+        np.testing.assert_allclose(f, free[part], rtol=3e-7)
+        np.testing.assert_allclose(m, marginals[part], atol=4e-6)
 
 
 def test_words_that_prefer_each_other_to_the_root():
@@ -213,11 +222,10 @@ def test_words_that_prefer_each_other_to_the_root():
 def test_lengths_are_masks_of_the_first_words():
     arcs, _ = cases()
     lengths = np.array([[4, 3, 2, 1]] * 2 + [[0, 1, 2, 3]])
-    for projective in (False, True):
-        make = partial(DependencyTree, arcs, projective=projective)
-        one, two = make(lengths=lengths), make(mask=np.arange(N) < lengths[..., None])
-        np.testing.assert_array_equal(one.best().y, two.best().y)
-        assert one.best().energy[2, 0] == 0 and np.all(one.best().y[2, 0] == -1)
+    one = DependencyTree(arcs, lengths=lengths)
+    np.testing.assert_array_equal(one.mask, np.arange(N) < lengths[..., None])
+    found = one.best()
+    assert found.energy[2, 0] == 0 and np.all(found.y[2, 0] == -1)
 
 
 def test_relaxed_answers_have_linear_energies_and_energies_are_added_to_them():
@@ -228,7 +236,9 @@ def test_relaxed_answers_have_linear_energies_and_energies_are_added_to_them():
     loops = np.eye(N, N + 1, 1, dtype=bool)
     counted = np.where(mask[..., None] & ~loops, y, 0)
     # Heads that do not count are forbidden.
-    counted = np.where(np.pad(mask, [(0, 0)] * 2 + [(1, 0)], constant_values=True)[..., None, :], counted, 0)
+    counted = np.where(
+        np.pad(mask, [(0, 0)] * 2 + [(1, 0)], constant_values=True)[..., None, :], counted, 0
+    )
     want = np.sum(counted * np.where(np.isinf(arcs), 0, arcs), (-2, -1))
     np.testing.assert_allclose(tree.energy(counted), want, atol=1e-5)
     np.testing.assert_allclose(
@@ -240,7 +250,7 @@ def test_relaxed_answers_have_linear_energies_and_energies_are_added_to_them():
     np.testing.assert_allclose(slope, np.where(loops, 0, arcs[0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("projective", [False, True])
+@pytest.mark.parametrize("projective", [False, pytest.param(True, marks=slow)])
 def test_unknown_energies_give_no_answer_and_disturb_no_other(projective):
     arcs = cases()[0]
     arcs[0, 0, 1, 0] = np.nan
@@ -268,13 +278,12 @@ def test_best_trees_are_those_of_networkx(one_root):
         np.testing.assert_allclose(energies_of(energies, np.asarray(heads)), least, rtol=1e-5)
 
 
-def test_best_trees_of_many_sizes_and_few_arcs():
-    # The best of all trees by the limit of F, in exact arithmetic of integers.
+def test_best_trees_of_few_arcs():
     rng = np.random.default_rng(7)
-    arcs = rng.integers(0, 4, (64, 6, 7)).astype(float)
+    arcs = rng.integers(0, 4, (64, 5, 6)).astype(float)
     arcs = np.where(rng.random(arcs.shape) < 0.5, np.inf, arcs)
     for one_root in (False, True):
-        heads = trees(6, False, one_root)
+        heads = trees(5, False, one_root)
         want = np.array([energies_of(a, heads).min() for a in arcs])
         found = DependencyTree(arcs, one_root=one_root).best()
         np.testing.assert_array_equal(found.energy, want)

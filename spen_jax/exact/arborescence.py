@@ -53,22 +53,23 @@ def several_heads(
     and the next best is parted likewise. That is n best trees for each of k.
     """
     size, n, _ = arcs.shape
-    heads, energy = best_heads(arcs, counts, one_root)
-    none = jnp.full((size, k - 1), jnp.inf, arcs.dtype)
+    # Before the best stands what it is the only part of: all trees.
+    energies = jnp.full((size, k + 1), jnp.inf, arcs.dtype).at[:, 0].set(-jnp.inf)
     found = Candidates(
-        jnp.concatenate([energy[:, None], none], 1),
-        jnp.concatenate([energy[:, None], none], 1),
-        jnp.pad(heads[:, None], [(0, 0), (0, k - 1), (0, 0)], constant_values=-1),
-        jnp.zeros((size, k), jnp.int32),
-        jnp.zeros((size, k, n + 1), bool),
+        energies,
+        energies,
+        jnp.full((size, k + 1, n), -1, jnp.int32),
+        jnp.zeros((size, k + 1), jnp.int32),
+        jnp.zeros((size, k + 1, n + 1), bool),
     )
 
     def step(i, found):
         parent = jax.tree.map(lambda a: a[:, i], found)
         every = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), found, parts(parent))
-        kept = jnp.argsort(every.order, 1)[:, :k]
+        kept = jnp.argsort(every.order, 1)[:, : k + 1]
         return jax.tree.map(
-            lambda a: jnp.take_along_axis(a, kept.reshape(size, k, *[1] * (a.ndim - 2)), 1), every
+            lambda a: jnp.take_along_axis(a, kept.reshape(size, k + 1, *[1] * (a.ndim - 2)), 1),
+            every,
         )
 
     def parts(parent):
@@ -87,12 +88,12 @@ def several_heads(
         first = jnp.broadcast_to(words.astype(jnp.int32), (size, n))
         return Candidates(order, energy, found.reshape(size, n, n), first, bars)
 
-    found = lax.fori_loop(0, k - 1, step, found)
-    kept = jnp.argsort(found.energy, 1)
+    found = lax.fori_loop(0, k, step, found)
+    kept = jnp.argsort(found.energy, 1)[:, 1:]
     heads = jnp.take_along_axis(found.heads, kept[..., None], 1)
     energies = jnp.take_along_axis(found.energy, kept, 1)
-    energies = jnp.where(jnp.isnan(energy)[:, None], jnp.nan, energies)
-    return jnp.where((energies < jnp.inf)[..., None], heads, -1), energies
+    unknown = jnp.any(jnp.isnan(arcs), (1, 2))[:, None]
+    return heads, jnp.where(unknown, jnp.nan, energies)
 
 
 class Candidates(NamedTuple):
@@ -105,9 +106,7 @@ class Candidates(NamedTuple):
     barred: jax.Array  # heads that the first word may not have
 
 
-def best_heads(
-    arcs: jax.Array, counts: jax.Array, one_root: bool
-) -> tuple[jax.Array, jax.Array]:
+def best_heads(arcs: jax.Array, counts: jax.Array, one_root: bool) -> tuple[jax.Array, jax.Array]:
     """Heads (B, n), and the energy (B,), of the best tree: -1 and infinity where there is none.
 
     Chu and Liu (1965) and Edmonds (1967), along one path as Gabow et al. (1986): each word takes its best head, that
@@ -122,9 +121,13 @@ class Path(NamedTuple):
     """Words on the way, from the first to the one on top; of those in a cycle the arcs are merged."""
 
     step: jax.Array
-    top: jax.Array  # energies of arcs into the word on top, (B, n + 1), less what was paid to enter it
+    top: (
+        jax.Array
+    )  # energies of arcs into the word on top, (B, n + 1), less what was paid to enter it
     enters: jax.Array  # the word that each of them ends at, (B, n + 1)
-    level: jax.Array  # of each place (B, n + 1): its level on the path, -1 with the root by now, n not seen yet
+    level: (
+        jax.Array
+    )  # of each place (B, n + 1): its level on the path, -1 with the root by now, n not seen yet
     depth: jax.Array  # how many are on the path, (B,)
     to: jax.Array  # the level that a cycle closes at, depth - 1 where there is none
     stack: jax.Array  # the step at which a level was last on top, (B, n)
@@ -223,7 +226,9 @@ def _step(arcs, one_root, carry):
     below = stack[everyone, last - 1]
     other, entered = steps.top[below, everyone], steps.enters[below, everyone]
     enters = jnp.where(merges[:, None] & (other < top), entered, path.enters)
-    level = jnp.where(merges[:, None] & (path.level == last[:, None]), last[:, None] - 1, path.level)
+    level = jnp.where(
+        merges[:, None] & (path.level == last[:, None]), last[:, None] - 1, path.level
+    )
     merged = jnp.where(level == last[:, None] - 1, jnp.inf, jnp.minimum(top, other))
 
     # Where the path ends, the next begins at a word not seen yet.
