@@ -22,7 +22,8 @@ def best_tree(arcs: jax.Array, counts: jax.Array, one_root: bool) -> jax.Array:
 
 @best_tree.defjvp
 def _best_tree_jvp(one_root, primals, tangents):
-    heads, energy = best_heads(*primals, one_root)
+    arcs, counts = primals
+    heads, energy = best_heads(arcs, counts, one_root)
     return energy, _of_arcs(heads, tangents[0])
 
 
@@ -34,7 +35,8 @@ def several_trees(arcs: jax.Array, counts: jax.Array, one_root: bool, k: int) ->
 
 @several_trees.defjvp
 def _several_trees_jvp(one_root, k, primals, tangents):
-    heads, energies = several_heads(*primals, one_root, k)
+    arcs, counts = primals
+    heads, energies = several_heads(arcs, counts, one_root, k)
     return energies, jax.vmap(_of_arcs, (1, None), 1)(heads, tangents[0])
 
 

@@ -42,7 +42,8 @@ def _free(arcs, counts, one_root):
 def _free_block(one_root, _, batch):
     arcs, counts = batch
     mild = _mild(arcs, counts, one_root)
-    tame = jnp.where(mild[:, None, None] | ~counts[..., None] | jnp.isinf(arcs), arcs, 0)
+    # Where both branches run, the one that is not looked at has to have derivatives as well.
+    tame = jnp.where(mild[:, None, None] | ~counts[..., None], arcs, 0)
     return lax.cond(
         jnp.all(mild),
         lambda _, tame: _by_weights(tame, counts, one_root),
@@ -155,7 +156,8 @@ def _by_energies(arcs, counts, one_root):
 
     def step(carry, k):
         # What goes last is in the carry, or compilers would compute it again for each arc.
-        arcs, tied = _without(*carry, one_root)
+        arcs, tied, gone = carry
+        arcs, tied = _without(arcs, tied, gone, one_root)
         row = lax.dynamic_index_in_dim(arcs, k, 1, keepdims=False)
         column = lax.dynamic_index_in_dim(arcs, k + 1, 2, keepdims=False)
         own = lax.dynamic_index_in_dim(tied, k, 1, keepdims=False)
