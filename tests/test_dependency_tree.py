@@ -83,13 +83,13 @@ def gibbs(energies, beta):
 
 
 @jax.jit
-def asked(tree, other):
+def asked(tree, other, betas):
     def at(beta):
         kl, entropy = tree.kl_and_entropy(other, beta)
         return tree.free_energy(beta), tree.marginals(beta), entropy, kl
 
     cold = tree.free_energy(np.inf), tree.marginals(np.inf)
-    return jax.vmap(at)(BETAS), cold, tree.best(), tree.k_best(7)
+    return jax.vmap(at)(betas), cold, tree.best(), tree.k_best(7)
 
 
 def check_enumeration(projective, one_root, dtype, atol):
@@ -99,7 +99,7 @@ def check_enumeration(projective, one_root, dtype, atol):
     other[1, 0] = np.inf
     tree = make(arcs.astype(dtype), mask=mask)
     (free, marginals, entropy, kl), cold, best, several = jax.tree.map(
-        np.asarray, asked(tree, make(other.astype(dtype), mask=mask))
+        np.asarray, asked(tree, make(other.astype(dtype), mask=mask), BETAS.astype(dtype))
     )
     close = partial(np.testing.assert_allclose, rtol=atol, atol=atol)
     assert free.dtype == marginals.dtype == best.energy.dtype == dtype
