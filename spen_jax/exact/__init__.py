@@ -2,6 +2,7 @@
 
 from spen_jax.exact.arguments import check_beta
 from spen_jax.exact.chain import Chain, ChainParts
+from spen_jax.exact.dependency_tree import DependencyTree
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
 from spen_jax.exact.free_energy import (
     energies_at,
@@ -36,6 +37,7 @@ from spen_jax.exact.structured import (
 __all__ = [
     "Chain",
     "ChainParts",
+    "DependencyTree",
     "Estimate",
     "Found",
     "Nodes",

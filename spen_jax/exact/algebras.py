@@ -77,11 +77,16 @@ class Several(Algebra):
         return self._kept(lists.reshape(*lists.shape[:-2], -1))
 
     def both(self, a, b):
-        """The k least sums of one of each list."""
+        """Sums of one of each list, among them the k least; in no order."""
         if 1 in (a.shape[-1], b.shape[-1]):
             return a + b
-        sums = a[..., :, None] + b[..., None, :]
-        return self._kept(sums.reshape(*sums.shape[:-2], -1))
+        a, b = self._sorted(a), self._sorted(b)
+        # Below the i-th of one and the j-th of the other are (i + 1) (j + 1) - 1 sums.
+        pairs = [(i, j) for i in range(self.k) for j in range(self.k // (i + 1))]
+        return jnp.stack([a[..., i] + b[..., j] for i, j in pairs], -1)
+
+    def _sorted(self, lists):
+        return lists if lists.shape[-1] == self.k else self._kept(lists)
 
     def _kept(self, energies):
         missing = max(0, self.k - energies.shape[-1])
@@ -123,7 +128,14 @@ def _least(energies, axis):
 @_least.defjvp
 def _least_jvp(axis, primals, tangents):
     (energies,), (change,) = primals, tangents
-    return jnp.min(energies, axis), _picked(change, jnp.argmin(energies, axis), axis)
+    return jnp.min(energies, axis), _picked(change, _first(energies, axis), axis)
+
+
+def _first(energies, axis):
+    """Where the first of the least is along an axis; as two minima, which compilers make faster than one argmin."""
+    places = lax.broadcasted_iota(jnp.int32, energies.shape, axis)
+    least = jnp.min(energies, axis, keepdims=True)
+    return jnp.min(jnp.where(energies == least, places, energies.shape[axis]), axis)
 
 
 def _picked(values, index, axis):
@@ -141,4 +153,4 @@ def _drawn(energies, key, axis):
 def _drawn_jvp(axis, primals, tangents):
     (energies, key), (change, _) = primals, tangents
     noise = jax.random.gumbel(key, energies.shape, energies.dtype)
-    return summed(energies, axis), _picked(change, jnp.argmin(energies - noise, axis), axis)
+    return summed(energies, axis), _picked(change, _first(energies - noise, axis), axis)

@@ -111,10 +111,8 @@ def k_best(structure: Any, k: int) -> Found:
 def sample(structure: Any, key: jax.Array, n: int, beta: jax.Array) -> Found:
     """n drawn for each example."""
     tables = _scaled(structure.tables(), beta)
-    y = _in_batch(structure, structure.found_samples(tables, key, n))
-    energy = structure.energy(y)
-    none = structure.free(tables).reshape(structure.batch_shape) < jnp.inf
-    return Found(y, jnp.where(none[..., None], energy, jnp.inf))
+    y, free = _in_batch(structure, structure.found_samples(tables, key, n))
+    return Found(y, jnp.where((free < jnp.inf)[..., None], structure.energy(y), jnp.inf))
 
 
 @jax.jit
@@ -131,7 +129,7 @@ def kl_and_entropy(structure: Any, other: Any, beta: jax.Array) -> tuple[jax.Arr
 
     own, _ = mean(tables)
     free = structure.free(_scaled(tables, beta)) / beta
-    entropy = beta * (own - free)
+    entropy = jnp.where(jnp.isfinite(free), beta * (own - free), jnp.nan)
     theirs, barred = mean(others)
     between = beta * (theirs - other.free(_scaled(others, beta)) / beta) - entropy
     between = jnp.where(barred & jnp.isfinite(free), jnp.inf, between)

@@ -214,7 +214,7 @@ class Chain(Structure):
         given = self._time_first(tables.nodes, tables.edges, self.linked())
         y, free = drawn_paths(*given, key, n)
         y = jnp.moveaxis(y.reshape(len(y), -1, n), 0, 2)
-        return jnp.where((self.counts() & (free < jnp.inf)[:, None])[:, None], y, -1)
+        return jnp.where((self.counts() & (free < jnp.inf)[:, None])[:, None], y, -1), free
 
     def _alone(self):
         """Whether no transition has an energy."""

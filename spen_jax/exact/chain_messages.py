@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 
+from spen_jax.exact.agreement import all_agree
 from spen_jax.exact.algebras import summed
 
 SPREAD = 30.0
@@ -216,22 +215,6 @@ def _is_exact(given, forward):
         return jnp.all(kept == jnp.concatenate([finite[:1], finite[1:] & (reached > 0)]))
 
     return all_agree(lax.cond(small, lambda: jnp.array(True), all_kept))
-
-
-def _agreed_in_batch(args, axes):
-    return all_agree(jnp.all(args[0], axes[0])), None
-
-
-_all_agree_p = Primitive("all_agree")
-_all_agree_p.def_impl(lambda yes: yes)
-_all_agree_p.def_abstract_eval(lambda yes: yes)
-batching.primitive_batchers[_all_agree_p] = _agreed_in_batch
-mlir.register_lowering(_all_agree_p, lambda _, yes: [yes])
-
-
-def all_agree(yes: jax.Array) -> jax.Array:
-    """A boolean; under `vmap` whether it holds for all, so that a branch on it stays a branch and not both for each."""
-    return _all_agree_p.bind(yes)
 
 
 def _scaled_backward(given, forward, each):

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax.exact.agreement import all_agree
 from spen_jax.exact.algebras import summed
-from spen_jax.exact.chain_messages import SPREAD, all_agree, finite_least
+from spen_jax.exact.chain_messages import SPREAD, finite_least
 
 
 def free_energy_in_pairs(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None) -> jax.Array:

@@ -140,14 +140,15 @@ class Structure:
         energy, found = with_parts(lambda t: self.recursion(t, Least()), tables)
         return self.whole(found, energy), energy
 
-    def found_samples(self, tables: Any, key: jax.Array, n: int) -> jax.Array:
-        """n answers in whole numbers drawn at beta = 1 for each example, (B, n, ...)."""
+    def found_samples(self, tables: Any, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+        """n answers in whole numbers drawn at beta = 1 for each example, (B, n, ...), and F, (B,)."""
 
         def one(key):
             free, found = with_parts(lambda t: self.recursion(t, Drawn(key)), tables)
-            return self.whole(found, free)
+            return self.whole(found, free), free
 
-        return jax.vmap(one, out_axes=1)(jax.random.split(key, n))
+        y, free = jax.vmap(one, out_axes=1)(jax.random.split(key, n))
+        return y, free[:, 0]
 
     def whole(self, of_tables: Any, energy: jax.Array) -> jax.Array:
         """Indicators as answers in whole numbers, -1 where the energy is not finite."""
