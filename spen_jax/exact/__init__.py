@@ -24,6 +24,7 @@ from spen_jax.exact.gibbs import (
     softmin,
 )
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
+from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Estimate",
     "Found",
     "Nodes",
+    "SegmentParts",
+    "Segments",
     "Structure",
     "Weights",
     "check_beta",

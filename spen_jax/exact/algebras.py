@@ -50,7 +50,7 @@ class Sum(Algebra):
 
 @dataclass(frozen=True)
 class Least(Algebra):
-    """min_k E_k; its derivative is 1 at the first of the least and 0 elsewhere."""
+    """min_k E_k; its derivative is 1 at the first of the least, 0 elsewhere and where no energy is finite."""
 
     def either(self, energies, axis):
         """The least energy of the alternatives."""
@@ -123,7 +123,9 @@ def _least(energies, axis):
 @_least.defjvp
 def _least_jvp(axis, primals, tangents):
     (energies,), (change,) = primals, tangents
-    return jnp.min(energies, axis), _picked(change, jnp.argmin(energies, axis), axis)
+    least = jnp.min(energies, axis)
+    slope = _picked(change, jnp.argmin(energies, axis), axis)
+    return least, jnp.where(least < jnp.inf, slope, 0)
 
 
 def _picked(values, index, axis):

@@ -68,6 +68,18 @@ def read_energies(name: str, values: Any, shape: tuple[int | None, ...]) -> jax.
     return values
 
 
+def read_shared(
+    name: str, values: Any, batch: tuple[int, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    """Energies as floats, of `shape` or of that for each example; ValueError, by name, for other shapes."""
+    values = floats(name, values)
+    if values.shape not in (shape, (*batch, *shape)):
+        raise ValueError(
+            f"{name} must be of shape {shape}, or {(*batch, *shape)} for examples of their own, got {values.shape}"
+        )
+    return values
+
+
 def read_mask(mask: Any, lengths: Any, shape: tuple[int, ...]) -> jax.Array | None:
     """A mask, or lengths as a mask, of a shape (..., T); None for neither. ValueError for what does not fit."""
     if mask is not None and lengths is not None:
@@ -87,7 +99,8 @@ def read_mask(mask: Any, lengths: Any, shape: tuple[int, ...]) -> jax.Array | No
             raise ValueError(
                 f"lengths must lie from 0 to {shape[-1]}, got {numbers.min()} to {numbers.max()}"
             )
-        return jnp.arange(shape[-1]) < jnp.asarray(lengths)[..., None]
+        places = jnp.arange(shape[-1]).reshape(*[1] * lengths.ndim, -1)
+        return places < jnp.asarray(lengths)[..., None]
     if mask is None:
         return None
     mask = real("mask", mask)

@@ -303,13 +303,10 @@ def _sample(structure, key, n, beta):
 
     def one(key):
         free, found = _with_parts(lambda t: structure.recursion(t, Drawn(key)), tables)
-        return structure._whole(found, free)
+        return Found(structure._whole(found, free), free)
 
-    y = jax.vmap(one, out_axes=1)(jax.random.split(key, n))
-    y = _in_batch(structure, y)
-    energy = structure.energy(y)
-    none = y.reshape(*energy.shape, -1)[..., 0] < 0
-    return Found(y, jnp.where(none, jnp.inf, energy))
+    y, free = _in_batch(structure, jax.vmap(one, out_axes=1)(jax.random.split(key, n)))
+    return Found(y, jnp.where(free < jnp.inf, structure.energy(y), jnp.inf))
 
 
 @jax.jit
