@@ -15,9 +15,10 @@ class Answers(NamedTuple):
     energies: np.ndarray
 
 
-def listed(answers):
-    """Answers of a list of pairs (y, energy)."""
-    return Answers(np.array([y for y, _ in answers]), np.array([e for _, e in answers], float))
+def listed(answers, shape):
+    """Answers of a list of pairs (y, energy), perhaps an empty one, y of a shape."""
+    y = np.array([y for y, _ in answers], int).reshape(-1, *shape)
+    return Answers(y, np.array([e for _, e in answers], float))
 
 
 def check_every_answer(structure, answers, beta, tolerance):

@@ -45,7 +45,7 @@ def problem(dtype, barred=0.15):
                 y = np.full(4, -1)
                 y[list(np.cumsum((0, *lengths))[:-1])] = labels
                 found.append((y, energy(arrays, e, lengths, labels)))
-        answers.append(listed(found))
+        answers.append(listed(found, (4,)))
     energies, transitions, start, end = (jnp.asarray(a, dtype) for a in arrays)
     return Segments(energies, transitions, start=start, end=end, lengths=LENGTHS), answers
 

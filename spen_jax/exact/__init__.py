@@ -1,5 +1,6 @@
 """All answers at once: Gibbs distributions and free energies of sets, grids and nodes."""
 
+from spen_jax.exact.alignment import Alignment, AlignmentParts, distances
 from spen_jax.exact.arguments import check_beta
 from spen_jax.exact.chain import Chain, ChainParts
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
@@ -28,6 +29,8 @@ from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
 
 __all__ = [
+    "Alignment",
+    "AlignmentParts",
     "Chain",
     "ChainParts",
     "Estimate",
@@ -38,6 +41,7 @@ __all__ = [
     "Structure",
     "Weights",
     "check_beta",
+    "distances",
     "energies_at",
     "energy_of",
     "energy_of_z",
