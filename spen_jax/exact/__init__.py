@@ -3,6 +3,7 @@
 from spen_jax.exact.alignment import Alignment, AlignmentParts, distances
 from spen_jax.exact.arguments import check_beta
 from spen_jax.exact.chain import Chain, ChainParts
+from spen_jax.exact.constituency_tree import ConstituencyParts, ConstituencyTree
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
 from spen_jax.exact.free_energy import (
     energies_at,
@@ -33,6 +34,8 @@ __all__ = [
     "AlignmentParts",
     "Chain",
     "ChainParts",
+    "ConstituencyParts",
+    "ConstituencyTree",
     "Estimate",
     "Found",
     "Nodes",
