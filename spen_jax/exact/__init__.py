@@ -25,6 +25,7 @@ from spen_jax.exact.gibbs import (
     softmax,
     softmin,
 )
+from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
 from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
@@ -38,6 +39,7 @@ __all__ = [
     "ConstituencyTree",
     "Estimate",
     "Found",
+    "HiddenMarkov",
     "Nodes",
     "SegmentParts",
     "Segments",
@@ -48,6 +50,7 @@ __all__ = [
     "energies_at",
     "energy_of",
     "energy_of_z",
+    "expectation_maximisation",
     "free_energy",
     "free_energy_of",
     "gauss_hermite",
