@@ -97,25 +97,29 @@ class ConstituencyTree(Structure):
         return Tables(spans, rules, ends)
 
     def free(self, tables):
-        """In blocks of examples, with rules step by step again for the derivative."""
-        size, words, _, labels = tables.spans.shape
-        if tables.rules is None:
-            return in_blocks(
-                lambda _, t: self.recursion(t, Sum()), None, tables, words * words
-            )
-        return self.recursion(tables, Sum())
+        """In blocks of examples."""
+        _, words, _, labels = tables.spans.shape
+        rules = tables.rules
+        shared = rules is not None and len(rules) == 1
+        batch = tables._replace(rules=None) if shared else tables
+
+        def solve(rules, block):
+            return self.recursion(block._replace(rules=rules) if shared else block, Sum())
+
+        numbers = words**2 * (1 if rules is None else labels)
+        return in_blocks(solve, rules if shared else None, batch, numbers)
 
     def recursion(self, tables: Tables, algebra: Algebra) -> jax.Array:
         """S(i, j, p) = span(i, j, p) + either of rule(p, l, r) + S(i, m, l) + S(m+1, j, r); by the width j - i.
 
-        Charts are (width, word, B, label): `left` of the trees from a word on, `right` of those that complete them
+        Charts are (width, word, label, B): `left` of the trees from a word on, `right` of those that complete them
         to the next width. Without rules labels are joined at once.
         """
         size, words, *_ = tables.spans.shape
-        widths = by_width(jnp.transpose(tables.spans, (1, 2, 0, 3)), jnp.inf)
+        widths = by_width(jnp.transpose(tables.spans, (1, 2, 3, 0)), jnp.inf)
         widths = jnp.moveaxis(algebra.table(widths), 1, 0)
         if tables.rules is None:
-            widths = algebra.at(words).either(widths[:, :, :, None], 4)
+            widths = algebra.at(words).either(widths[:, :, None], 3)
         rules = _flat_rules(tables.rules, algebra)
         ends = algebra.table(tables.ends.T)
 
@@ -136,7 +140,7 @@ class ConstituencyTree(Structure):
         charts = jnp.concatenate([first[None], none[1:]]), shifted(none, first)
         (left, _), _ = lax.scan(step, charts, (jnp.arange(1, words), widths[1:]))
         last = algebra.at(0)
-        roots = last.either(left[:, 0], 2)
+        roots = last.either(left[:, 0], 1)
         roots = last.either(algebra.both(roots, ends[1:])[None], 0)
         empty = last.either(ends[:1][None], 0)
         return last.either(jnp.concatenate([empty, roots]), 0)
@@ -178,19 +182,26 @@ class ConstituencyTree(Structure):
 
 
 def _flat_rules(rules, algebra):
-    """(1, B or 1, K, K K), the pairs of children last."""
+    """(K K, K, B or 1), the pairs of children first."""
     if rules is None:
         return None
     size, labels, *_ = rules.shape
-    return algebra.table(rules.reshape(1, size, labels, labels * labels))
+    rules = rules.reshape(size, labels, labels * labels)
+    return algebra.table(jnp.transpose(rules, (2, 1, 0)))
 
 
 def _joined(left, right, rules, algebra):
-    """Two trees at all splits, (n, n, B, K) each, under all parents, (n, B, K)."""
+    """Two trees at all splits, (n, n, K, B) each, under all parents, (n, K, B); with rules word by word, to save room."""
     if rules is None:
         return algebra.either(algebra.both(left, right), 0)
-    pairs = algebra.both(left[:, :, :, :, None], right[:, :, :, None])
-    pairs = algebra.either(pairs, 0)
-    n, size, labels, _, *several = pairs.shape
-    pairs = pairs.reshape(n, size, 1, labels * labels, *several)
-    return algebra.either(algebra.both(pairs, rules), 3)
+
+    @jax.checkpoint
+    def from_word(given):
+        i, left, right = given
+        here = algebra.at(i)
+        pairs = here.either(algebra.both(left[:, :, None], right[:, None]), 0)
+        pairs = pairs.reshape(len(rules), 1, *pairs.shape[2:])
+        return here.either(algebra.both(pairs, rules), 0)
+
+    words = jnp.arange(left.shape[1])
+    return lax.map(from_word, (words, jnp.moveaxis(left, 1, 0), jnp.moveaxis(right, 1, 0)))
