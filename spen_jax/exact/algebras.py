@@ -124,14 +124,16 @@ def _least(energies, axis):
 def _least_jvp(axis, primals, tangents):
     (energies,), (change,) = primals, tangents
     least = jnp.min(energies, axis)
-    slope = _picked(change, jnp.argmin(energies, axis), axis)
+    slope = _picked(change, energies, axis)
     return least, jnp.where(least < jnp.inf, slope, 0)
 
 
-def _picked(values, index, axis):
-    """values at an index along the axis, without a gather, whose transpose would scatter."""
-    places = lax.broadcasted_iota(index.dtype, values.shape, axis)
-    return jnp.sum(jnp.where(places == jnp.expand_dims(index, axis), values, 0), axis)
+def _picked(values, energies, axis):
+    """values at the first of the least energies, without `argmin`, which is slow, and a gather, which would scatter."""
+    places = lax.broadcasted_iota(jnp.int32, energies.shape, axis)
+    least = energies == jnp.min(energies, axis, keepdims=True)
+    first = jnp.min(jnp.where(least, places, energies.shape[axis]), axis, keepdims=True)
+    return jnp.sum(jnp.where(places == first, values, 0), axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -143,4 +145,4 @@ def _drawn(energies, key, axis):
 def _drawn_jvp(axis, primals, tangents):
     (energies, key), (change, _) = primals, tangents
     noise = jax.random.gumbel(key, energies.shape, energies.dtype)
-    return summed(energies, axis), _picked(change, jnp.argmin(energies - noise, axis), axis)
+    return summed(energies, axis), _picked(change, energies - noise, axis)
