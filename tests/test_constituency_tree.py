@@ -62,16 +62,18 @@ def test_every_answer_is_that_of_the_list_of_all(x64):
         check_every_answer(structure, answers, beta, 1e-10)
 
 
-def test_in_single_precision_without_rules():
-    structure, answers = problem(jnp.float32, with_rules=False)
-    for beta in BETAS[:3]:
-        check_every_answer(structure, answers, beta, 1e-5)
-    check_samples(structure, answers, 0.7)
+def test_samples_are_drawn_as_often_as_they_should():
+    check_samples(*problem(jnp.float32), 0.7)
+
+
+def test_without_rules(x64):
+    structure, answers = problem(jnp.float64, with_rules=False)
+    check_every_answer(structure, answers, 1.0, 1e-10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_rules", [True, False])
-def test_the_least_and_samples_in_single_precision(with_rules):
+def test_in_single_precision(with_rules):
     structure, answers = problem(jnp.float32, with_rules)
     for beta in BETAS:
         check_every_answer(structure, answers, beta, 1e-5)

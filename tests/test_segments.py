@@ -56,11 +56,15 @@ def test_every_answer_is_that_of_the_list_of_all(x64):
         check_every_answer(structure, answers, beta, 1e-10)
 
 
+def test_samples_are_drawn_as_often_as_they_should():
+    check_samples(*problem(jnp.float32), 0.7)
+
+
+@pytest.mark.slow
 def test_in_single_precision():
     structure, answers = problem(jnp.float32)
-    for beta in BETAS[:3]:
+    for beta in BETAS:
         check_every_answer(structure, answers, beta, 1e-5)
-    check_samples(structure, answers, 0.7)
 
 
 def test_segments_of_one_place_make_a_chain():
@@ -75,14 +79,15 @@ def test_segments_of_one_place_make_a_chain():
 
     @jax.jit
     def asked(structure):
-        return structure.free_energy(0.7), structure.marginals(0.7), structure.best()
+        return structure.free_energy(0.7), structure.marginals(0.7)
 
     for got, want in zip(
         *(jax.tree.leaves(asked(structure)) for structure in (segments, chain)), strict=True
     ):
         np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-5, atol=1e-6)
-    y = np.array(chain.best().y)
-    np.testing.assert_allclose(segments.energy(y), segments.best().energy, rtol=1e-5, atol=1e-6)
+    y = [[[0, 1, 2, 3, 1], [3, 0, 1, -1, -1], [-1] * 5]]
+    y = np.array([*y, [[0, -1, -1, -1, -1], [1, 2, -1, -1, -1], [3, 0, 0, 1, 2]]])
+    np.testing.assert_allclose(segments.energy(y), chain.energy(y), rtol=1e-5, atol=1e-6)
 
 
 def test_of_one_label_there_are_as_many_as_places_to_cut():

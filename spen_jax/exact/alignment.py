@@ -132,9 +132,8 @@ class Alignment(Structure):
 
         given = jnp.arange(1, diagonals), cells[1:], moves[1:]
         (last, _), found = lax.scan(step, (first, none), given)
-        if self.rows is None:
-            end = last[-1]
-        else:
+        end = last[-1]
+        if found is not None:
             end = self._at_ends(jnp.concatenate([first[None], found]), none[0])
         return algebra.at(0).either(end[None], 0)  # without a derivative where it is infinite
 

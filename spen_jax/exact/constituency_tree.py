@@ -191,7 +191,7 @@ def _flat_rules(rules, algebra):
 
 
 def _joined(left, right, rules, algebra):
-    """Two trees at all splits, (n, n, K, B) each, under all parents, (n, K, B); with rules word by word, to save room."""
+    """Two trees at all splits, (n, n, K, B) each, under all parents, (n, K, B); with rules word by word for room."""
     if rules is None:
         return algebra.either(algebra.both(left, right), 0)
 

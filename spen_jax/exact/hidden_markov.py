@@ -51,9 +51,10 @@ def expectation_maximisation(
     """One step (Baum-Welch): the model of expected counts, and -log p of all sequences under the old one, their sum.
 
     Expected counts of states, transitions and symbols are the derivatives of the free energy in their energies. From
-    step to step -log p does not rise; it may end in a local minimum, so that several starts are worth it. A state that is never left, or never seen, keeps its row; what is never seen in
-    the row of another gets an infinite energy, and keeps it. Sequences that the model does not allow count nothing, but
-    make -log p infinite. Source: Baum, Petrie, Soules & Weiss (1970).
+    step to step -log p does not rise; it may end in a local minimum, so that several starts are worth it. A state that
+    is never left, or never seen, keeps its row; what is never seen in the row of another gets an infinite energy, and
+    keeps it. Sequences that the model does not allow count nothing, but make -log p infinite. Source: Baum, Petrie,
+    Soules & Weiss (1970).
     """
 
     def total(model):
