@@ -97,7 +97,7 @@ class ConstituencyTree(Structure):
         return Tables(spans, rules, ends)
 
     def free(self, tables):
-        """In blocks of examples."""
+        """In blocks of examples, with rules again for the derivative, for room."""
         _, words, _, labels = tables.spans.shape
         rules = tables.rules
         shared = rules is not None and len(rules) == 1
@@ -107,7 +107,7 @@ class ConstituencyTree(Structure):
             return self.recursion(block._replace(rules=rules) if shared else block, Sum())
 
         numbers = words**2 * (1 if rules is None else labels)
-        return in_blocks(solve, rules if shared else None, batch, numbers)
+        return in_blocks(solve, rules if shared else None, batch, numbers, again=rules is not None)
 
     def recursion(self, tables: Tables, algebra: Algebra) -> jax.Array:
         """S(i, j, p) = span(i, j, p) + either of rule(p, l, r) + S(i, m, l) + S(m+1, j, r); by the width j - i.
