@@ -18,6 +18,7 @@ from spen_jax import (
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.energies import SPEN, implied_logits, interactions
 from spen_jax.inference import (
+    Exact,
     FrankWolfe,
     GradientDescent,
     Implicit,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "Exact",
     "FeatureNetwork",
     "FrankWolfe",
     "GibbsWithGradients",

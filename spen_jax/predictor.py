@@ -1,5 +1,6 @@
 """How an answer is found, said once: for training, prediction and evaluation."""
 
+import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache, partial
@@ -14,9 +15,11 @@ from spen_jax import parallel, sparse
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
 from spen_jax.checks import as_points, check_arrays, check_energy, check_whole
-from spen_jax.domains import Box, Domain, check_inside, counting
+from spen_jax.domains import Box, Domain, Simplex, check_inside, counting
+from spen_jax.exact import Structured, structured
 from spen_jax.inference import (
     Differentiate,
+    Exact,
     GradientDescent,
     MirrorDescent,
     Solution,
@@ -47,7 +50,8 @@ class Predictor:
         `logits_of(spen)`; None for the domain's middle.
       shape: of one example's y, where `start` is a number or None; in training the truth has it.
       domain: where y lives.
-      solver: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`.
+      solver: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`. `Exact()`
+        for energies that know their structure, see `of_structure`.
       steps: how many steps; with `stop_early` at most.
       settings: numbers of the solver in place of its own: a dict, or, where they are learned, a function of params
         that returns it.
@@ -70,7 +74,7 @@ class Predictor:
     start: Any = None
     shape: tuple[int, ...] | None = None
     domain: Domain = Box()
-    solver: Solver | None = None
+    solver: Solver | Exact | None = None
     steps: int = 10
     settings: dict[str, Any] | Callable[[Any], dict[str, Any]] | None = None
     temperature: Any = None
@@ -110,6 +114,32 @@ class Predictor:
         if self.solver is None:
             solver = MirrorDescent() if self.domain.has_logits else GradientDescent()
             object.__setattr__(self, "solver", solver)
+
+    @classmethod
+    def of_structure(
+        cls,
+        structure: Structured,
+        features: Features | None = None,
+        *,
+        domain: Domain | None = None,
+        beta: float = math.inf,
+        **options: Any,
+    ) -> "Predictor":
+        """One whose answer is exact: the best structure, or at a finite beta the marginals.
+
+        Objectives make of it a conditional random field (`objectives.maximum_likelihood(predictor)`), a max-margin
+        Markov network (`objectives.max_margin(predictor)`), a structured perceptron (with `variant="perceptron"`).
+
+        Args:
+          structure: `(params, context) -> Structure` of one example; see `exact.structured`.
+          features: as in `Predictor`.
+          domain: where relaxed answers live: that of the structure, a `Simplex()` for labels and heads, a `Box()` for
+            spans; None is a Simplex.
+          beta: inverse temperature, see `Exact`.
+          **options: other attributes of the predictor.
+        """
+        options |= {"domain": domain or Simplex(), "solver": Exact(beta)}
+        return cls(structured(structure), features, **options)
 
     def __call__(
         self,
@@ -179,7 +209,9 @@ class Predictor:
         return x
 
     def points(self, context: Any, like: Any = None, *, key: jax.Array | None = None) -> Any:
-        """Where inference of a batch starts, shaped like the truth (B, ...), or by `shape`."""
+        """Where inference of a batch starts, shaped like the truth (B, ...), or by `shape`; None for exact answers."""
+        if isinstance(self.solver, Exact):
+            return None
         like = self.shape if like is None else like
         return points(self.start, self.domain, context, like, key)
 

@@ -29,6 +29,13 @@ from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
 from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
+from spen_jax.exact.structured import (
+    Structured,
+    structure_of,
+    structured,
+    structures,
+    with_structure,
+)
 
 __all__ = [
     "Alignment",
@@ -44,6 +51,7 @@ __all__ = [
     "SegmentParts",
     "Segments",
     "Structure",
+    "Structured",
     "Weights",
     "check_beta",
     "distances",
@@ -67,6 +75,10 @@ __all__ = [
     "softargmin",
     "softmax",
     "softmin",
+    "structure_of",
+    "structured",
+    "structures",
     "tensor_rule",
     "variational",
+    "with_structure",
 ]

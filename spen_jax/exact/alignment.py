@@ -159,6 +159,10 @@ class Alignment(Structure):
         """1 for the pairs of the path."""
         return (of_tables.cells > 0.5).astype(int)
 
+    def y_shape(self):
+        """(N, M)."""
+        return self.cells.shape[-2:]
+
     def one_hot(self, y):
         """The same in floats, 0 for -1."""
         return (y > 0).astype(self.cells.dtype)

@@ -99,8 +99,8 @@ def read_mask(mask: Any, lengths: Any, shape: tuple[int, ...]) -> jax.Array | No
             raise ValueError(
                 f"lengths must lie from 0 to {shape[-1]}, got {numbers.min()} to {numbers.max()}"
             )
-        places = jnp.arange(shape[-1]).reshape(*[1] * lengths.ndim, -1)
-        return places < jnp.asarray(lengths)[..., None]
+        lengths = jnp.asarray(lengths)[..., None]
+        return jnp.arange(shape[-1]).reshape([1] * len(shape[:-1]) + [-1]) < lengths
     if mask is None:
         return None
     mask = real("mask", mask)

@@ -7,10 +7,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax.blocks import in_blocks
 from spen_jax.domains import Simplex
-from spen_jax.exact.algebras import Algebra
+from spen_jax.exact.algebras import Algebra, summed
+from spen_jax.exact.answers import finite, or_infinite
 from spen_jax.exact.arguments import read_energies, read_mask
+from spen_jax.exact.chain_messages import free_energy_of, marginals_of
+from spen_jax.exact.chain_pairs import free_energy_in_pairs
+from spen_jax.exact.chain_paths import best_path, drawn_paths, least_energy_of
 from spen_jax.exact.structure import Structure
+
+NUMBERS = 640
+"""What `in_blocks` is told of an example: blocks of 64 have products of matrices that are large enough."""
+PAYS = 2**25
+"""Up to so many multiplications a step, B K^3, joining in pairs is the faster way on a GPU of recent years."""
 
 
 class ChainParts(NamedTuple):
@@ -42,12 +52,15 @@ class Chain(Structure):
       mask: booleans (..., T), which places count. One that does not has no label, and no transition to or from it
         counts.
       lengths: whole numbers (...) in place of a mask, how many places count, 0 to T.
+      in_pairs: whether the free energy and what follows from its derivative is computed in logarithmic depth, with
+        K times the work; None for where that pays, on accelerators.
 
     Raises:
       ValueError: for shapes that do not fit, a mask beside lengths, and lengths known to be out of range.
     """
 
     arrays = ("unary", "transitions", "start", "end", "mask")
+    settings = ("in_pairs",)
     rank, y_rank, whole_rank = 2, 2, 1
     domain = Simplex()
 
@@ -60,17 +73,32 @@ class Chain(Structure):
         end: Any = None,
         mask: Any = None,
         lengths: Any = None,
+        in_pairs: bool | None = None,
     ):
         self.unary = read_energies("unary", unary, (None, None))
         *batch, steps, labels = self.unary.shape
         self.transitions = self.start = self.end = None
         if transitions is not None:
-            self.transitions = read_energies("transitions", transitions, (labels, labels))
+            transitions = read_energies("transitions", transitions, (labels, labels))
+            # With an axis of steps also where all share one: what comes before it is the batch.
+            self.transitions = transitions[None] if transitions.ndim == 2 else transitions
+            self._check_transitions(self.transitions.shape[:-2], (*batch, steps - 1))
         if start is not None:
             self.start = read_energies("start", start, (labels,))
         if end is not None:
             self.end = read_energies("end", end, (labels,))
+        self.in_pairs = in_pairs
         self.mask = read_mask(mask, lengths, (*batch, steps))
+
+    @staticmethod
+    def _check_transitions(shape, full):
+        if len(shape) not in (1, len(full)) or any(
+            n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"transitions must be (K, K), ({full[-1]}, K, K) for each step, or of each example's steps "
+                f"{(*full, 'K', 'K')}, got the leading axes {shape}"
+            )
 
     @property
     def _size(self):
@@ -106,14 +134,19 @@ class Chain(Structure):
             nodes = jnp.where(counts[..., None], nodes, absent[None, None])
         return Tables(nodes, self._edges(nodes.dtype))
 
+    def masked(self, mask):
+        """A mask (..., T)."""
+        also: Any = read_mask(mask, None, self.unary.shape[:-1])
+        return self.replaced(mask=also if self.mask is None else self.mask & also)
+
     def _edges(self, dtype):
-        *_, labels = self._size
+        size, steps, labels = self._size
         edges = self.transitions
         if edges is None:
             return jnp.zeros((1, 1, labels, labels), dtype)
-        if edges.ndim <= 3:
-            return edges.reshape(1, -1, labels, labels)
-        return edges.reshape(self._size[0], -1, labels, labels)
+        if edges.ndim > 3:
+            edges = jnp.broadcast_to(edges, (*self.batch_shape, *edges.shape[-3:]))
+        return edges.reshape(-1, *edges.shape[-3:]).astype(dtype)
 
     def recursion(self, tables: Tables, algebra: Algebra) -> jax.Array:
         """alpha_t(j) = either over i of (alpha_t-1(i) + edge_t(i, j)) + node_t(j)."""
@@ -131,6 +164,81 @@ class Chain(Structure):
         first = algebra.either(nodes[0][:, :, None], 2)
         alpha, _ = lax.scan(step, first, (jnp.arange(1, len(nodes)), nodes[1:], edges, linked))
         return algebra.at(0).either(alpha, 1)
+
+    def free(self, tables):
+        """F at beta = 1, by messages."""
+        if self._alone():
+            return jnp.sum(summed(tables.nodes, 2), 1)
+        size, _, labels = self._size
+        in_pairs = self.in_pairs
+        if in_pairs is None:
+            in_pairs = jax.default_backend() != "cpu" and size * labels**3 <= PAYS
+        if in_pairs:
+            linked = None if self.mask is None else self.linked()
+            return free_energy_in_pairs(*self._time_first(tables.nodes, tables.edges, linked))
+        return self._in_blocks(free_energy_of, tables)
+
+    def least(self, tables):
+        """The energy of the best path."""
+        if self._alone():
+            return super().least(tables)
+        return self._in_blocks(least_energy_of, tables)
+
+    def found_marginals(self, tables):
+        """By messages forward and back."""
+        if self._alone():
+            return super().found_marginals(tables)
+
+        def found(*given):
+            _, nodes, pairs = marginals_of(*given, each=True)
+            return Tables(jnp.moveaxis(nodes, 0, 1), jnp.moveaxis(pairs, 0, 1))
+
+        return self._in_blocks(found, tables)
+
+    def found_best(self, tables):
+        """The best path, from its end."""
+        if self._alone():
+            return super().found_best(tables)
+
+        def found(*given):
+            y, energy = best_path(*given)
+            return y.T, energy
+
+        y, energy = self._in_blocks(found, tables)
+        return jnp.where(self.counts() & (energy < jnp.inf)[:, None], y, -1), energy
+
+    def found_samples(self, tables, key, n):
+        """Paths drawn from their end."""
+        if self._alone():
+            return super().found_samples(tables, key, n)
+        given = self._time_first(tables.nodes, tables.edges, self.linked())
+        y, free = drawn_paths(*given, key, n)
+        y = jnp.moveaxis(y.reshape(len(y), -1, n), 0, 2)
+        return jnp.where((self.counts() & (free < jnp.inf)[:, None])[:, None], y, -1)
+
+    def _alone(self):
+        """Whether no transition has an energy."""
+        return self.transitions is None or self._size[1] == 1
+
+    @staticmethod
+    def _time_first(nodes, edges, linked):
+        return (
+            jnp.moveaxis(nodes, 1, 0),
+            jnp.moveaxis(edges, 1, 0),
+            None if linked is None else linked.T,
+        )
+
+    def _in_blocks(self, function, tables):
+        """function(nodes, edges, linked), time first, of blocks of examples; what it returns has the examples first."""
+        shared = tables.edges if len(tables.edges) == 1 else None
+        own = tables.edges if shared is None else None
+
+        def of_block(shared, block):
+            nodes, edges, linked = block
+            return function(*self._time_first(nodes, shared if edges is None else edges, linked))
+
+        linked = None if self.mask is None else self.linked()
+        return in_blocks(of_block, shared, (tables.nodes, own, linked), NUMBERS)
 
     def spread(self, tables):
         """A table for each transition."""
@@ -150,18 +258,24 @@ class Chain(Structure):
         """Labels."""
         return jnp.where(self.counts(), jnp.argmax(of_tables.nodes, -1), -1)
 
+    def y_shape(self):
+        """(T, K)."""
+        return self.unary.shape[-2:]
+
     def one_hot(self, y):
         """(..., T) to (..., T, K), 0 for -1."""
         return jax.nn.one_hot(y, self.unary.shape[-1], dtype=self.unary.dtype)
 
     def energy_of(self, y):
-        """The multilinear extension."""
-        tables, counts, linked = self.tables(), self.counts(), self.linked()
+        """sum_t y_t . nodes_t + y_t' edges_t y_t+1."""
+        tables, counts = self.tables(), self.counts()
         y = jnp.where(counts[..., None], y, 0)
-        nodes = jnp.sum(jnp.where(y != 0, y * tables.nodes, 0), (1, 2))
-        pairs = y[:, :-1, :, None] * y[:, 1:, None, :]
-        edges = jnp.where(linked[..., None, None], pairs * tables.edges, 0)
-        return nodes + jnp.sum(jnp.where(pairs != 0, edges, 0), (1, 2, 3))
+        edges = finite(tables.edges)
+        if len(edges) == edges.shape[1] == 1:
+            pairs = jnp.sum((y[:, :-1] @ edges[0, 0]) * y[:, 1:], (1, 2))
+        else:
+            pairs = jnp.sum((y[:, :-1, None] @ edges)[:, :, 0] * y[:, 1:], (1, 2))
+        return or_infinite(jnp.sum(y * finite(tables.nodes), (1, 2)) + pairs)
 
     def plus(self, energies):
         """Added to the unary energies."""

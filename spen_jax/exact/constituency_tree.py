@@ -161,6 +161,10 @@ class ConstituencyTree(Structure):
         spans = of_tables.spans
         return jnp.where(jnp.max(spans, -1) > 0.5, jnp.argmax(spans, -1), -1)
 
+    def y_shape(self):
+        """(n, n, K)."""
+        return self.spans.shape[-3:]
+
     def one_hot(self, y):
         """(..., n, n) to (..., n, n, K), 0 for -1."""
         return jax.nn.one_hot(y, self.spans.shape[-1], dtype=self.spans.dtype)

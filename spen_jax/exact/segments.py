@@ -163,6 +163,10 @@ class Segments(Structure):
         begun = jnp.sum(self._within(of_tables.segments), 2)
         return jnp.where(jnp.max(begun, -1) > 0.5, jnp.argmax(begun, -1), -1)
 
+    def y_shape(self):
+        """(T, L, K)."""
+        return self.energies.shape[-3:]
+
     def one_hot(self, y):
         """(..., T) to (..., T, L, K): a segment ends where the next one begins."""
         _, steps, longest, labels = self._size

@@ -14,7 +14,7 @@ both modes.
 
 import math
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -23,24 +23,13 @@ from jax.tree_util import GetAttrKey
 
 from spen_jax.checks import check_whole
 from spen_jax.domains import Domain
-from spen_jax.exact.algebras import Algebra, Drawn, Least, Several, Sum
+from spen_jax.exact import answers
+from spen_jax.exact.algebras import Algebra, Drawn, Least, Sum
+from spen_jax.exact.answers import Found, with_parts
 from spen_jax.exact.arguments import check_beta
 from spen_jax.numbers import known, real
 
 Beta = jax.Array | float
-
-
-class Found(NamedTuple):
-    """Answers and their energies.
-
-    Attributes:
-      y: whole numbers, as the structure says, -1 where no structure is allowed; (..., *shape), of several
-        (..., k, *shape).
-      energy: E(y), (...) or (..., k); infinite where no structure is allowed.
-    """
-
-    y: jax.Array
-    energy: jax.Array
 
 
 class Structure:
@@ -111,6 +100,10 @@ class Structure:
         """The answer in whole numbers that indicators arranged as the tables stand for, (B, ...)."""
         raise NotImplementedError
 
+    def y_shape(self) -> tuple[int, ...]:
+        """The shape of one relaxed answer."""
+        raise NotImplementedError
+
     def one_hot(self, y: jax.Array) -> jax.Array:
         """An answer in whole numbers, (..., *shape), as the array that the domain relaxes."""
         raise NotImplementedError
@@ -123,9 +116,43 @@ class Structure:
         """With energies added that y shows: E(y) + sum(energies * y), of the shape of relaxed answers."""
         raise NotImplementedError
 
+    def masked(self, mask: jax.Array) -> Self:
+        """With only those parts that count: a mask has the batch's axes and then leading axes of an answer."""
+        raise ValueError(
+            f"which parts of a {type(self).__name__} count is said as it is made, by lengths: take the mask out of the "
+            "data, or hand it to the features"
+        )
+
     def free(self, tables: Any) -> jax.Array:
         """F at beta = 1 of the tables, (B,)."""
         return self.recursion(tables, Sum())
+
+    def least(self, tables: Any) -> jax.Array:
+        """min_y E(y) of the tables, (B,)."""
+        return self.recursion(tables, Least())
+
+    def found_marginals(self, tables: Any) -> Any:
+        """P at beta = 1 of each part, arranged as `spread` has the tables."""
+        return with_parts(self.free, self.spread(tables))[1]
+
+    def found_best(self, tables: Any) -> tuple[jax.Array, jax.Array]:
+        """The best answers in whole numbers, and their energies, (B,)."""
+        energy, found = with_parts(lambda t: self.recursion(t, Least()), tables)
+        return self.whole(found, energy), energy
+
+    def found_samples(self, tables: Any, key: jax.Array, n: int) -> jax.Array:
+        """n answers in whole numbers drawn at beta = 1 for each example, (B, n, ...)."""
+
+        def one(key):
+            free, found = with_parts(lambda t: self.recursion(t, Drawn(key)), tables)
+            return self.whole(found, free)
+
+        return jax.vmap(one, out_axes=1)(jax.random.split(key, n))
+
+    def whole(self, of_tables: Any, energy: jax.Array) -> jax.Array:
+        """Indicators as answers in whole numbers, -1 where the energy is not finite."""
+        y = self.written(of_tables)
+        return jnp.where(energy.reshape(-1, *[1] * (y.ndim - 1)) < jnp.inf, y, -1)
 
     # What follows
 
@@ -154,20 +181,24 @@ class Structure:
         Its derivative in the energies is the marginals, at infinity the parts of the best structure. beta >= 0 may be
         learned; a traced one is finite. At 0 it is -infinity.
         """
-        return _free_energy(self, *_read(beta))
+        return answers.free_energy(self, *_read(beta))
 
     def marginals(self, beta: Beta = 1.0) -> Any:
         """P(part) under P(y) = exp(-beta (E(y) - F)), for each part; at infinity those of `best`."""
-        return _marginals(self, *_read(beta))
+        return answers.marginals(self, *_read(beta))
+
+    def mean(self, beta: Beta = 1.0) -> tuple[jax.Array, jax.Array]:
+        """F, (...), and the mean of relaxed answers under P, (..., *shape): the marginals of what an answer shows."""
+        return answers.mean(self, *_read(beta))
 
     def best(self) -> Found:
         """The structure of lowest energy, the first of equals."""
-        return _best(self)
+        return answers.best(self)
 
     def k_best(self, k: int) -> Found:
         """The k structures of lowest energy in rising order; -1 and infinity where there are fewer."""
         check_whole("k", k, 1)
-        return _k_best(self, int(k))
+        return answers.k_best(self, int(k))
 
     def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Found:
         """n independent structures for each example, drawn from P(y) = exp(-beta (E(y) - F))."""
@@ -175,7 +206,7 @@ class Structure:
         beta, cold = _read(beta)
         if cold:
             return jax.tree.map(partial(self._repeated, n), self.best())
-        return _sample(self, key, int(n), beta)
+        return answers.sample(self, key, int(n), beta)
 
     def entropy(self, beta: Beta = 1.0) -> jax.Array:
         """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...); 0 at infinity."""
@@ -190,7 +221,7 @@ class Structure:
         beta, cold = _read(beta)
         if cold:
             raise ValueError("entropy and kl need a finite beta: at infinity one structure has all")
-        return _kl_and_entropy(self, other, beta)
+        return answers.kl_and_entropy(self, other, beta)
 
     def log_probability(self, y: Any, beta: Beta = 1.0) -> jax.Array:
         """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
@@ -213,11 +244,6 @@ class Structure:
         axis = len(self.batch_shape)
         return jnp.repeat(jnp.expand_dims(a, axis), n, axis)
 
-    def _whole(self, of_tables, energy):
-        """Indicators as answers in whole numbers, -1 where the energy is not finite."""
-        y = self.written(of_tables)
-        return jnp.where(energy.reshape(-1, *[1] * (y.ndim - 1)) < jnp.inf, y, -1)
-
 
 def _unflatten(cls, settings, arrays):
     new = object.__new__(cls)
@@ -236,94 +262,3 @@ def _read(beta):
     number = known(beta)
     cold = number is not None and bool(np.isinf(number))
     return (1.0 if cold else beta), cold
-
-
-def _scaled(tables, beta):
-    def scaled(e):
-        return jnp.where(jnp.isinf(e), e, jnp.asarray(beta, e.dtype) * e)
-
-    return jax.tree.map(scaled, tables)
-
-
-@partial(jax.jit, static_argnums=2)
-def _free_energy(structure, beta, cold):
-    tables = structure.tables()
-    if cold:
-        value = structure.recursion(tables, Least())
-    else:
-        value = structure.free(_scaled(tables, beta))
-        value = value / jnp.asarray(beta, value.dtype)
-    return value.reshape(structure.batch_shape)
-
-
-def _with_parts(value, tables):
-    """The value of each example and its derivative in the tables."""
-    energy, back = jax.vjp(value, tables)
-    return energy, back(jnp.ones_like(energy))[0]
-
-
-def _in_batch(structure, tree):
-    return jax.tree.map(lambda a: a.reshape(*structure.batch_shape, *a.shape[1:]), tree)
-
-
-@partial(jax.jit, static_argnums=2)
-def _marginals(structure, beta, cold):
-    tables = structure.spread(structure.tables())
-    if cold:
-        energy, found = _with_parts(lambda t: structure.recursion(t, Least()), tables)
-        found = jax.tree.map(
-            lambda a: jnp.where(energy.reshape(-1, *[1] * (a.ndim - 1)) < jnp.inf, a, 0), found
-        )
-    else:
-        _, found = _with_parts(structure.free, _scaled(tables, beta))
-    return _in_batch(structure, structure.parts(found))
-
-
-@jax.jit
-def _best(structure):
-    energy, found = _with_parts(lambda t: structure.recursion(t, Least()), structure.tables())
-    return _in_batch(structure, Found(structure._whole(found, energy), energy))
-
-
-@partial(jax.jit, static_argnums=1)
-def _k_best(structure, k):
-    energies, back = jax.vjp(lambda t: structure.recursion(t, Several(k)), structure.tables())
-
-    def one(i):
-        (found,) = back(jnp.zeros_like(energies).at[:, i].set(1))
-        return structure._whole(found, energies[:, i])
-
-    y = jax.lax.map(one, jnp.arange(k))
-    return _in_batch(structure, Found(jnp.moveaxis(y, 0, 1), energies))
-
-
-@partial(jax.jit, static_argnums=2)
-def _sample(structure, key, n, beta):
-    tables = _scaled(structure.tables(), beta)
-
-    def one(key):
-        free, found = _with_parts(lambda t: structure.recursion(t, Drawn(key)), tables)
-        return Found(structure._whole(found, free), free)
-
-    y, free = _in_batch(structure, jax.vmap(one, out_axes=1)(jax.random.split(key, n)))
-    return Found(y, jnp.where(free < jnp.inf, structure.energy(y), jnp.inf))
-
-
-@jax.jit
-def _kl_and_entropy(structure, other, beta):
-    tables, others = structure.tables(), other.tables()
-
-    def mean(energies):
-        """Their mean under P, infinite where P is above 0 at an infinite one."""
-        finite = jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), energies)
-        barred = jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), energies)
-        along = partial(jax.jvp, structure.free, (_scaled(tables, beta),))
-        return along((finite,))[1], along((barred,))[1] > 0
-
-    own, _ = mean(tables)
-    free = structure.free(_scaled(tables, beta)) / beta
-    entropy = beta * (own - free)
-    theirs, barred = mean(others)
-    between = beta * (theirs - other.free(_scaled(others, beta)) / beta) - entropy
-    between = jnp.where(barred & jnp.isfinite(free), jnp.inf, between)
-    return between.reshape(structure.batch_shape), entropy.reshape(structure.batch_shape)

@@ -1,5 +1,6 @@
 """argmin over y of E(x, y): solvers, the loop that runs them, and what a derivative makes of the answer."""
 
+from spen_jax.inference.exactly import Exact
 from spen_jax.inference.explain import how_it_runs
 from spen_jax.inference.latent import Minima, Sparse, fista, infer, ista, minima
 from spen_jax.inference.layout import over_examples, suits_last
@@ -18,6 +19,7 @@ from spen_jax.inference.starts import points
 
 __all__ = [
     "Differentiate",
+    "Exact",
     "FrankWolfe",
     "GradientDescent",
     "Implicit",

@@ -20,6 +20,7 @@ from jax.core import Tracer
 
 from spen_jax import blocks, checks, parallel
 from spen_jax.inference import loop, starts, stopping
+from spen_jax.inference.exactly import Exact, exactly
 from spen_jax.inference.implicit import implicit, known_energy
 from spen_jax.inference.keeping import made_again
 from spen_jax.inference.plan import (
@@ -70,6 +71,8 @@ def minimize(
         range, or float64 points without JAX's 64-bit mode. TypeError: for an unknown option.
     """
     given: Any = options
+    if isinstance(given.get("solver"), Exact):
+        return exactly(energy, params, context, known, given)
     settings, temperature = given.pop("settings", None), given.pop("temperature", None)
     shape = given.pop("shape", None)
     plan = plan_of(energy, known is not None, given)

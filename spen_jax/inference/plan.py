@@ -78,7 +78,8 @@ class Options(TypedDict, total=False):
     """How `minimize` finds an answer, by keyword; a `Predictor` has the same, with defaults of its own.
 
     domain: where y lives; `Box()` by default.
-    solver: the algorithm; `GradientDescent()` by default.
+    solver: the algorithm; `GradientDescent()` by default. `Exact()` for energies that know their structure: then the
+        start and what is said about steps play no part.
     steps: how many steps, at least 0, 30 by default; with `stop_early` at most.
     settings: numbers of the solver by name in place of its own, such as learned ones: scalars, or arrays of
         one number for each step. `{"step_size": schedule(jnp.arange(steps))}` takes any Optax schedule.

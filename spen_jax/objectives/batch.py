@@ -17,6 +17,7 @@ from spen_jax import sparse, trees
 from spen_jax.checks import as_floats, check_energy
 from spen_jax.convolutions import fast
 from spen_jax.domains import Domain, check_inside, counting
+from spen_jax.exact import with_structure
 from spen_jax.predictor import Predictor
 from spen_jax.types import Energy, Objective
 
@@ -96,7 +97,11 @@ def of_what_counts(energy: Energy) -> Energy:
         inner, mask = context
         return energy(params, inner, counting(mask, y))
 
-    return of_parts
+    def structure(inside, params, context):
+        inner, mask = context
+        return inside(params, inner).masked(mask)
+
+    return with_structure(of_parts, energy, structure)
 
 
 class Given(NamedTuple):

@@ -18,33 +18,62 @@ from spen_jax import exact, losses, trees
 from spen_jax.arguments import once
 from spen_jax.checks import as_floats, check_whole
 from spen_jax.domains import Box, Simplex, counting
+from spen_jax.exact import structure_of
 from spen_jax.objectives.batch import Given, by_parts, check_predictor, checking, field, given
 from spen_jax.predictor import Predictor
 from spen_jax.types import Objective
 
 
 @once
-def maximum_likelihood(predictor: Predictor, *, answers: Any, beta: float = 1.0) -> Objective:
-    """E(x, y) + 1/beta log sum_k exp(-beta E(x, y_k)), the negative log-likelihood by enumeration.
+def maximum_likelihood(
+    predictor: Predictor, *, answers: Any = None, beta: float = 1.0
+) -> Objective:
+    """E(x, y) + 1/beta log sum_k exp(-beta E(x, y_k)), the negative log-likelihood, by a structure or by enumeration.
 
     In nats over beta, as `losses.nll`: -log P(y | x) itself at beta = 1, the perceptron loss at beta = infinity.
-    Costs K energies an example. Where parts of y do not count it is the likelihood of those that do: answers that
+    An energy that knows its structure (`exact.structured`) is summed over all structures by its recursion: a
+    conditional random field (Lafferty, McCallum & Pereira 2001). Else `answers` are gone through, which costs K
+    energies an example. Where parts of y do not count it is the likelihood of those that do: answers that
     are alike there count together, which makes E(x, y) less the log of their number over beta of the first term.
 
     Args:
       predictor: its energy and features.
-      answers: all possible y, each once, (K, ...) with an example's shape after the K.
+      answers: all possible y, each once, (K, ...) with an example's shape after the K; None for a structure's.
       beta: the inverse temperature, > 0.
 
-    Metrics: see the module; the gap takes the mean of E over P(y | x).
+    Metrics: loss. With answers also gap, see the module, which takes the mean of E over P(y | x); with a structure
+    probability, the mean of P(y | x).
     """
     check_predictor(predictor)
     if not beta > 0:
         raise ValueError(f"likelihood needs beta > 0, got {beta}; 1 / beta is a temperature")
+    if answers is None:
+        if structure_of(predictor.energy) is None:
+            raise ValueError(
+                "the likelihood needs answers, all possible y, or an energy that knows its structure: "
+                "exact.structured(...)"
+            )
+        return checking(_by_structure(predictor, beta), predictor.domain, corners=True)
     answers = as_floats(jnp.array(answers))  # a copy: the caller's may change
     if not answers.ndim or not len(answers):
         raise ValueError(f"answers must hold at least one y, (K, ...), got shape {answers.shape}")
+    objective = _by_answers(predictor, answers, beta)
+    objective.check_data = partial(_check_among, np.asarray(answers))  # pyright: ignore[reportFunctionMemberAccess]
+    return objective
 
+
+def _by_structure(predictor, beta):
+    def objective(params, batch, key):
+        seen = given(predictor, params, batch, key)
+        every = exact.structures(structure_of(seen.energy), params, seen.inputs)
+        each = seen.each(seen.truth) - every.free_energy(beta)
+        value = jnp.mean(each)
+        return value, {"loss": value, "probability": jnp.mean(jnp.exp(-beta * each))}
+
+    return objective
+
+
+def _by_answers(predictor, answers, beta):
     def objective(params, batch, key):
         seen = given(predictor, params, batch, key)
         shape = seen.truth.shape
@@ -60,7 +89,6 @@ def maximum_likelihood(predictor: Predictor, *, answers: Any, beta: float = 1.0)
         mean = jnp.sum(jnp.where(likely > 0, likely * energies, 0), axis=-1)
         return value, {"loss": value, "gap": jnp.mean(mean - correct)}
 
-    objective.check_data = partial(_check_among, np.asarray(answers))  # pyright: ignore[reportFunctionMemberAccess]
     return objective
 
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from spen_jax import losses
 from spen_jax.arguments import once
-from spen_jax.inference import minimize
+from spen_jax.domains import counting
+from spen_jax.exact import with_structure
+from spen_jax.inference import Exact, minimize
 from spen_jax.objectives.batch import check_predictor, check_share, checking, given, hint
 from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Energy, Objective
@@ -61,7 +63,13 @@ def loss_augmented(energy: Energy, cost: Cost) -> Energy:
         inner, *truth = context
         return energy(params, inner, y) - cost(y, *truth)
 
-    return augmented
+    def structure(inside, params, context):
+        inner, truth, *counts = context
+        # D of the corners is sum_i t_i + (1 - 2 t_i) y_i; the first term is the same for all answers.
+        slope = 2 * truth - 1
+        return inside(params, inner).plus(counting(counts[0], slope) if counts else slope)
+
+    return with_structure(augmented, energy, structure)
 
 
 @lru_cache(maxsize=256)
@@ -89,7 +97,10 @@ def offending(variant: Variant, energy: Energy, cost: Cost) -> Energy:
     def plain(params, context, y):
         return energy(params, context[0], y)
 
-    return slack if variant == "slack" else plain
+    def structure(inside, params, context):
+        return inside(params, context[0])
+
+    return slack if variant == "slack" else with_structure(plain, energy, structure)
 
 
 @once
@@ -130,6 +141,7 @@ def max_margin(
             "slack rescaling multiplies the energy, and an entropy beside it would lose its weight: leave the "
             "temperature out and put the entropy into the energy"
         )
+    _check_exact(predictor, cost, variant)
     judge = losses.counted(cost)
     mode = predictor.differentiate or "stopped"
 
@@ -160,6 +172,21 @@ def max_margin(
         return value, {"loss": value, **metrics, "residual": jnp.mean(solution.residual)}
 
     return checking(objective, predictor.domain)
+
+
+def _check_exact(predictor, cost, variant):
+    if not isinstance(predictor.solver, Exact):
+        return
+    if not predictor.solver.is_best or variant == "slack":
+        raise ValueError(
+            "max_margin takes exact answers at beta = infinity, Exact(), and no slack rescaling, whose most offending "
+            f"answer is no structure's best; got {predictor.solver} and the variant {variant!r}"
+        )
+    if variant == "margin" and cost not in (losses.hamming, losses.squared_error):
+        raise ValueError(
+            "exact cost-augmented inference needs a cost that is a sum over the parts of y: losses.hamming, or "
+            f"losses.squared_error, which is the same at corners; got {cost}"
+        )
 
 
 def check_variant(variant: str) -> None:

@@ -1,0 +1,138 @@
+"""What follows from the recursion of a `Structure`, and its derivative: compiled once for each kind and shape."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax.exact.algebras import Several
+
+
+class Found(NamedTuple):
+    """Answers and their energies.
+
+    Attributes:
+      y: whole numbers, as the structure says, -1 where no structure is allowed; (..., *shape), of several
+        (..., k, *shape).
+      energy: E(y), (...) or (..., k); infinite where no structure is allowed.
+    """
+
+    y: jax.Array
+    energy: jax.Array
+
+
+BARRED = 1e30
+"""What a forbidden part counts in the energy of a relaxed answer, times its share; above 1e20 that is infinite."""
+
+
+def finite(energies: jax.Array) -> jax.Array:
+    """Energies that can be multiplied by 0: `BARRED` for infinity."""
+    return jnp.where(energies == jnp.inf, BARRED, energies)
+
+
+def or_infinite(energy: jax.Array) -> jax.Array:
+    """A sum of such as the energy that it stands for."""
+    return jnp.where(energy > 1e20, jnp.inf, energy)
+
+
+def _scaled(tables, beta):
+    def scaled(e):
+        return jnp.where(jnp.isinf(e), e, jnp.asarray(beta, e.dtype) * e)
+
+    return jax.tree.map(scaled, tables)
+
+
+@partial(jax.jit, static_argnums=2)
+def free_energy(structure: Any, beta: jax.Array, cold: bool) -> jax.Array:
+    """F of each example; the least energy where cold."""
+    tables = structure.tables()
+    if cold:
+        value = structure.least(tables)
+    else:
+        value = structure.free(_scaled(tables, beta))
+        value = value / jnp.asarray(beta, value.dtype)
+    return value.reshape(structure.batch_shape)
+
+
+def with_parts(value: Any, tables: Any) -> tuple[jax.Array, Any]:
+    """The value of each example, (B,), and its derivative in the tables."""
+    energy, back = jax.vjp(value, tables)
+    return energy, back(jnp.ones_like(energy))[0]
+
+
+def _in_batch(structure, tree):
+    return jax.tree.map(lambda a: a.reshape(*structure.batch_shape, *a.shape[1:]), tree)
+
+
+@partial(jax.jit, static_argnums=2)
+def marginals(structure: Any, beta: jax.Array, cold: bool) -> Any:
+    """P of each part."""
+    tables = structure.tables()
+    if cold:
+        energy, found = with_parts(structure.least, structure.spread(tables))
+        found = jax.tree.map(
+            lambda a: jnp.where(energy.reshape(-1, *[1] * (a.ndim - 1)) < jnp.inf, a, 0), found
+        )
+    else:
+        found = structure.found_marginals(_scaled(tables, beta))
+    return _in_batch(structure, structure.parts(found))
+
+
+@partial(jax.jit, static_argnums=2)
+def mean(structure: Any, beta: jax.Array, cold: bool) -> tuple[jax.Array, jax.Array]:
+    """F and the mean relaxed answer: the derivative of F in energies that an answer shows."""
+    shape = (*structure.batch_shape, *structure.y_shape())
+    none = jnp.zeros(shape, jax.tree.leaves(structure.tables())[0].dtype)
+    value, back = jax.vjp(lambda e: free_energy(structure.plus(e), beta, cold), none)
+    return value, back(jnp.ones_like(value))[0]
+
+
+@jax.jit
+def best(structure: Any) -> Found:
+    """The best of each example."""
+    return _in_batch(structure, Found(*structure.found_best(structure.tables())))
+
+
+@partial(jax.jit, static_argnums=1)
+def k_best(structure: Any, k: int) -> Found:
+    """The k best of each example."""
+    energies, back = jax.vjp(lambda t: structure.recursion(t, Several(k)), structure.tables())
+
+    def one(i):
+        (found,) = back(jnp.zeros_like(energies).at[:, i].set(1))
+        return structure.whole(found, energies[:, i])
+
+    y = jax.lax.map(one, jnp.arange(k))
+    return _in_batch(structure, Found(jnp.moveaxis(y, 0, 1), energies))
+
+
+@partial(jax.jit, static_argnums=2)
+def sample(structure: Any, key: jax.Array, n: int, beta: jax.Array) -> Found:
+    """n drawn for each example."""
+    tables = _scaled(structure.tables(), beta)
+    y = _in_batch(structure, structure.found_samples(tables, key, n))
+    energy = structure.energy(y)
+    none = structure.free(tables).reshape(structure.batch_shape) < jnp.inf
+    return Found(y, jnp.where(none[..., None], energy, jnp.inf))
+
+
+@jax.jit
+def kl_and_entropy(structure: Any, other: Any, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """KL(P || Q) and the entropy of P, P of the structure and Q of the other."""
+    tables, others = structure.tables(), other.tables()
+
+    def mean(energies):
+        """Their mean under P, infinite where P is above 0 at an infinite one."""
+        finite = jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), energies)
+        barred = jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), energies)
+        along = partial(jax.jvp, structure.free, (_scaled(tables, beta),))
+        return along((finite,))[1], along((barred,))[1] > 0
+
+    own, _ = mean(tables)
+    free = structure.free(_scaled(tables, beta)) / beta
+    entropy = beta * (own - free)
+    theirs, barred = mean(others)
+    between = beta * (theirs - other.free(_scaled(others, beta)) / beta) - entropy
+    between = jnp.where(barred & jnp.isfinite(free), jnp.inf, between)
+    return between.reshape(structure.batch_shape), entropy.reshape(structure.batch_shape)

@@ -1,0 +1,73 @@
+"""Energies that know their structure: what can be answered exactly is an energy like any other."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from spen_jax.exact.structure import Structure
+from spen_jax.trees import one_of
+from spen_jax.types import Energy
+
+Structured = Callable[[Any, Any], Structure]
+"""(params, context) -> structure, of one example."""
+
+
+@lru_cache(maxsize=256)
+def structured(structure: Structured) -> Energy:
+    """E(x, y) = structure(params, context).energy(y), an energy `(params, context, y) -> scalar` of one example.
+
+    It knows its structure (its attribute `structure`), so that `inference.Exact` finds its minimum and
+    `objectives.maximum_likelihood` its free energy; to every other solver and objective it is an energy. Equal
+    arguments give the same function, so that nothing compiles twice.
+
+    Args:
+      structure: `(params, context) -> Structure` of one example, such as
+        `lambda params, h: Chain(h, params["A"])`: a function with a name that stays, not a new lambda each time.
+    """
+
+    def energy(params, context, y):
+        return structure(params, context).energy(y)
+
+    energy.structure = structure  # pyright: ignore[reportFunctionMemberAccess]
+    return energy
+
+
+def structure_of(energy: Energy) -> Any:
+    """Its structure, `Structured`, or None for an energy that knows none."""
+    return getattr(energy, "structure", None)
+
+
+def with_structure(
+    new: Energy, old: Energy, change: Callable[[Structured, Any, Any], Any]
+) -> Energy:
+    """`new`, an energy made of `old`; where that knows its structure, new has change(structure, params, context)."""
+    inside = structure_of(old)
+    if inside is not None:
+        new.structure = partial(change, inside)  # pyright: ignore[reportFunctionMemberAccess]
+    return new
+
+
+def structures(structure: Structured, params: Any, context: Any) -> Structure:
+    """Those of a batch, one `Structure`; arrays that do not depend on the context are shared by all examples."""
+    one = one_of(context)
+    shared = jax.tree.map(lambda own: 0 if own else None, _depends(structure, params, one))
+    arrays = jax.eval_shape(structure, params, one)
+    axes = jax.tree.unflatten(jax.tree.structure(arrays), jax.tree.leaves(shared, is_leaf=_is_axis))
+    return jax.vmap(structure, (None, 0), axes)(params, context)
+
+
+def _is_axis(axis):
+    return axis is None
+
+
+def _depends(structure, params, one):
+    """Which arrays of a structure depend on the context."""
+    traced = jax.make_jaxpr(structure)(params, one).jaxpr
+    own = set(traced.invars[len(jax.tree.leaves(params)) :])
+    for equation in traced.eqns:
+        if any(isinstance(v, core.Var) and v in own for v in equation.invars):
+            own.update(equation.outvars)
+    return [isinstance(v, core.Var) and v in own for v in traced.outvars]
