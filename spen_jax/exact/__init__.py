@@ -1,7 +1,9 @@
 """All answers at once: Gibbs distributions and free energies of sets, grids and nodes."""
 
+from spen_jax.exact.alignment import Alignment, AlignmentParts, distances
 from spen_jax.exact.arguments import check_beta
 from spen_jax.exact.chain import Chain, ChainParts
+from spen_jax.exact.constituency_tree import ConstituencyParts, ConstituencyTree
 from spen_jax.exact.dependency_tree import DependencyTree
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
 from spen_jax.exact.free_energy import (
@@ -24,7 +26,9 @@ from spen_jax.exact.gibbs import (
     softmax,
     softmin,
 )
+from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
+from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
 from spen_jax.exact.structured import (
     Structured,
@@ -35,19 +39,28 @@ from spen_jax.exact.structured import (
 )
 
 __all__ = [
+    "Alignment",
+    "AlignmentParts",
     "Chain",
     "ChainParts",
+    "ConstituencyParts",
+    "ConstituencyTree",
     "DependencyTree",
     "Estimate",
     "Found",
+    "HiddenMarkov",
     "Nodes",
+    "SegmentParts",
+    "Segments",
     "Structure",
     "Structured",
     "Weights",
     "check_beta",
+    "distances",
     "energies_at",
     "energy_of",
     "energy_of_z",
+    "expectation_maximisation",
     "free_energy",
     "free_energy_of",
     "gauss_hermite",

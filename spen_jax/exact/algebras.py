@@ -50,7 +50,7 @@ class Sum(Algebra):
 
 @dataclass(frozen=True)
 class Least(Algebra):
-    """min_k E_k; its derivative is 1 at the first of the least and 0 elsewhere."""
+    """min_k E_k; its derivative is 1 at the first of the least, 0 elsewhere and where no energy is finite."""
 
     def either(self, energies, axis):
         """The least energy of the alternatives."""
@@ -128,20 +128,17 @@ def _least(energies, axis):
 @_least.defjvp
 def _least_jvp(axis, primals, tangents):
     (energies,), (change,) = primals, tangents
-    return jnp.min(energies, axis), _picked(change, _first(energies, axis), axis)
+    least = jnp.min(energies, axis)
+    slope = _picked(change, energies, axis)
+    return least, jnp.where(least < jnp.inf, slope, 0)
 
 
-def _first(energies, axis):
-    """Where the first of the least is along an axis; as two minima, which compilers make faster than one argmin."""
+def _picked(values, energies, axis):
+    """values at the first of the least energies, without `argmin`, which is slow, and a gather, which would scatter."""
     places = lax.broadcasted_iota(jnp.int32, energies.shape, axis)
-    least = jnp.min(energies, axis, keepdims=True)
-    return jnp.min(jnp.where(energies == least, places, energies.shape[axis]), axis)
-
-
-def _picked(values, index, axis):
-    """values at an index along the axis, without a gather, whose transpose would scatter."""
-    places = lax.broadcasted_iota(index.dtype, values.shape, axis)
-    return jnp.sum(jnp.where(places == jnp.expand_dims(index, axis), values, 0), axis)
+    least = energies == jnp.min(energies, axis, keepdims=True)
+    first = jnp.min(jnp.where(least, places, energies.shape[axis]), axis, keepdims=True)
+    return jnp.sum(jnp.where(places == first, values, 0), axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -153,4 +150,4 @@ def _drawn(energies, key, axis):
 def _drawn_jvp(axis, primals, tangents):
     (energies, key), (change, _) = primals, tangents
     noise = jax.random.gumbel(key, energies.shape, energies.dtype)
-    return summed(energies, axis), _picked(change, _first(energies - noise, axis), axis)
+    return summed(energies, axis), _picked(change, energies - noise, axis)

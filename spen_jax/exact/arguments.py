@@ -68,6 +68,18 @@ def read_energies(name: str, values: Any, shape: tuple[int | None, ...]) -> jax.
     return values
 
 
+def read_shared(
+    name: str, values: Any, batch: tuple[int, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    """Energies as floats, of `shape` or of that for each example; ValueError, by name, for other shapes."""
+    values = floats(name, values)
+    if values.shape not in (shape, (*batch, *shape)):
+        raise ValueError(
+            f"{name} must be of shape {shape}, or {(*batch, *shape)} for examples of their own, got {values.shape}"
+        )
+    return values
+
+
 def read_mask(mask: Any, lengths: Any, shape: tuple[int, ...]) -> jax.Array | None:
     """A mask, or lengths as a mask, of a shape (..., T); None for neither. ValueError for what does not fit."""
     if mask is not None and lengths is not None:
