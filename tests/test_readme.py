@@ -65,6 +65,26 @@ def test_the_page_on_inference_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_structures_prints_what_it_says(capsys):
+    names = run("docs/structure.md")
+    printed = capsys.readouterr().out
+    page = (ROOT / "docs/structure.md").read_text()
+    hidden, aligned, learned, *shares = re.findall(r"```\n\n((?:    .*\n)+)", page)
+    for block in (hidden, aligned):
+        assert re.sub("^    ", "", block, flags=re.M) in printed
+    lines = printed.splitlines()
+    for name, right in re.findall(r"    (.*) (0\.\d+)\n", learned):
+        (found,) = [line for line in lines if line.startswith(name)]
+        assert abs(float(found.split()[-1]) - float(right)) < 0.04
+    for block, start in zip(shares, (-8, -4), strict=True):
+        for said, line in zip(block.splitlines(), lines[start:][:4], strict=True):
+            said, found = (np.array(text.split(), float) for text in (said, line))
+            assert said[0] == found[0] and np.abs(said - found).max() <= 6
+    np.testing.assert_allclose([float(a) for a in lines[-11:-8]], [625, 14, 16], rtol=1e-5)
+    np.testing.assert_allclose(names["check"], names["found_of_pairs"].energy, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
     run("docs/sparse.md")
     assert capsys.readouterr().out.splitlines() == [
