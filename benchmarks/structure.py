@@ -296,27 +296,20 @@ def measure() -> list[dict]:
 
 
 def report(rows: list[dict]) -> str:
-    """Milliseconds, those of one example, and how many times ours."""
-    ours = {
-        (r["structure"], r["batch"]): r["seconds"] / r["batch"]
-        for r in rows
-        if "seconds" in r and r["name"] == "spen_jax"
-    }
-    cells = [
-        (
-            f"{r['structure']}, {r['name']}",
-            str(r["batch"]),
-            f"{1e3 * r['seconds']:,.1f}",
-            f"{1e3 * r['seconds'] / r['batch']:.3g}",
-            f"{r['seconds'] / r['batch'] / next(t for (s, _), t in ours.items() if s == r['structure']):.1f}"
-            if (r["structure"], r["batch"]) not in ours
-            else f"{r['seconds'] / r['batch'] / ours[r['structure'], r['batch']]:.1f}",
-        )
-        for r in rows
-        if "seconds" in r
-    ]
+    """Milliseconds of a batch and of an example, and how many times ours."""
+
+    def each(row):
+        return row["seconds"] / row["batch"]
+
+    cells, ours = [], 1.0
+    for row in [r for r in rows if "seconds" in r]:
+        if row["name"] == "spen_jax":
+            ours = each(row)
+        ms, of_one = 1e3 * row["seconds"], 1e3 * each(row)
+        times = [f"{ms:,.1f}", f"{of_one:.3f}", f"{each(row) / ours:.1f}"]
+        cells.append([f"{row['structure']}: {row['name']}", str(row["batch"]), *times])
     times = harness.table(["", "batch", "ms", "ms an example", "of spen_jax"], cells)
-    errors = [(f"{r['structure']}, {r['name']}", f"{r['error']:.1e}") for r in rows if "error" in r]
+    errors = [(f"{r['structure']}: {r['name']}", f"{r['error']:.0e}") for r in rows if "error" in r]
     return times + "\n\n" + harness.table(["", "largest error"], errors)
 
 

@@ -59,6 +59,7 @@ def test_every_answer_is_that_of_the_list_of_all(x64):
         check_every_answer(structure, answers, beta, 1e-10)
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem(jnp.float32), 0.7)
 
@@ -120,6 +121,7 @@ def test_there_are_as_many_paths_as_delannoy_counted():
     np.testing.assert_allclose(free, -np.log(count), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_energies_of_moves_may_be_shared():
     rng = np.random.default_rng(2)
     cells, moves = (jnp.float32(rng.normal(size=s)) for s in ((2, 5, 3), (2, 3)))

@@ -80,6 +80,7 @@ def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem("each", jnp.float32), 0.7)
 
 
+@pytest.mark.slow
 def test_samples_where_energies_are_far_apart():
     structure, answers = problem("shared", jnp.float32, 300)
     check_samples(structure, answers, 0.01)
@@ -167,6 +168,7 @@ def test_lengths_are_masks():
     assert a.free_energy()[1] == 0 and (a.best().y[1] == -1).all()
 
 
+@pytest.mark.slow
 def test_without_transitions_labels_are_independent():
     rng = np.random.default_rng(6)
     unary = jnp.float32(rng.normal(size=(2, 5, 3)))
@@ -198,6 +200,7 @@ def test_marginals_are_distributions_and_pairs_fit_them():
     )
 
 
+@pytest.mark.slow
 def test_the_mean_answer_is_the_marginals():
     structure, _ = problem("shared", jnp.float32)
     free, mean = structure.mean(2.0)

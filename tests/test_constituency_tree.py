@@ -56,12 +56,14 @@ def problem(dtype, with_rules=True):
     return ConstituencyTree(jnp.asarray(spans, dtype), rules, lengths=LENGTHS), answers
 
 
+@pytest.mark.slow
 def test_every_answer_is_that_of_the_list_of_all(x64):
     structure, answers = problem(jnp.float64)
     for beta in BETAS:
         check_every_answer(structure, answers, beta, 1e-10)
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem(jnp.float32), 0.7)
 
@@ -94,6 +96,7 @@ def test_there_are_as_many_trees_as_catalan_counted():
         np.testing.assert_allclose(one, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_grammar_gives_the_probability_of_words_and_the_counts_of_its_rules():
     rng = np.random.default_rng(1)
     labels, symbols, x = 3, 4, np.array([0, 2, 1, 1])
@@ -120,6 +123,7 @@ def test_a_grammar_gives_the_probability_of_words_and_the_counts_of_its_rules():
     np.testing.assert_allclose(counts, slope, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (300,)])
 def test_a_large_batch_in_blocks_gives_the_same(batch):
     rng = np.random.default_rng(2)

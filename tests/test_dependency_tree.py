@@ -140,6 +140,7 @@ def test_all_answers_agree_with_enumeration_in_float64(projective, one_root, x64
     check_enumeration(projective, one_root, np.float64, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "projective,one_root", [KINDS[0], *(pytest.param(*kind, marks=slow) for kind in KINDS[1:])]
 )
@@ -165,6 +166,7 @@ def test_samples_come_as_often_as_they_are_probable(projective, one_root):
         np.testing.assert_allclose(found.energy[index], energies_of(arcs[index], y), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "twice", [jax.hessian, *(pytest.param(f, marks=slow) for f in (reverse_twice, forward_twice))]
 )
@@ -192,6 +194,7 @@ def test_counts_of_trees(projective, one_root, n):
     np.testing.assert_allclose(np.exp(-tree.free_energy()), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_root", [True, pytest.param(False, marks=slow)])
 def test_large_energies_are_as_exact_as_their_rounding(one_root):
     @jax.jit
@@ -250,6 +253,7 @@ def test_relaxed_answers_have_linear_energies_and_energies_are_added_to_them():
     np.testing.assert_allclose(slope, np.where(loops, 0, arcs[0]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projective", [False, pytest.param(True, marks=slow)])
 def test_unknown_energies_give_no_answer_and_disturb_no_other(projective):
     arcs = cases()[0]

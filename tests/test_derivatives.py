@@ -199,6 +199,7 @@ def test_across_the_sphere_an_energy_has_its_derivative_in_reverse(x64):
     np.testing.assert_allclose(slopes, forward, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_many_examples_in_blocks_have_second_derivatives_of_their_own(x64):
     p = jnp.linspace(0.5, 2, 600)
 

@@ -114,6 +114,7 @@ def boltzmann(params, context, y):
     return -params["b"] @ y - y @ params["W"] @ y
 
 
+@pytest.mark.slow
 def test_persistent_chains_learn_the_moments_of_a_boltzmann_machine():
     rng = np.random.default_rng(0)
     weights = {"b": rng.normal(size=4), "W": np.triu(1.5 * rng.normal(size=(4, 4)), 1)}

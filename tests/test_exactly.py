@@ -51,6 +51,7 @@ def test_the_answer_is_the_best_of_all():
     assert found.converged.all() and not found.steps.any()
 
 
+@pytest.mark.slow
 def test_at_a_finite_temperature_it_is_the_mean():
     found = MARGINALS(PARAMS, X)
     p = sx.exact.softargmin(of_all(PARAMS))
@@ -92,7 +93,7 @@ def assert_alike(got, want, **tolerance):
         np.testing.assert_allclose(a, b, **{"rtol": 1e-5, "atol": 1e-5} | tolerance)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_likelihood_is_that_by_enumeration(masked):
     batch = {"x": X, "y": Y} | ({"mask": MASK} if masked else {})
     for beta in (0.5, 2.0):
@@ -103,7 +104,9 @@ def test_the_likelihood_is_that_by_enumeration(masked):
         assert_alike(got, want)
 
 
-@pytest.mark.parametrize("cost", [sx.losses.hamming, sx.losses.squared_error])
+@pytest.mark.parametrize(
+    "cost", [sx.losses.hamming, pytest.param(sx.losses.squared_error, marks=pytest.mark.slow)]
+)
 def test_the_hinge_loss_is_that_by_enumeration(cost):
     objective = sx.objectives.max_margin(EXACT, cost=cost)
 
@@ -120,6 +123,7 @@ def test_the_hinge_loss_is_that_by_enumeration(cost):
         assert_alike(losses_and_gradients(objective, batch), losses_and_gradients(by_hand, batch))
 
 
+@pytest.mark.slow
 def test_the_perceptron_moves_towards_the_truth_from_the_best():
     objective = sx.objectives.max_margin(EXACT, variant="perceptron")
     loss, slope = losses_and_gradients(objective, (X, Y))
@@ -130,6 +134,7 @@ def test_the_perceptron_moves_towards_the_truth_from_the_best():
     np.testing.assert_allclose(slope["A"] * B, np.subtract(*pairs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_marginals_are_trained_through(x64):
     params, x, y = jax.tree.map(lambda a: jnp.asarray(a, float), (PARAMS, X, Y))
     objective = sx.objectives.end_to_end(MARGINALS)
@@ -142,6 +147,7 @@ def test_marginals_are_trained_through(x64):
     np.testing.assert_allclose(jax.grad(loss)(0.0), by_difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_inference_goes_down_the_same_energy():
     exact, near = (
         EXACT(PARAMS, X),

@@ -60,6 +60,7 @@ def test_the_free_energy_is_the_likelihood_and_marginals_the_posterior(x64):
     np.testing.assert_array_equal(chain.best().y[0], max(likely)[1])
 
 
+@pytest.mark.slow
 def test_a_step_counts_as_it_says_and_never_loses(x64):
     rng = np.random.default_rng(1)
     x, lengths = rng.integers(0, 3, (6, 8)), np.array([8, 0, 1, 5, 8, 2])
@@ -78,6 +79,7 @@ def test_a_step_counts_as_it_says_and_never_loses(x64):
     assert np.all(np.diff(values) <= 1e-12 * values[0]) and values[-1] < values[0] - 0.1
 
 
+@pytest.mark.slow
 def test_a_model_is_found_again_from_what_it_made():
     rng = np.random.default_rng(2)
     true = (

@@ -315,6 +315,7 @@ def linear_in_y(params, scores, y):
     return -scores @ y
 
 
+@pytest.mark.slow
 def test_an_infinite_curvature_at_an_active_bound_leaves_the_answer_alone():
     def steep(p, context, y):
         return jnp.sum(y**1.5) + p * jnp.sum(y * context)

@@ -56,6 +56,7 @@ def test_every_answer_is_that_of_the_list_of_all(x64):
         check_every_answer(structure, answers, beta, 1e-10)
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem(jnp.float32), 0.7)
 
@@ -67,6 +68,7 @@ def test_in_single_precision():
         check_every_answer(structure, answers, beta, 1e-5)
 
 
+@pytest.mark.slow
 def test_segments_of_one_place_make_a_chain():
     rng = np.random.default_rng(1)
     unary, transitions, start, end = (
@@ -94,6 +96,7 @@ def test_of_one_label_there_are_as_many_as_places_to_cut():
     np.testing.assert_allclose(free(jnp.zeros((1, 9, 2, 1))), -np.log(55) / 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_transitions_that_all_cuts_share_have_the_sum_of_their_marginals_as_slope():
     rng = np.random.default_rng(2)
     energies, transitions = (jnp.float32(rng.normal(size=s)) for s in ((2, 6, 3, 2), (2, 2)))

@@ -428,6 +428,7 @@ def test_one_start_finds_the_well_of_its_basin_and_the_best_of_many_the_global_o
     assert found.energy.shape == found.residual.shape == found.steps.shape == (2,)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_the_best_is_that_of_the_chosen_well(x64):
     def best(tilt):
         many = jnp.tile(jnp.array([0.5, -0.3]), (2, 1))
@@ -758,6 +759,7 @@ def test_a_temperature_smooths_to_the_sigmoid_or_softmax_of_the_scores(domain, x
     assert found.converged.all()
 
 
+@pytest.mark.slow
 def test_a_schedule_of_temperatures_equals_a_numpy_loop(x64):
     temperatures = np.geomspace(2, 0.1, 10)
 

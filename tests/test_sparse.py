@@ -401,6 +401,7 @@ def test_rows_are_chosen_as_numpy_chooses_them():
         sparse.rows(x, np.zeros((0, 2), int))
 
 
+@pytest.mark.slow
 def test_no_rows_have_derivatives_too():
     x = sparse.rows(scipy.sparse.csr_array((0, 3), dtype=np.float32))
     W = jnp.ones((3, 2))

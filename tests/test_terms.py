@@ -140,6 +140,7 @@ def test_each_term_sees_the_features_only_where_it_is_to(x64):
         assert values == (6 if getattr(term, "sees_features", False) else 1), term
 
 
+@pytest.mark.slow
 def test_every_parameter_of_new_terms_has_a_gradient_and_it_is_finite_anywhere():
     terms = Deep((5, 3), True), Convex((3, 2), True), Pairwise(), Pairwise(2), Cardinality(5, True)
     module = SPEN(FeatureNetwork(4, (5,), nn.tanh), n_global=0, terms=terms)
@@ -163,6 +164,7 @@ def test_every_parameter_of_new_terms_has_a_gradient_and_it_is_finite_anywhere()
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient(params, x, y)))
 
 
+@pytest.mark.slow
 def test_a_spen_with_terms_is_the_sum_of_its_parts(x64):
     terms = (*TERMS, Tanh())
     features, energy, params = small_spen(terms=terms, entropy=0.7, sees_features=True)
