@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from spen_jax.exact.algebras import Several
 
@@ -91,28 +92,48 @@ def mean(structure: Any, beta: jax.Array, cold: bool) -> tuple[jax.Array, jax.Ar
 @jax.jit
 def best(structure: Any) -> Found:
     """The best of each example."""
-    return _in_batch(structure, Found(*structure.found_best(structure.tables())))
+    y, value = structure.found_best(lax.stop_gradient(structure.tables()))
+    return _found(structure, y, value)
 
 
 @partial(jax.jit, static_argnums=1)
 def k_best(structure: Any, k: int) -> Found:
     """The k best of each example."""
-    energies, back = jax.vjp(lambda t: structure.recursion(t, Several(k)), structure.tables())
+    tables = lax.stop_gradient(structure.tables())
+    energies, back = jax.vjp(lambda t: structure.recursion(t, Several(k)), tables)
 
     def one(i):
         (found,) = back(jnp.zeros_like(energies).at[:, i].set(1))
         return structure.whole(found, energies[:, i])
 
-    y = jax.lax.map(one, jnp.arange(k))
-    return _in_batch(structure, Found(jnp.moveaxis(y, 0, 1), energies))
+    y = lax.map(one, jnp.arange(k))
+    return _found(structure, jnp.moveaxis(y, 0, 1), energies)
 
 
 @partial(jax.jit, static_argnums=2)
 def sample(structure: Any, key: jax.Array, n: int, beta: jax.Array) -> Found:
     """n drawn for each example."""
-    tables = _scaled(structure.tables(), beta)
+    tables = lax.stop_gradient(_scaled(structure.tables(), beta))
     y, free = _in_batch(structure, structure.found_samples(tables, key, n))
     return Found(y, jnp.where((free < jnp.inf)[..., None], structure.energy(y), jnp.inf))
+
+
+def _found(structure, y, value):
+    y, value = _in_batch(structure, (y, value))
+    return Found(y, _valued(structure, y, value))
+
+
+@jax.custom_jvp
+def _valued(structure, y, value):
+    """The energies of answers, as they were found; a derivative is that of the energy of the answer."""
+    return value
+
+
+@_valued.defjvp
+def _valued_jvp(primals, tangents):
+    structure, y, value = primals
+    change = jax.jvp(lambda s: s.energy(y), (structure,), tangents[:1])[1]
+    return value, jnp.where(value < jnp.inf, change, 0)
 
 
 @jax.jit

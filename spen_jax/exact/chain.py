@@ -190,7 +190,7 @@ class Chain(Structure):
             return super().found_marginals(tables)
 
         def found(*given):
-            _, nodes, pairs = marginals_of(*given, each=True)
+            _, nodes, pairs = marginals_of(*given, True)
             return Tables(jnp.moveaxis(nodes, 0, 1), jnp.moveaxis(pairs, 0, 1))
 
         return self._in_blocks(found, tables)

@@ -10,11 +10,13 @@ Time comes first here: nodes (T, B, K), edges (T - 1 or 1, B or 1, K, K), linked
 count: over one that does not, alpha_t = sum(alpha_t-1) exp(-node_t).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from spen_jax.exact.agreement import all_agree
 from spen_jax.exact.algebras import summed
@@ -56,26 +58,63 @@ def free_energy_of(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None)
     )
 
 
-@free_energy_of.defjvp
 def _free_energy_jvp(primals, tangents):
     found = marginals_of(*primals)
-    nodes = jnp.sum(found.nodes * tangents[0], (0, 2))
-    return found.free, nodes + jnp.sum(found.pairs * tangents[1], (0, 2, 3))
+    # A derivative in the nodes alone, as of the mean answer, has nothing to do with pairs.
+    changes = [
+        jnp.sum(marginals * change, axes)
+        for marginals, change, axes in (
+            (found.nodes, tangents[0], (0, 2)),
+            (found.pairs, tangents[1], (0, 2, 3)),
+        )
+        if not isinstance(change, SymbolicZero)
+    ]
+    return found.free, sum(changes, jnp.zeros_like(found.free))
 
 
+free_energy_of.defjvp(_free_energy_jvp, symbolic_zeros=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def marginals_of(
-    nodes: jax.Array, edges: jax.Array, linked: jax.Array | None, *, each: bool = False
+    nodes: jax.Array, edges: jax.Array, linked: jax.Array | None, each: bool = False
 ) -> Marginals:
     """Both passes; with `each` the pairs of each step, whatever the edges."""
-    each = each or len(edges) > 1
+    return _both_passes(each, nodes, edges, linked)[0]
+
+
+@marginals_of.defjvp
+def _marginals_jvp(each, primals, tangents):
+    nodes, edges, linked = primals
+    found, exact = _both_passes(each, nodes, edges, linked)
+
+    def scaled(nodes, edges):
+        given = _weights(nodes, edges, linked)
+        return _scaled_backward(given, _scaled_forward(given), each)
+
+    def logarithms(nodes, edges):
+        given = _weights(nodes, edges, linked)
+        return _log_backward(given, _log_forward(given), each)
+
+    def along(function):
+        return lambda at, change: Marginals(*jax.jvp(function, at, change)[1])
+
+    # Made again in a backward pass: a branch keeps room for what the other one would keep, here that of all pairs.
+    branches = along(scaled), jax.checkpoint(along(logarithms), prevent_cse=False)
+    return found, lax.cond(exact, *branches, (nodes, edges), tangents[:2])
+
+
+def _both_passes(each, nodes, edges, linked):
+    """Marginals, and whether they are those of scaled messages."""
     given = _weights(nodes, edges, linked)
     forward = _scaled_forward(given)
+    exact = _is_exact(given, forward)
     found = lax.cond(
-        _is_exact(given, forward),
+        exact,
         lambda: _scaled_backward(given, forward, each),
         lambda: _log_backward(given, _log_forward(given), each),
     )
-    return Marginals(*found)
+    return Marginals(*found), exact
 
 
 def filtered(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None) -> Filtered:
@@ -218,6 +257,7 @@ def _is_exact(given, forward):
 
 
 def _scaled_backward(given, forward, each):
+    each = each or len(given.edges) > 1
     shared = _shared(given)
 
     def step(beta, now):
@@ -276,6 +316,8 @@ def _log_value(forward):
 
 
 def _log_backward(given, forward, each):
+    each = each or len(given.edges) > 1
+
     def step(beta, now):
         edge, link, node, before = now
         edge = given.edges[0] if edge is None else edge

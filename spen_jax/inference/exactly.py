@@ -86,7 +86,7 @@ def _solve_all(energy, solver, domain, params, batch):
         found = found.plus(_barred(domain, *known))
     if solver.is_best:
         best = found.best()
-        y = jax.lax.stop_gradient(found.one_hot(best.y))
+        y = found.one_hot(best.y)
         value = jax.vmap(energy, (None, 0, 0))(params, context, y)
         value = jnp.where(jnp.isfinite(best.energy), value, best.energy)
     else:
