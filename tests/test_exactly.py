@@ -20,6 +20,7 @@ MASK = jnp.arange(T)[None] < jnp.array([3, 2, 1, 3, 2])[:, None]
 PARAMS = {
     "W": jnp.eye(K) + 0.3 * jnp.float32(RNG.normal(size=(K, K))),
     "A": jnp.float32(RNG.normal(size=(K, K))),
+    "end": jnp.float32(RNG.normal(size=K)),
 }
 
 
@@ -29,7 +30,7 @@ def features(params, x, mask=None):
 
 
 def chain(params, context):
-    return Chain(context["unary"], params["A"], mask=context["mask"])
+    return Chain(context["unary"], params["A"], end=params["end"], mask=context["mask"])
 
 
 ENERGY = structured(chain)
@@ -164,7 +165,7 @@ def test_a_conditional_random_field_learns_what_follows_what():
     y = np.eye(5, dtype=np.float32)[letters]
     x = (y + rng.normal(size=y.shape)).astype(np.float32)
     data = {"x": x[:400], "y": y[:400], "mask": mask[:400]}
-    params = {"W": -0.5 * jnp.eye(5), "A": jnp.zeros((5, 5))}
+    params = {"W": -0.5 * jnp.eye(5), "A": jnp.zeros((5, 5)), "end": jnp.zeros(5)}
     right = {}
     for name, objective in {
         "likelihood": sx.objectives.maximum_likelihood(EXACT),

@@ -12,7 +12,7 @@ from spen_jax.exact.algebras import Algebra
 from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.structure import Structure
 from spen_jax.exact.tables import skewed, weighted
-from spen_jax.numbers import floats
+from spen_jax.numbers import floats, wide
 
 
 class AlignmentParts(NamedTuple):
@@ -51,6 +51,7 @@ class Alignment(Structure):
 
     arrays = ("cells", "moves", "rows", "columns")
     rank, y_rank, whole_rank = 2, 2, 2
+    shared = ("moves",)
     domain = Box()
 
     def __init__(self, cells: Any, moves: Any = None, *, lengths: tuple[Any, Any] | None = None):
@@ -60,12 +61,15 @@ class Alignment(Structure):
             raise ValueError(f"cells must have a row and a column, got shape {self.cells.shape}")
         self.moves = self.rows = self.columns = None
         if moves is not None:
-            self.moves = floats("moves", moves)
-            shapes = (3,), (*batch, 3), (*batch, rows, columns, 3)
-            if self.moves.shape not in shapes:
+            moves = wide(floats("moves", moves))
+            each = rows, columns, 3
+            if moves.shape not in ((3,), (*batch, 3), each, (*batch, *each)):
                 raise ValueError(
-                    f"moves must be of shape {shapes[0]}, {shapes[1]} or {shapes[2]}, got {self.moves.shape}"
+                    f"moves must be of shape {(3,)} or {each}, or of one of these for each example, after {(*batch,)}, "
+                    f"got {moves.shape}"
                 )
+            # With axes of rows and columns also where all pairs share them: what comes before is the batch.
+            self.moves = moves[..., None, None, :] if moves.shape in ((3,), (*batch, 3)) else moves
         if lengths is not None:
             if not isinstance(lengths, tuple | list) or len(lengths) != 2:
                 raise ValueError("lengths must be a pair of arrays, of rows and of columns")
@@ -101,8 +105,7 @@ class Alignment(Structure):
         if self.moves is None:
             return Tables(cells, jnp.zeros((1, 1, 1, 3), cells.dtype))
         moves = self.moves.astype(cells.dtype)
-        each = moves.ndim == self.cells.ndim + 1
-        return Tables(cells, moves.reshape(-1, *(self._size[1:] if each else (1, 1)), 3))
+        return Tables(cells, moves.reshape(-1, *moves.shape[-3:]))
 
     def recursion(self, tables: Tables, algebra: Algebra) -> jax.Array:
         """D(i, j) = cell(i, j) + either of D(i-1, j) + down, D(i, j-1) + right, D(i-1, j-1) + both; i + j in turn."""
@@ -146,6 +149,10 @@ class Alignment(Structure):
         empty = jnp.where(first, 0, none)
         ends = jnp.where(((n > 0) & (m > 0)).reshape(shape), ends, none)
         return jnp.where((n + m == 0).reshape(shape), empty, ends)
+
+    def support(self):
+        """How many rows and columns count."""
+        return tuple(self._lengths())
 
     def spread(self, tables):
         """A table for each move."""

@@ -1,6 +1,7 @@
 """What follows from the recursion of a `Structure`, and its derivative: compiled once for each kind and shape."""
 
-from functools import partial
+import math
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -37,13 +38,40 @@ def or_infinite(energy: jax.Array) -> jax.Array:
     return jnp.where(energy > 1e20, jnp.inf, energy)
 
 
+def _also_of_none(function):
+    """A function of a structure that gives arrays with its leading axes, also where these hold no example."""
+
+    @wraps(function)
+    def run(structure, *args):
+        batch = structure.batch_shape
+        if math.prod(batch):
+            return function(structure, *args)
+
+        def of_one(a):
+            own = jnp.shape(a)[: len(batch)] == batch
+            return jnp.zeros((1, *jnp.shape(a)[len(batch) :]) if own else jnp.shape(a), a.dtype)
+
+        one, given = jax.tree.map(of_one, (structure, [a for a in args if _is_structure(a)]))
+        rest = [given.pop() if _is_structure(a) else a for a in args]
+        shapes = jax.eval_shape(lambda: function(one, *rest))
+        return jax.tree.map(lambda a: jnp.zeros((*batch, *a.shape[1:]), a.dtype), shapes)
+
+    return run
+
+
+def _is_structure(a):
+    return hasattr(a, "batch_shape")
+
+
 def _scaled(tables, beta):
     def scaled(e):
-        return jnp.where(jnp.isinf(e), e, jnp.asarray(beta, e.dtype) * e)
+        barred = jnp.isinf(e)
+        return jnp.where(barred, e, jnp.asarray(beta, e.dtype) * jnp.where(barred, 0, e))
 
     return jax.tree.map(scaled, tables)
 
 
+@_also_of_none
 @partial(jax.jit, static_argnums=2)
 def free_energy(structure: Any, beta: jax.Array, cold: bool) -> jax.Array:
     """F of each example; the least energy where cold."""
@@ -52,7 +80,8 @@ def free_energy(structure: Any, beta: jax.Array, cold: bool) -> jax.Array:
         value = structure.least(tables)
     else:
         value = structure.free(_scaled(tables, beta))
-        value = value / jnp.asarray(beta, value.dtype)
+        none = value == jnp.inf
+        value = jnp.where(none, value, jnp.where(none, 0, value) / jnp.asarray(beta, value.dtype))
     return value.reshape(structure.batch_shape)
 
 
@@ -66,6 +95,7 @@ def _in_batch(structure, tree):
     return jax.tree.map(lambda a: a.reshape(*structure.batch_shape, *a.shape[1:]), tree)
 
 
+@_also_of_none
 @partial(jax.jit, static_argnums=2)
 def marginals(structure: Any, beta: jax.Array, cold: bool) -> Any:
     """P of each part."""
@@ -80,6 +110,7 @@ def marginals(structure: Any, beta: jax.Array, cold: bool) -> Any:
     return _in_batch(structure, structure.parts(found))
 
 
+@_also_of_none
 @partial(jax.jit, static_argnums=2)
 def mean(structure: Any, beta: jax.Array, cold: bool) -> tuple[jax.Array, jax.Array]:
     """F and the mean relaxed answer: the derivative of F in energies that an answer shows."""
@@ -89,6 +120,7 @@ def mean(structure: Any, beta: jax.Array, cold: bool) -> tuple[jax.Array, jax.Ar
     return value, back(jnp.ones_like(value))[0]
 
 
+@_also_of_none
 @jax.jit
 def best(structure: Any) -> Found:
     """The best of each example."""
@@ -96,6 +128,7 @@ def best(structure: Any) -> Found:
     return _found(structure, y, value)
 
 
+@_also_of_none
 @partial(jax.jit, static_argnums=1)
 def k_best(structure: Any, k: int) -> Found:
     """The k best of each example."""
@@ -110,6 +143,7 @@ def k_best(structure: Any, k: int) -> Found:
     return _found(structure, jnp.moveaxis(y, 0, 1), energies)
 
 
+@_also_of_none
 @partial(jax.jit, static_argnums=2)
 def sample(structure: Any, key: jax.Array, n: int, beta: jax.Array) -> Found:
     """n drawn for each example."""
@@ -136,22 +170,39 @@ def _valued_jvp(primals, tangents):
     return value, jnp.where(value < jnp.inf, change, 0)
 
 
+@_also_of_none
 @jax.jit
 def kl_and_entropy(structure: Any, other: Any, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
     """KL(P || Q) and the entropy of P, P of the structure and Q of the other."""
     tables, others = structure.tables(), other.tables()
+    if jax.tree.map(jnp.shape, tables) != jax.tree.map(jnp.shape, others):
+        tables, others = structure.spread(tables), other.spread(others)
+    tables, others = _scaled(tables, beta), _scaled(others, beta)
 
     def mean(energies):
         """Their mean under P, infinite where P is above 0 at an infinite one."""
         finite = jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), energies)
         barred = jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), energies)
-        along = partial(jax.jvp, structure.free, (_scaled(tables, beta),))
+        along = partial(jax.jvp, structure.free, (tables,))
         return along((finite,))[1], along((barred,))[1] > 0
 
-    own, _ = mean(tables)
-    free = structure.free(_scaled(tables, beta)) / beta
-    entropy = jnp.where(jnp.isfinite(free), beta * (own - free), jnp.nan)
-    theirs, barred = mean(others)
-    between = beta * (theirs - other.free(_scaled(others, beta)) / beta) - entropy
-    between = jnp.where(barred & jnp.isfinite(free), jnp.inf, between)
-    return between.reshape(structure.batch_shape), entropy.reshape(structure.batch_shape)
+    (own, _), (theirs, barred) = mean(tables), mean(others)
+    free, other_free = structure.free(tables), other.free(others)
+    exists = jnp.isfinite(free)
+    for ours, its in zip(structure.support(), other.support(), strict=True):
+        alike = ours == its
+        barred |= ~jnp.all(alike.reshape(len(alike), -1), 1)
+    entropy = jnp.where(exists, jnp.maximum(own - free, 0), jnp.nan)
+    between = jnp.where(barred & exists, jnp.inf, (theirs - other_free) - (own - free))
+    return _in_batch(structure, (jnp.maximum(between, 0), entropy))
+
+
+@_also_of_none
+@jax.jit
+def log_probability(structure: Any, energy: jax.Array, beta: jax.Array) -> jax.Array:
+    """beta (F - E) of energies (...) or (..., n)."""
+    free = structure.free(_scaled(structure.tables(), beta)).reshape(structure.batch_shape)
+    free = free.reshape(*free.shape, *[1] * (energy.ndim - free.ndim))
+    barred = jnp.isinf(energy)
+    found = free - jnp.asarray(beta, energy.dtype) * jnp.where(barred, 0, energy)
+    return jnp.where(free == jnp.inf, jnp.nan, jnp.where(barred, -jnp.inf, found))

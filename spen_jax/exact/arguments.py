@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax.numbers import floats, known, real
+from spen_jax.numbers import floats, known, real, wide
 
 
 def check_batch(**trees: Any) -> None:
@@ -59,8 +59,11 @@ def read_weights(weights: Any, shape: tuple[int, ...], axis: int) -> jax.Array:
 
 
 def read_energies(name: str, values: Any, shape: tuple[int | None, ...]) -> jax.Array:
-    """Energies as floats, of leading axes and those of `shape`, None for any; ValueError, by name, for others."""
-    values = floats(name, values)
+    """Energies as floats of 32 bits or more, of leading axes and those of `shape`, None for any.
+
+    ValueError, by name, for others.
+    """
+    values = wide(floats(name, values))
     last = values.shape[max(values.ndim - len(shape), 0) :]
     if len(last) < len(shape) or any(n not in (None, m) for n, m in zip(shape, last, strict=True)):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
@@ -72,7 +75,7 @@ def read_shared(
     name: str, values: Any, batch: tuple[int, ...], shape: tuple[int, ...]
 ) -> jax.Array:
     """Energies as floats, of `shape` or of that for each example; ValueError, by name, for other shapes."""
-    values = floats(name, values)
+    values = wide(floats(name, values))
     if values.shape not in (shape, (*batch, *shape)):
         raise ValueError(
             f"{name} must be of shape {shape}, or {(*batch, *shape)} for examples of their own, got {values.shape}"

@@ -11,7 +11,7 @@ from spen_jax.blocks import in_blocks
 from spen_jax.domains import Simplex
 from spen_jax.exact.algebras import Algebra, summed
 from spen_jax.exact.answers import finite, or_infinite
-from spen_jax.exact.arguments import read_energies, read_mask
+from spen_jax.exact.arguments import read_energies, read_mask, read_shared
 from spen_jax.exact.chain_messages import free_energy_of, marginals_of
 from spen_jax.exact.chain_pairs import free_energy_in_pairs
 from spen_jax.exact.chain_paths import best_path, drawn_paths, least_energy_of
@@ -61,6 +61,7 @@ class Chain(Structure):
 
     arrays = ("unary", "transitions", "start", "end", "mask")
     settings = ("in_pairs",)
+    shared = ("transitions", "start", "end")
     rank, y_rank, whole_rank = 2, 2, 1
     domain = Simplex()
 
@@ -77,6 +78,8 @@ class Chain(Structure):
     ):
         self.unary = read_energies("unary", unary, (None, None))
         *batch, steps, labels = self.unary.shape
+        if not steps * labels:
+            raise ValueError(f"unary must have a place and a label, got shape {self.unary.shape}")
         self.transitions = self.start = self.end = None
         if transitions is not None:
             transitions = read_energies("transitions", transitions, (labels, labels))
@@ -84,9 +87,9 @@ class Chain(Structure):
             self.transitions = transitions[None] if transitions.ndim == 2 else transitions
             self._check_transitions(self.transitions.shape[:-2], (*batch, steps - 1))
         if start is not None:
-            self.start = read_energies("start", start, (labels,))
+            self.start = read_shared("start", start, (*batch,), (labels,))
         if end is not None:
-            self.end = read_energies("end", end, (labels,))
+            self.end = read_shared("end", end, (*batch,), (labels,))
         self.in_pairs = in_pairs
         self.mask = read_mask(mask, lengths, (*batch, steps))
 
@@ -127,12 +130,23 @@ class Chain(Structure):
             (self.end, counts & (before == before[:, -1:])),
         ):
             if end is not None:
-                end = jnp.broadcast_to(end, (*self.batch_shape, labels)).reshape(size, 1, labels)
+                end = end.reshape(-1, 1, labels)
                 nodes = jnp.where(at[..., None], nodes + end, nodes)
         if self.mask is not None:
             absent = jnp.where(jnp.arange(labels) == 0, 0, jnp.inf).astype(nodes.dtype)
             nodes = jnp.where(counts[..., None], nodes, absent[None, None])
         return Tables(nodes, self._edges(nodes.dtype))
+
+    def support(self):
+        """Which places count."""
+        return (self.counts(),)
+
+    def comparable(self, other):
+        """With transitions of no energy where the other one has some."""
+        if self.transitions is not None or other.transitions is None:
+            return self
+        labels = self._size[2]
+        return self.replaced(transitions=jnp.zeros((1, labels, labels), self.unary.dtype))
 
     def masked(self, mask):
         """A mask (..., T)."""
@@ -168,7 +182,9 @@ class Chain(Structure):
     def free(self, tables):
         """F at beta = 1, by messages."""
         if self._alone():
-            return jnp.sum(summed(tables.nodes, 2), 1)
+            each = summed(tables.nodes, 2)
+            none = jnp.any(each == jnp.inf, 1)
+            return jnp.where(none, jnp.inf, jnp.sum(jnp.where(none[:, None], 0, each), 1))
         size, _, labels = self._size
         in_pairs = self.in_pairs
         if in_pairs is None:

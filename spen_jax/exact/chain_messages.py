@@ -279,7 +279,7 @@ def _scaled_backward(given, forward, each):
     last = jnp.ones_like(forward.last) / jnp.where(one == 0, 1, one)
     _, (nodes, after) = lax.scan(step, last, steps, reverse=True)
     nodes = jnp.concatenate([nodes, (forward.last * last)[None]])
-    nodes = jnp.where(jnp.all(forward.sums > 0, 0)[:, None], nodes, 0)
+    nodes = jnp.where(jnp.any(forward.sums == 0, 0)[:, None], 0, nodes)
     weights = _exponential(given.edges)[0]
     if each:
         found = forward.before[..., :, None] * weights * after[..., None, :]

@@ -53,6 +53,7 @@ class ConstituencyTree(Structure):
 
     arrays = ("spans", "rules", "lengths")
     rank, y_rank, whole_rank = 3, 3, 2
+    shared = ("rules",)
     domain = Box()
 
     def __init__(self, spans: Any, rules: Any = None, *, lengths: Any = None):
@@ -131,7 +132,8 @@ class ConstituencyTree(Structure):
             left, right = charts
             w, width = given
             new = _joined(left, right, rules, algebra.at(w))
-            new = algebra.both(new, width)
+            # Of several, `both` may give more than are kept.
+            new = algebra.at(words + w).either(algebra.both(new, width)[None], 0)
             left = lax.dynamic_update_index_in_dim(left, new, w, 0)
             return (left, shifted(right, new)), None
 
@@ -144,6 +146,17 @@ class ConstituencyTree(Structure):
         roots = last.either(algebra.both(roots, ends[1:])[None], 0)
         empty = last.either(ends[:1][None], 0)
         return last.either(jnp.concatenate([empty, roots]), 0)
+
+    def support(self):
+        """How many words count."""
+        return (self._lengths(),)
+
+    def comparable(self, other):
+        """With rules of no energy where the other one has some."""
+        if self.rules is not None or other.rules is None:
+            return self
+        labels = self.spans.shape[-1]
+        return self.replaced(rules=jnp.zeros((labels, labels, labels), self.spans.dtype))
 
     def spread(self, tables):
         """Rules of its own for each example."""

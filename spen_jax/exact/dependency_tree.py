@@ -102,6 +102,10 @@ class DependencyTree(Structure):
         """Heads."""
         return jnp.where(self.counts(), jnp.argmax(of_tables, -1), -1)
 
+    def support(self):
+        """Which words count."""
+        return (self.counts(),)
+
     def masked(self, mask):
         """A mask (..., n)."""
         also: Any = read_mask(mask, None, self.arcs.shape[:-1])

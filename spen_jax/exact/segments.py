@@ -52,6 +52,7 @@ class Segments(Structure):
 
     arrays = ("energies", "transitions", "start", "end", "lengths")
     rank, y_rank, whole_rank = 3, 3, 1
+    shared = ("transitions", "start", "end")
     domain = Box()
 
     def __init__(
@@ -139,6 +140,10 @@ class Segments(Structure):
         begun, _ = lax.scan(step, begun, given)
         alpha = last.either(algebra.both(begun, ends[-1]), 0)
         return last.either(alpha, 1)
+
+    def support(self):
+        """How many places count."""
+        return (self._lengths(),)
 
     def spread(self, tables):
         """A table for each cut."""

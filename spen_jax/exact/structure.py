@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.tree_util import GetAttrKey
 
 from spen_jax.checks import check_whole
@@ -45,6 +46,8 @@ class Structure:
     """Names of what is no array."""
     rank: ClassVar[int]
     """The axes of its first array without the batch's."""
+    shared: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays that all examples may share, without the batch's axes."""
     y_rank: ClassVar[int]
     """The axes of one relaxed answer."""
     whole_rank: ClassVar[int]
@@ -91,6 +94,14 @@ class Structure:
     def spread(self, tables: Any) -> Any:
         """The tables with entries of their own for all parts, where parts share some."""
         return tables
+
+    def support(self) -> tuple[jax.Array, ...]:
+        """What says which answers there are and stands in no table, (B, ...) each: masks, lengths."""
+        return ()
+
+    def comparable(self, other: Self) -> Self:
+        """The same with tables of the kinds that another one has."""
+        return self
 
     def parts(self, of_tables: Any) -> Any:
         """Marginals or indicators, arranged as the tables are, as a user sees them, (B, ...)."""
@@ -147,8 +158,9 @@ class Structure:
             free, found = with_parts(lambda t: self.recursion(t, Drawn(key)), tables)
             return self.whole(found, free), free
 
-        y, free = jax.vmap(one, out_axes=1)(jax.random.split(key, n))
-        return y, free[:, 0]
+        # Not all at once: each draws a number for every alternative.
+        y, free = lax.map(one, jax.random.split(key, n), batch_size=8)
+        return jnp.moveaxis(y, 0, 1), free[0]
 
     def whole(self, of_tables: Any, energy: jax.Array) -> jax.Array:
         """Indicators as answers in whole numbers, -1 where the energy is not finite."""
@@ -166,7 +178,7 @@ class Structure:
         y = real("y", y)
         if not jnp.issubdtype(y.dtype, jnp.floating):
             self._check_y(y, self.whole_rank)
-            y = self.one_hot(jnp.asarray(y))
+            y = self.one_hot(jnp.asarray(y, jnp.int32))
         batch = self.batch_shape
         self._check_y(y, self.y_rank)
         several = y.shape[len(batch) : y.ndim - self.y_rank]
@@ -180,7 +192,8 @@ class Structure:
         """F = -1/beta log sum_y exp(-beta E(y)), (...); at beta = infinity the least energy.
 
         Its derivative in the energies is the marginals, at infinity the parts of the best structure. beta >= 0 may be
-        learned; a traced one is finite. At 0 it is -infinity.
+        learned; a traced one is finite, and beta times an energy within the numbers. At 0 it is -infinity, or not a
+        number where there is one structure only.
         """
         return answers.free_energy(self, *_read(beta))
 
@@ -210,11 +223,14 @@ class Structure:
         return answers.sample(self, key, int(n), beta)
 
     def entropy(self, beta: Beta = 1.0) -> jax.Array:
-        """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...); 0 at infinity."""
+        """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...), up to the rounding of beta F."""
         return self.kl_and_entropy(self, beta)[1]
 
     def kl(self, other: Self, beta: Beta = 1.0) -> jax.Array:
-        """KL(P || Q) = sum_y P log(P / Q) in nats, (...), Q of `other`: infinite where it forbids what P does not."""
+        """KL(P || Q) = sum_y P log(P / Q) in nats, (...), Q of `other`: infinite where it forbids what P does not.
+
+        Also where masks or lengths differ. ValueError for structures of another kind, shape or setting.
+        """
         return self.kl_and_entropy(other, beta)[0]
 
     def kl_and_entropy(self, other: Self, beta: Beta = 1.0) -> tuple[jax.Array, jax.Array]:
@@ -222,20 +238,32 @@ class Structure:
         beta, cold = _read(beta)
         if cold:
             raise ValueError("entropy and kl need a finite beta: at infinity one structure has all")
-        return answers.kl_and_entropy(self, other, beta)
+        if type(self) is not type(other):
+            raise ValueError(f"kl needs another {type(self).__name__}, got {type(other).__name__}")
+        for what, own, its in (
+            ("shape", (self.batch_shape, self.y_shape()), (other.batch_shape, other.y_shape())),
+            ("settings", self._said(), other._said()),
+        ):
+            if own != its:
+                raise ValueError(f"kl needs two structures of equal {what}, got {own} and {its}")
+        return answers.kl_and_entropy(self.comparable(other), other.comparable(self), beta)
 
     def log_probability(self, y: Any, beta: Beta = 1.0) -> jax.Array:
         """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
-        energy, free = self.energy(y), self.free_energy(beta)
-        free = free.reshape(*free.shape, *[1] * (energy.ndim - free.ndim))
-        return -jnp.asarray(beta, energy.dtype) * (energy - free)
+        beta, cold = _read(beta)
+        if cold:
+            raise ValueError(
+                "log_probability needs a finite beta: at infinity one structure has all"
+            )
+        return answers.log_probability(self, self.energy(y), beta)
 
     def _check_y(self, y, rank):
-        batch = self.batch_shape
-        if y.ndim < len(batch) + rank or y.shape[: len(batch)] != batch:
+        batch, shape = self.batch_shape, self.y_shape()[:rank]
+        several = y.shape[len(batch) : max(y.ndim - rank, len(batch))]
+        if y.shape != (*batch, *several, *shape):
             raise ValueError(
-                f"y must be answers of {rank} axes each, after the axes {batch} of the batch, got {y.dtype} of shape "
-                f"{y.shape}"
+                f"y must be answers of shape {shape} after the axes {batch} of the batch, and perhaps one of several "
+                f"answers between; got {y.dtype} of shape {y.shape}"
             )
 
     def _dtype(self):

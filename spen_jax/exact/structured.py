@@ -53,21 +53,34 @@ def with_structure(
 def structures(structure: Structured, params: Any, context: Any) -> Structure:
     """Those of a batch, one `Structure`; arrays that do not depend on the context are shared by all examples."""
     one = one_of(context)
-    shared = jax.tree.map(lambda own: 0 if own else None, _depends(structure, params, one))
     arrays = jax.eval_shape(structure, params, one)
-    axes = jax.tree.unflatten(jax.tree.structure(arrays), jax.tree.leaves(shared, is_leaf=_is_axis))
-    return jax.vmap(structure, (None, 0), axes)(params, context)
-
-
-def _is_axis(axis):
-    return axis is None
+    paths, tree = jax.tree.flatten_with_path(arrays)
+    axes = [
+        0 if own or path[-1].name not in arrays.shared else None
+        for (path, _), own in zip(paths, _depends(structure, params, one), strict=True)
+    ]
+    return jax.vmap(structure, (None, 0), jax.tree.unflatten(tree, axes))(params, context)
 
 
 def _depends(structure, params, one):
     """Which arrays of a structure depend on the context."""
     traced = jax.make_jaxpr(structure)(params, one).jaxpr
-    own = set(traced.invars[len(jax.tree.leaves(params)) :])
-    for equation in traced.eqns:
-        if any(isinstance(v, core.Var) and v in own for v in equation.invars):
-            own.update(equation.outvars)
-    return [isinstance(v, core.Var) and v in own for v in traced.outvars]
+    shared = len(jax.tree.leaves(params))
+    return _marked(traced, [i >= shared for i in range(len(traced.invars))])
+
+
+def _marked(jaxpr, marks):
+    """Which results of a program depend on its marked arguments."""
+    own = {v for v, mark in zip(jaxpr.invars, marks, strict=True) if mark}
+
+    def marked(variables):
+        return [isinstance(v, core.Var) and v in own for v in variables]
+
+    for equation in jaxpr.eqns:
+        given = marked(equation.invars)
+        if equation.primitive.name in ("jit", "pjit"):
+            found = _marked(equation.params["jaxpr"].jaxpr, given)
+        else:
+            found = [any(given)] * len(equation.outvars)
+        own.update(v for v, mark in zip(equation.outvars, found, strict=True) if mark)
+    return marked(jaxpr.outvars)

@@ -17,7 +17,7 @@ from spen_jax import sparse, trees
 from spen_jax.checks import as_floats, check_energy
 from spen_jax.convolutions import fast
 from spen_jax.domains import Domain, check_inside, counting
-from spen_jax.exact import with_structure
+from spen_jax.exact import structure_of, structured
 from spen_jax.predictor import Predictor
 from spen_jax.types import Energy, Objective
 
@@ -97,11 +97,16 @@ def of_what_counts(energy: Energy) -> Energy:
         inner, mask = context
         return energy(params, inner, counting(mask, y))
 
-    def structure(inside, params, context):
+    inside = structure_of(energy)
+    if inside is None:
+        return of_parts
+
+    def structure(params, context):
         inner, mask = context
         return inside(params, inner).masked(mask)
 
-    return with_structure(of_parts, energy, structure)
+    # Where a chain ends depends on what counts, so that 0 in its place is not enough.
+    return structured(structure)
 
 
 class Given(NamedTuple):
