@@ -140,7 +140,7 @@ def test_shapes_that_do_not_fit_are_refused():
         (lambda: Alignment(np.zeros(3)), "last axes"),
         (lambda: Alignment(np.zeros((2, 0, 3))), "a row and a column"),
         (lambda: Alignment(cells, np.zeros(2)), "moves must be of shape"),
-        (lambda: Alignment(cells, np.zeros((4, 3, 3))), "moves must be of shape"),
+        (lambda: Alignment(cells, np.zeros((3, 3, 3))), "moves must be of shape"),
         (lambda: Alignment(cells, lengths=[1, 2, 3]), "a pair of arrays"),
         (lambda: Alignment(cells, lengths=([1, 2], [3, 4])), "from 0 to 3"),
         (lambda: distances(np.zeros((4, 2)), np.zeros((3, 1))), "a and b must be"),

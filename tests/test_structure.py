@@ -51,7 +51,7 @@ def test_a_learned_beta_has_a_derivative(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "n"),
-    zip(some(()), (3**4, 2**4 + 3 * 2**3 + 2**2, 25, 3**2, 12, 5 * 2**7), strict=True),
+    list(zip(some(()), (3**4, 2**4 + 3 * 2**3 + 2**2, 25, 3**2, 12, 5 * 2**7), strict=True)),
 )
 def test_at_beta_0_all_structures_are_alike(kind, n):
     structure = some(())[kind]

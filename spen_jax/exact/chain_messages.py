@@ -109,11 +109,8 @@ def _both_passes(each, nodes, edges, linked):
     given = _weights(nodes, edges, linked)
     forward = _scaled_forward(given)
     exact = _is_exact(given, forward)
-    found = lax.cond(
-        exact,
-        lambda: _scaled_backward(given, forward, each),
-        lambda: _log_backward(given, _log_forward(given), each),
-    )
+    scaled = partial(_scaled_backward, given, forward, each)
+    found = lax.cond(exact, scaled, lambda: _log_backward(given, _log_forward(given), each))
     return Marginals(*found), exact
 
 
@@ -122,17 +119,15 @@ def filtered(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None) -> Fi
     given = _weights(nodes, edges, linked)
     forward = _scaled_forward(given)
 
+    def scaled():
+        before, last = -jnp.log(forward.before), -jnp.log(forward.last)
+        return Filtered(before, last, _scaled_value(given, forward))
+
     def logarithms():
         found = _log_forward(given)
         return Filtered(found.before, found.last, _log_value(found))
 
-    return lax.cond(
-        _is_exact(given, forward),
-        lambda: Filtered(
-            -jnp.log(forward.before), -jnp.log(forward.last), _scaled_value(given, forward)
-        ),
-        logarithms,
-    )
+    return lax.cond(_is_exact(given, forward), scaled, logarithms)
 
 
 def least(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None) -> Filtered:
