@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from spen_jax.exact.algebras import Several
 
@@ -64,11 +65,25 @@ def _is_structure(a):
 
 
 def _scaled(tables, beta):
-    def scaled(e):
-        barred = jnp.isinf(e)
-        return jnp.where(barred, e, jnp.asarray(beta, e.dtype) * jnp.where(barred, 0, e))
+    return jax.tree.map(lambda e: _times_beta(e, jnp.asarray(beta, e.dtype)), tables)
 
-    return jax.tree.map(scaled, tables)
+
+@jax.custom_jvp
+def _times_beta(energies, beta):
+    """beta E, infinite where E is, at beta = 0 too."""
+    return jnp.where(jnp.isinf(energies), energies, beta * energies)
+
+
+def _times_beta_jvp(primals, tangents):
+    (energies, beta), (change, of_beta) = primals, tangents
+    # What is infinite has no part in anything that is differentiated, and 0 times it no value.
+    parts = [] if isinstance(change, SymbolicZero) else [beta * change]
+    if not isinstance(of_beta, SymbolicZero):
+        parts.append(jnp.where(jnp.isinf(energies), 0, energies) * of_beta)
+    return _times_beta(energies, beta), sum(parts, jnp.zeros_like(energies) if not parts else 0)
+
+
+_times_beta.defjvp(_times_beta_jvp, symbolic_zeros=True)
 
 
 @_also_of_none
