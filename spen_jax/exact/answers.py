@@ -70,17 +70,19 @@ def _scaled(tables, beta):
 
 @jax.custom_jvp
 def _times_beta(energies, beta):
-    """beta E, infinite where E is, at beta = 0 too."""
+    """beta E, infinite where E is, whatever beta."""
     return jnp.where(jnp.isinf(energies), energies, beta * energies)
 
 
 def _times_beta_jvp(primals, tangents):
     (energies, beta), (change, of_beta) = primals, tangents
     # What is infinite has no part in anything that is differentiated, and 0 times it no value.
-    parts = [] if isinstance(change, SymbolicZero) else [beta * change]
+    found = jnp.zeros_like(energies)
+    if not isinstance(change, SymbolicZero):
+        found = beta * change
     if not isinstance(of_beta, SymbolicZero):
-        parts.append(jnp.where(jnp.isinf(energies), 0, energies) * of_beta)
-    return _times_beta(energies, beta), sum(parts, jnp.zeros_like(energies) if not parts else 0)
+        found = found + jnp.where(jnp.isinf(energies), 0, energies) * of_beta
+    return _times_beta(energies, beta), found
 
 
 _times_beta.defjvp(_times_beta_jvp, symbolic_zeros=True)
@@ -95,8 +97,7 @@ def free_energy(structure: Any, beta: jax.Array, cold: bool) -> jax.Array:
         value = structure.least(tables)
     else:
         value = structure.free(_scaled(tables, beta))
-        none = value == jnp.inf
-        value = jnp.where(none, value, jnp.where(none, 0, value) / jnp.asarray(beta, value.dtype))
+        value = _times_beta(value, 1 / jnp.asarray(beta, value.dtype))
     return value.reshape(structure.batch_shape)
 
 
