@@ -206,6 +206,10 @@ def test_what_cannot_be_exact_is_refused():
         (lambda: sx.objectives.max_margin(EXACT, cost=sx.losses.soft_f1_error), "a sum over"),
         (lambda: sx.Exact(0.0), "beta > 0"),
         (
+            lambda: sx.Predictor.of_structure(chain, features, domain=sx.Box())(PARAMS, X),
+            "live in Simplex",
+        ),
+        (
             lambda: sx.objectives.end_to_end(EXACT)(PARAMS, (X, Y), jax.random.key(0)),
             "has no derivative",
         ),

@@ -65,7 +65,7 @@ def exactly(
             "the best structure jumps and has no derivative: give Exact a finite beta, whose answers are marginals, or "
             "differentiate='stopped'"
         )
-    domain = options.get("domain") or Simplex()
+    domain = options.get("domain")
     checks.check_arrays(params=params, context=context, known=known)
     y, found, residual = parallel.call(
         partial(_solve, energy, solver, domain), params, (context, known), 1
@@ -82,8 +82,12 @@ def _solve(energy, solver, domain, params, batch):
 def _solve_all(energy, solver, domain, params, batch):
     context, known = batch
     found = structures(structure_of(energy), params, context)
+    if domain not in (None, found.domain):
+        raise ValueError(
+            f"the answers of a {type(found).__name__} live in {found.domain}, not in {domain}: give that as the domain"
+        )
     if known is not None:
-        found = found.plus(_barred(domain, *known))
+        found = found.plus(_barred(found.domain, *known))
     if solver.is_best:
         best = found.best()
         y = found.one_hot(best.y)
