@@ -68,7 +68,8 @@ def _by_structure(predictor, beta):
         every = exact.structures(structure_of(seen.energy), params, seen.inputs)
         each = seen.each(seen.truth) - every.free_energy(beta)
         value = jnp.mean(each)
-        return value, {"loss": value, "probability": jnp.mean(jnp.exp(-beta * each))}
+        probable = each <= 0 if beta == math.inf else jnp.exp(-beta * each)
+        return value, {"loss": value, "probability": jnp.mean(probable)}
 
     return objective
 
