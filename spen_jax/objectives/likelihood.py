@@ -42,7 +42,7 @@ def maximum_likelihood(
       beta: the inverse temperature, > 0.
 
     Metrics: loss. With answers also gap, see the module, which takes the mean of E over P(y | x); with a structure
-    probability, the mean of P(y | x).
+    and a finite beta probability, the mean of P(y | x).
     """
     check_predictor(predictor)
     if not beta > 0:
@@ -68,8 +68,9 @@ def _by_structure(predictor, beta):
         every = exact.structures(structure_of(seen.energy), params, seen.inputs)
         each = seen.each(seen.truth) - every.free_energy(beta)
         value = jnp.mean(each)
-        probable = each <= 0 if beta == math.inf else jnp.exp(-beta * each)
-        return value, {"loss": value, "probability": jnp.mean(probable)}
+        if beta == math.inf:
+            return value, {"loss": value}
+        return value, {"loss": value, "probability": jnp.mean(jnp.exp(-beta * each))}
 
     return objective
 
