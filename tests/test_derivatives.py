@@ -132,7 +132,7 @@ def and_slow(names, *slow):
     return [pytest.param(n, marks=[pytest.mark.slow] if n in slow else []) for n in names]
 
 
-@pytest.mark.parametrize("name", and_slow(CASES, *{*CASES} - {"reals", "box, one bound active"}))
+@pytest.mark.parametrize("name", and_slow(CASES, *{*CASES} - {"box, one bound active"}))
 def test_implicit_derivatives_of_any_kind_are_those_of_the_minimiser(name, x64):
     case = CASES[name]
     converged = {"steps": 2000} if case.temperature else {}

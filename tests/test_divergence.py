@@ -13,6 +13,7 @@ from spen_jax.sampling import GibbsWithGradients
 FLIPS = GibbsWithGradients()
 
 
+@pytest.mark.slow
 def test_chains_that_have_mixed_have_the_gradient_of_the_likelihood(x64):
     """Of the second example two labels do not count: its distribution is over the other two."""
     params, batch = problem()

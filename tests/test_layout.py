@@ -216,6 +216,7 @@ def examples(batch, labels=3):
 PARAMS = {"W": SHARED["W"], "b": SHARED["b"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver, stop_early",
     [

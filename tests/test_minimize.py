@@ -296,6 +296,7 @@ def test_progress_tells_the_step_and_the_total_on_stderr(stop_early, capsys):
 # The best of several starts
 
 
+@pytest.mark.slow
 def test_the_best_of_many_is_the_lowest_that_did_not_fail(x64):
     """-(y - 1/2)^2 on the box falls to both ends, a tilt makes one lower; below the trap it is no number."""
 

@@ -227,6 +227,7 @@ MODULE = sx.SPEN(sx.FeatureNetwork(2, (16,)), n_global=4)
 FEATURES, ENERGY = sx.functions_of(MODULE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, solver, steps",
     [

@@ -397,6 +397,7 @@ def test_the_first_step_of_frank_wolfe_is_a_corner_of_each_part(x64):
     jax.tree.map(np.testing.assert_array_equal, found.y, case.domain.round(found.y))
 
 
+@pytest.mark.slow
 def test_frank_wolfe_has_the_implicit_derivative_of_the_problem(x64):
     check("separable on the box", FrankWolfe(), 4000, Implicit(tolerance=1e-12), atol=2e-3)
 
@@ -415,6 +416,7 @@ def wells(tilt):
     return roots[0], roots[2]
 
 
+@pytest.mark.slow
 def test_one_start_finds_the_well_of_its_basin_and_the_best_of_many_the_global_one(x64):
     tilts = np.array([0.3, -0.3])
     left, right = np.array([wells(t) for t in tilts]).T

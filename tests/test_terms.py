@@ -133,6 +133,7 @@ def test_each_term_equals_its_formula(x64):
         np.testing.assert_allclose(got, want, rtol=1e-12, err_msg=str(TERMS[i]))
 
 
+@pytest.mark.slow
 def test_each_term_sees_the_features_only_where_it_is_to(x64):
     _, _, params = with_term(*TERMS)
     for term, got in zip(TERMS, each_alone(params, X, np.tile(Y[:1], (6, 1))), strict=True):
@@ -175,6 +176,7 @@ def test_a_spen_with_terms_is_the_sum_of_its_parts(x64):
     np.testing.assert_allclose(total, want, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_inference_descends_all_terms_at_once(x64):
     terms = Deep((3, 2), sees_features=True), Pairwise(2), Cardinality(3), Convex((3, 2))
     features, energy, params = with_term(*terms)
