@@ -51,9 +51,7 @@ def test_every_answer_is_that_of_the_list_of_all(kind, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "mask"), [("shared", MASK), ("each", None), ("each_shares", MASK)]
-)
+@pytest.mark.parametrize(("kind", "mask"), [("shared", MASK), ("each", None)])
 def test_in_single_precision(kind, mask):
     structure, answers = problem(kind, jnp.float32, mask=mask)
     for beta in BETAS:

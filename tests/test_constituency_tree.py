@@ -76,9 +76,8 @@ def test_without_rules(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_rules", [True, False])
-def test_in_single_precision(with_rules):
-    structure, answers = problem(jnp.float32, with_rules)
+def test_in_single_precision():
+    structure, answers = problem(jnp.float32)
     for beta in BETAS:
         check_every_answer(structure, answers, beta, 1e-5)
     check_samples(structure, answers, 0.7)
