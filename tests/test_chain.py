@@ -74,6 +74,7 @@ def test_joined_in_pairs(x64):
             check_every_answer(structure, answers, beta, 1e-9 * scale)
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem("each", jnp.float32), 0.7)
 
@@ -100,6 +101,7 @@ def both_ways(chain):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["near", "far", "forbidden", "path"])
 def test_messages_have_the_precision_of_the_numbers(what, x64):
     """float32 against the plain recursion in float64; `path` has energies that a first label makes up for far later."""
@@ -187,6 +189,7 @@ def test_one_nan_spoils_one_example():
     np.testing.assert_allclose(found[jnp.array([0, 2])], free[jnp.array([0, 2])], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_marginals_are_distributions_and_pairs_fit_them():
     structure, _ = problem("of_steps", jnp.float32, mask=None)
     found = structure.marginals(0.5)

@@ -83,6 +83,7 @@ def test_in_single_precision():
     check_samples(structure, answers, 0.7)
 
 
+@pytest.mark.slow
 def test_there_are_as_many_trees_as_catalan_counted():
     n, labels = np.array([1, 2, 5, 8]), 3
     catalan = [math.comb(2 * k, k) / (k + 1) for k in n - 1]

@@ -185,6 +185,7 @@ def test_second_derivatives_are_covariances_in_both_modes(projective, one_root, 
     np.testing.assert_allclose(np.reshape(got, want.shape), want, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, pytest.param(1, marks=slow)])
 @kinds
 def test_counts_of_trees(projective, one_root, n):
@@ -263,6 +264,7 @@ def test_unknown_energies_give_no_answer_and_disturb_no_other(projective):
     assert np.all(np.isfinite(found.energy[0, 1:])) and np.all(found.y[0, 1:] >= 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_root", [False, True])
 def test_best_trees_are_those_of_networkx(one_root):
     networkx = pytest.importorskip("networkx")

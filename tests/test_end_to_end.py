@@ -152,6 +152,7 @@ def test_options_that_do_not_go_together_are_refused(settings, options, message)
 # Learning through the minimiser
 
 
+@pytest.mark.slow
 def test_the_implicit_gradient_is_that_of_the_minimiser_inside_and_on_bounds(x64):
     """argmin of the parabola on the box is b / a clipped."""
     params, batch = problem(8)

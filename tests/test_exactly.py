@@ -60,6 +60,7 @@ def test_at_a_finite_temperature_it_is_the_mean():
     np.testing.assert_allclose(found.energy, sx.exact.softmin(of_all(PARAMS)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_known_stays():
     known = np.zeros((B, T), bool)
     known[:, 1] = True
@@ -105,6 +106,7 @@ def test_the_likelihood_is_that_by_enumeration(masked):
         assert_alike(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cost", [sx.losses.hamming, pytest.param(sx.losses.squared_error, marks=pytest.mark.slow)]
 )

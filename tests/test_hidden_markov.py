@@ -37,6 +37,7 @@ def forward(start, transitions, emissions, x):
     return alpha.sum()
 
 
+@pytest.mark.slow
 def test_the_free_energy_is_the_likelihood_and_marginals_the_posterior(x64):
     rng = np.random.default_rng(0)
     p = random_model(rng, 3, 4)

@@ -106,6 +106,7 @@ COUNTS = 1 + np.arange(16) % 3
 TABLE_DATA = Batch(np.zeros((COUNTS.sum(), 1)), np.repeat(CORNERS, COUNTS, axis=0))
 
 
+@pytest.mark.slow
 def test_at_the_best_energy_and_normaliser_which_are_the_law_of_the_data_all_slopes_are_0(x64):
     """However few the samples: table + c = -log P is where all slopes are 0, and c alone is log Z."""
     objective = nce(

@@ -50,6 +50,7 @@ def problem(dtype, barred=0.15):
     return Segments(energies, transitions, start=start, end=end, lengths=LENGTHS), answers
 
 
+@pytest.mark.slow
 def test_every_answer_is_that_of_the_list_of_all(x64):
     structure, answers = problem(jnp.float64)
     for beta in BETAS:

@@ -167,6 +167,7 @@ def test_what_cannot_be_compared_or_is_no_answer_is_refused():
     )
 
 
+@pytest.mark.slow
 def test_what_does_not_depend_on_the_context_is_shared_where_it_can_be():
     table, x = normal(3, 3), normal(5, 4, 3)
 
