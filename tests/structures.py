@@ -134,10 +134,9 @@ def _warm(structure, y, p, noise, beta):
     def slope(at):
         return jax.grad(lambda a: jnp.sum(structure.replaced(**{first: a}).free_energy(beta)))(at)
 
-    kl, entropy = structure.kl_and_entropy(structure.plus(noise), beta)
     return _common(structure, y, p, beta) | {
-        "kl": kl,
-        "entropy": entropy,
+        "kl": structure.kl(structure.plus(noise), beta),
+        "entropy": structure.entropy(beta),
         "forward": jax.jvp(slope, (at,), (noise,))[1],
         "reverse": jax.grad(lambda a: jnp.vdot(slope(a), noise))(at),
     }

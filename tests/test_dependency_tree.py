@@ -85,7 +85,7 @@ def gibbs(energies, beta):
 @jax.jit
 def asked(tree, other, betas):
     def at(beta):
-        kl, entropy = tree.kl_and_entropy(other, beta)
+        kl, entropy = tree.kl(other, beta), tree.entropy(beta)
         return tree.free_energy(beta), tree.marginals(beta), entropy, kl
 
     cold = tree.free_energy(np.inf), tree.marginals(np.inf)

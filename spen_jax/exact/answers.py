@@ -188,29 +188,35 @@ def _valued_jvp(primals, tangents):
 
 @_also_of_none
 @jax.jit
-def kl_and_entropy(structure: Any, other: Any, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """KL(P || Q) and the entropy of P, P of the structure and Q of the other."""
+def entropy(structure: Any, beta: jax.Array) -> jax.Array:
+    """beta (mean E - F) of each example."""
+    tables = _scaled(structure.tables(), beta)
+    free, mean = jax.jvp(structure.free, (tables,), (_allowed(tables),))
+    found = jnp.where(jnp.isfinite(free), jnp.maximum(mean - free, 0), jnp.nan)
+    return _in_batch(structure, found)
+
+
+@_also_of_none
+@jax.jit
+def kl(structure: Any, other: Any, beta: jax.Array) -> jax.Array:
+    """KL(P || Q), P of the structure and Q of the other."""
     tables, others = structure.tables(), other.tables()
     if jax.tree.map(jnp.shape, tables) != jax.tree.map(jnp.shape, others):
         tables, others = structure.spread(tables), other.spread(others)
     tables, others = _scaled(tables, beta), _scaled(others, beta)
-
-    def mean(energies):
-        """Their mean under P, infinite where P is above 0 at an infinite one."""
-        finite = jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), energies)
-        barred = jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), energies)
-        along = partial(jax.jvp, structure.free, (tables,))
-        return along((finite,))[1], along((barred,))[1] > 0
-
-    (own, _), (theirs, barred) = mean(tables), mean(others)
-    free, other_free = structure.free(tables), other.free(others)
-    exists = jnp.isfinite(free)
+    free, mean = jax.linearize(structure.free, tables)
+    barred = mean(jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), others)) > 0
     for ours, its in zip(structure.support(), other.support(), strict=True):
         alike = ours == its
         barred |= ~jnp.all(alike.reshape(len(alike), -1), 1)
-    entropy = jnp.where(exists, jnp.maximum(own - free, 0), jnp.nan)
-    between = jnp.where(barred & exists, jnp.inf, (theirs - other_free) - (own - free))
-    return _in_batch(structure, (jnp.maximum(between, 0), entropy))
+    found = (mean(_allowed(others)) - other.free(others)) - (mean(_allowed(tables)) - free)
+    found = jnp.where(barred & jnp.isfinite(free), jnp.inf, jnp.maximum(found, 0))
+    return _in_batch(structure, found)
+
+
+def _allowed(tables):
+    """Energies of what is allowed, 0 elsewhere."""
+    return jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), tables)
 
 
 @_also_of_none

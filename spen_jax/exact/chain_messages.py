@@ -51,25 +51,24 @@ def free_energy_of(nodes: jax.Array, edges: jax.Array, linked: jax.Array | None)
     """F = -log sum_y exp(-E(y)), (B,); its derivative is the marginals, at the cost of one pass back."""
     given = _weights(nodes, edges, linked)
     forward = _scaled_forward(given)
-    return lax.cond(
-        _is_exact(given, forward),
-        lambda: _scaled_value(given, forward),
-        lambda: _log_value(_log_forward(given)),
-    )
+    scaled = partial(_scaled_value, given, forward)
+    return lax.cond(_is_exact(given, forward), scaled, lambda: _log_value(_log_forward(given)))
 
 
 def _free_energy_jvp(primals, tangents):
     found = marginals_of(*primals)
-    # A derivative in the nodes alone, as of the mean answer, has nothing to do with pairs.
-    changes = [
-        jnp.sum(marginals * change, axes)
-        for marginals, change, axes in (
-            (found.nodes, tangents[0], (0, 2)),
-            (found.pairs, tangents[1], (0, 2, 3)),
-        )
-        if not isinstance(change, SymbolicZero)
-    ]
-    return found.free, sum(changes, jnp.zeros_like(found.free))
+    return found.free, _slope(found, *tangents[:2])
+
+
+def _slope(found, of_nodes, of_edges):
+    """The derivative of F along a change of the energies, (B,)."""
+    slope = jnp.zeros_like(found.free)
+    if not isinstance(of_nodes, SymbolicZero):
+        slope += jnp.sum(found.nodes * of_nodes, (0, 2))
+    # One in the nodes alone, as of the mean answer, has nothing to do with pairs.
+    if not isinstance(of_edges, SymbolicZero):
+        slope += jnp.sum(found.pairs * of_edges, (0, 2, 3))
+    return slope
 
 
 free_energy_of.defjvp(_free_energy_jvp, symbolic_zeros=True)
@@ -101,7 +100,9 @@ def _marginals_jvp(each, primals, tangents):
 
     # Made again in a backward pass: a branch keeps room for what the other one would keep, here that of all pairs.
     branches = along(scaled), jax.checkpoint(along(logarithms), prevent_cse=False)
-    return found, lax.cond(exact, *branches, (nodes, edges), tangents[:2])
+    change = lax.cond(exact, *branches, (nodes, edges), tangents[:2])
+    # Messages take their sums for constants, which F does not: its own derivative is known.
+    return found, change._replace(free=_slope(found, *tangents[:2]))
 
 
 def _both_passes(each, nodes, edges, linked):

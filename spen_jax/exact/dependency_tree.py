@@ -12,6 +12,7 @@ from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.projective import projective
 from spen_jax.exact.spanning import spanning
 from spen_jax.exact.structure import Structure
+from spen_jax.exact.tables import weighted
 
 
 class DependencyTree(Structure):
@@ -122,8 +123,7 @@ class DependencyTree(Structure):
     def energy_of(self, y):
         """sum(arcs * y) of words that count."""
         y = jnp.where(self.counts()[..., None] & ~_loops(y.shape[1])[None], y, 0)
-        tables = self.tables()
-        return jnp.sum(y * jnp.where((y == 0) & jnp.isinf(tables), 0, tables), (1, 2))
+        return jnp.sum(weighted(y, self.tables()), (1, 2))
 
     def plus(self, energies):
         """Added to the arcs."""

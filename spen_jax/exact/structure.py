@@ -224,20 +224,13 @@ class Structure:
 
     def entropy(self, beta: Beta = 1.0) -> jax.Array:
         """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...), up to the rounding of beta F."""
-        return self.kl_and_entropy(self, beta)[1]
+        return answers.entropy(self, _finite(beta))
 
     def kl(self, other: Self, beta: Beta = 1.0) -> jax.Array:
         """KL(P || Q) = sum_y P log(P / Q) in nats, (...), Q of `other`: infinite where it forbids what P does not.
 
         Also where masks or lengths differ. ValueError for structures of another kind, shape or setting.
         """
-        return self.kl_and_entropy(other, beta)[0]
-
-    def kl_and_entropy(self, other: Self, beta: Beta = 1.0) -> tuple[jax.Array, jax.Array]:
-        """Both of these, beta finite."""
-        beta, cold = _read(beta)
-        if cold:
-            raise ValueError("entropy and kl need a finite beta: at infinity one structure has all")
         if type(self) is not type(other):
             raise ValueError(f"kl needs another {type(self).__name__}, got {type(other).__name__}")
         for what, own, its in (
@@ -246,16 +239,11 @@ class Structure:
         ):
             if own != its:
                 raise ValueError(f"kl needs two structures of equal {what}, got {own} and {its}")
-        return answers.kl_and_entropy(self.comparable(other), other.comparable(self), beta)
+        return answers.kl(self.comparable(other), other.comparable(self), _finite(beta))
 
     def log_probability(self, y: Any, beta: Beta = 1.0) -> jax.Array:
         """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
-        beta, cold = _read(beta)
-        if cold:
-            raise ValueError(
-                "log_probability needs a finite beta: at infinity one structure has all"
-            )
-        return answers.log_probability(self, self.energy(y), beta)
+        return answers.log_probability(self, self.energy(y), _finite(beta))
 
     def _check_y(self, y, rank):
         batch, shape = self.batch_shape, self.y_shape()[:rank]
@@ -291,3 +279,13 @@ def _read(beta):
     number = known(beta)
     cold = number is not None and bool(np.isinf(number))
     return (1.0 if cold else beta), cold
+
+
+def _finite(beta):
+    """beta; ValueError where it is known to be infinite."""
+    beta, cold = _read(beta)
+    if cold:
+        raise ValueError(
+            "entropy, kl and log_probability need a finite beta: at infinity one structure has all"
+        )
+    return beta
