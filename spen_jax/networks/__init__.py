@@ -2,10 +2,12 @@
 
 from spen_jax.networks.feature_network import Dense, FeatureNetwork
 from spen_jax.networks.functions import Params, from_unary_logits, functions_of, logits_of
+from spen_jax.networks.recurrent import GRU
 
 __all__ = [
     "Dense",
     "FeatureNetwork",
+    "GRU",
     "Params",
     "from_unary_logits",
     "functions_of",
