@@ -11,10 +11,10 @@ from jax import lax
 class GRU(nn.Module):
     """h_t from the left and from the right, side by side: gated recurrent units, (B, T, D) -> (B, T, 2 H).
 
-    r, u = sigmoid(W x_t + V h + b), n = tanh(W_n x_t + b_n + r (V_n h + c_n)), h <- (1 - u) n + u h, from h = 0, once from
-    each end with weights of its own. Places where the mask (B, T) is False leave h as it is and give 0, so that
-    what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once, before the
-    loop. Source: Cho et al. (2014), with the reset gate after the product.
+    r, u = sigmoid(W x_t + V h + b), n = tanh(W_n x_t + b_n + r (V_n h + c_n)), h <- (1 - u) n + u h, from h = 0,
+    once from each end with weights of its own. Places where the mask (B, T) is False leave h as it is and give 0, so
+    that what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once,
+    before the loop. Source: Cho et al. (2014), with the reset gate after the product.
 
     Attributes:
       units: H.
@@ -32,7 +32,7 @@ class GRU(nn.Module):
         b = self.param("b", nn.initializers.zeros, (6 * H,))
         V = [self.param(f"V_{side}", _orthogonal_blocks, (H, 3 * H)) for side in ("left", "right")]
         c = self.param("c", nn.initializers.zeros, (2, H))
-        inputs = jnp.moveaxis(x @ W + b, 1, 0)  # (T, B, 6 H)
+        inputs = jnp.moveaxis(x @ W + b[None, None], 1, 0)  # (T, B, 6 H)
         counts = counts.T[..., None]
         given = inputs[..., : 3 * H], inputs[::-1, :, 3 * H :], counts, counts[::-1]
 
@@ -52,7 +52,7 @@ def _next(h, x, V, c, counts):
     H = h.shape[-1]
     of_h = h @ V
     reset, keep = jnp.split(jax.nn.sigmoid(x[:, : 2 * H] + of_h[:, : 2 * H]), 2, axis=-1)
-    new = jnp.tanh(x[:, 2 * H :] + reset * (of_h[:, 2 * H :] + c))
+    new = jnp.tanh(x[:, 2 * H :] + reset * (of_h[:, 2 * H :] + c[None]))
     return jnp.where(counts, new + keep * (h - new), h)
 
 
