@@ -1,10 +1,13 @@
 """Ready-made networks (Flax), and modules as pure functions."""
 
+from spen_jax.networks.biaffine import Biaffine, BiaffineLabels
 from spen_jax.networks.feature_network import Dense, FeatureNetwork
 from spen_jax.networks.functions import Params, from_unary_logits, functions_of, logits_of
 from spen_jax.networks.recurrent import GRU
 
 __all__ = [
+    "Biaffine",
+    "BiaffineLabels",
     "Dense",
     "FeatureNetwork",
     "GRU",
