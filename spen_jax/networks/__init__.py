@@ -2,7 +2,13 @@
 
 from spen_jax.networks.biaffine import Biaffine, BiaffineLabels
 from spen_jax.networks.feature_network import Dense, FeatureNetwork
-from spen_jax.networks.functions import Params, from_unary_logits, functions_of, logits_of
+from spen_jax.networks.functions import (
+    Params,
+    from_structure,
+    from_unary_logits,
+    functions_of,
+    logits_of,
+)
 from spen_jax.networks.recurrent import GRU
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "FeatureNetwork",
     "GRU",
     "Params",
+    "from_structure",
     "from_unary_logits",
     "functions_of",
     "logits_of",
