@@ -40,6 +40,11 @@ from spen_jax.energies.terms import (
     Deep,
     Pairwise,
 )
+from spen_jax.energies.trees import (
+    Grandparents,
+    Siblings,
+    Valency,
+)
 
 __all__ = [
     "Binary",
@@ -49,6 +54,7 @@ __all__ = [
     "Decoder",
     "Deep",
     "Distance",
+    "Grandparents",
     "ImplicitRegressor",
     "LinearMachine",
     "Matcher",
@@ -59,7 +65,9 @@ __all__ = [
     "Regressor",
     "SPEN",
     "Saturated",
+    "Siblings",
     "TreeSPEN",
+    "Valency",
     "Windows",
     "cosine",
     "euclidean",
