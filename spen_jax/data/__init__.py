@@ -1,5 +1,6 @@
 """Data sets: read, checked, made up."""
 
+from spen_jax.data.batches import Groups, by_length, padded
 from spen_jax.data.files import (
     SOURCES,
     DataError,
@@ -19,13 +20,16 @@ __all__ = [
     "DataError",
     "Dataset",
     "DownloadError",
+    "Groups",
     "Progress",
     "SOURCES",
     "Source",
     "Split",
+    "by_length",
     "exclusive_blocks",
     "find",
     "load",
+    "padded",
     "print_progress",
     "read_arff",
     "read_mulan",
