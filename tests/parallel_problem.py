@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import spen_jax as sx
-from spen_jax.training.fit import _compiled_step as compiled_step
+from spen_jax.training.steps import compiled_step
 
 DATA = sx.data.exclusive_blocks(seed=0, n_train=640, n_test=200)
 MODEL = sx.SPEN(sx.FeatureNetwork(16, (32,)), 16)

@@ -10,6 +10,7 @@ import optax
 import pytest
 from problems import Batch, assert_trees_close, counting
 
+import spen_jax as sx
 from spen_jax import GibbsWithGradients, Predictor, fit, objectives, training
 from spen_jax.training import average_of, stable
 from spen_jax.training.fields import fields_of, written_back
@@ -551,3 +552,36 @@ def test_a_number_of_epochs_that_cannot_be_is_refused_at_once(epochs):
 
 
 # Evaluation
+
+
+def test_groups_of_several_lengths_are_trained_on_in_batches_of_one_length():
+    """Each step sees one group, an epoch sees every row, and a mean over places is that of the padded data."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([2, 5, 3, 2, 5, 1, 2])
+    mask = np.arange(5) < lengths[:, None]
+    data = {"x": np.where(mask, rng.normal(size=(7, 5)), 0).astype(np.float32), "mask": mask}
+    groups = sx.data.by_length(data, mask, (2, 3, 5))
+    widths = []
+
+    def objective(params, batch, key):
+        widths.append(batch["x"].shape)
+        value = jnp.sum((params - batch["x"]) ** 2 * batch["mask"])
+        return value, {"loss": value, "places": jnp.sum(batch["mask"]) * 1.0}
+
+    optimizer = optax.sgd(0.0)
+    state = training.init(jnp.zeros(()), optimizer, jax.random.key(0))
+    _, metrics = sx.fit(objective, optimizer, state, groups, epochs=2, batch_size=2).last()
+    assert {*widths} == {(2, 2), (1, 3), (2, 5)}
+    assert metrics["places"] * training.steps_per_epoch([4, 1, 2], 2) == lengths.sum()
+    again, _ = sx.fit(objective, optimizer, state, groups, epochs=1, batch_size=2).last()
+    assert again.params == 0
+    recipe = training.Recipe(epochs=1, learning_rate=0.1, weight_decay=0.0, batch_size=2)
+    trained = training.train(objective, jnp.zeros(()), groups, recipe, jax.random.key(1)).last()
+    assert np.isfinite(trained.params) and trained.params != 0
+
+
+def test_no_group_at_all_is_refused():
+    optimizer = optax.sgd(0.1)
+    state = training.init(jnp.zeros(()), optimizer, jax.random.key(0))
+    with pytest.raises(ValueError, match="at least one group"):
+        sx.fit(lambda p, b, k: (p, {}), optimizer, state, sx.data.Groups((), ()), epochs=1)

@@ -14,7 +14,7 @@ from test_compilations import BUILT, builds, listen
 from spen_jax import SPEN, FeatureNetwork, Predictor, fit, functions_of, logits_of, sparse, training
 from spen_jax import objectives as of
 from spen_jax.sparse import Rows, on_values, rows
-from spen_jax.training.fit import _compiled_step as compiled_step
+from spen_jax.training.steps import compiled_step
 
 RNG = np.random.default_rng(0)
 X = (RNG.normal(size=(90, 30)) * (RNG.random((90, 30)) < 0.1)).astype(np.float32)

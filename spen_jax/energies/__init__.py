@@ -28,10 +28,12 @@ from spen_jax.energies.explain import (
     implied_logits,
     interactions,
 )
+from spen_jax.energies.sequences import Windows
 from spen_jax.energies.spen import (
     SPEN,
     softplus,
 )
+from spen_jax.energies.structured import ChainSPEN, TreeSPEN
 from spen_jax.energies.terms import (
     Cardinality,
     Convex,
@@ -42,6 +44,7 @@ from spen_jax.energies.terms import (
 __all__ = [
     "Binary",
     "Cardinality",
+    "ChainSPEN",
     "Convex",
     "Decoder",
     "Deep",
@@ -56,6 +59,8 @@ __all__ = [
     "Regressor",
     "SPEN",
     "Saturated",
+    "TreeSPEN",
+    "Windows",
     "cosine",
     "euclidean",
     "gaussian_bumps",

@@ -1,7 +1,13 @@
 """Ready-made networks (Flax), and modules as pure functions."""
 
 from spen_jax.networks.feature_network import Dense, FeatureNetwork
-from spen_jax.networks.functions import Params, from_unary_logits, functions_of, logits_of
+from spen_jax.networks.functions import (
+    Params,
+    from_structure,
+    from_unary_logits,
+    functions_of,
+    logits_of,
+)
 from spen_jax.networks.recurrent import GRU
 
 __all__ = [
@@ -9,6 +15,7 @@ __all__ = [
     "FeatureNetwork",
     "GRU",
     "Params",
+    "from_structure",
     "from_unary_logits",
     "functions_of",
     "logits_of",

@@ -58,6 +58,19 @@ def from_unary_logits(context: Any, domain: Domain) -> Any:
     return domain.from_logits(context["logits"])
 
 
+def from_structure(context: Any, domain: Domain) -> Any:
+    """The mean answer of context["structure"] at beta = 1, its marginals: a start for a SPEN over chains or trees.
+
+    ValueError for a context without a structure.
+    """
+    if not isinstance(context, dict) or "structure" not in context:
+        raise ValueError(
+            'this start needs features that give a context with an entry "structure", as those of a ChainSPEN do, got '
+            f"{jax.tree.structure(context)}; give another start"
+        )
+    return context["structure"].mean()[1]
+
+
 def _check_module(module, *methods):
     if isinstance(module, type):
         raise ValueError(

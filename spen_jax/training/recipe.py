@@ -1,7 +1,7 @@
 """A whole training by a recipe: the optimizer, the epochs, and the best of them by a validation score."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -12,10 +12,12 @@ import numpy as np
 import optax
 
 from spen_jax.checks import check_positive, check_whole
+from spen_jax.data import Groups
 from spen_jax.objectives import alternating
 from spen_jax.training.epochs import epochs
-from spen_jax.training.fit import State, fit, init, steps_per_epoch
+from spen_jax.training.fit import fit, sizes_of, steps_per_epoch
 from spen_jax.training.optimizers import average_of, stable
+from spen_jax.training.steps import State, init
 from spen_jax.types import Objective
 
 
@@ -74,11 +76,13 @@ class Recipe:
         if self.patience is not None:
             check_whole("patience", self.patience, 1)
 
-    def optimizer(self, n_examples: int) -> optax.GradientTransformation:
-        """That of a training on so many examples: one object for equal settings, so that nothing compiles twice."""
+    def optimizer(self, n_examples: int | Sequence[int]) -> optax.GradientTransformation:
+        """That of a training on so many examples, or groups of so many: one object for equal settings."""
         return _of_steps(self._of_any(), self._steps(n_examples))
 
-    def start(self, params: Any, n_examples: int, key: jax.Array) -> tuple[Any, State]:
+    def start(
+        self, params: Any, n_examples: int | Sequence[int], key: jax.Array
+    ) -> tuple[Any, State]:
         """An optimizer, one object for any number of steps, which its state knows, and the state before the first."""
         optimizer = self._of_any()
         state = init(params, optimizer, key)
@@ -206,7 +210,8 @@ def train(
     if not count:
         yield Trained(params, 0)
         return
-    optimizer, first = recipe.start(params, np.shape(jax.tree.leaves(data)[0])[0], key)
+    sizes = sizes_of(data if isinstance(data, Groups) else (data,))
+    optimizer, first = recipe.start(params, sizes, key)
     best = Best(params)
     scores: tuple[float, ...] = ()
     clock: tuple[float, ...] = ()

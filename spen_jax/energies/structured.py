@@ -1,0 +1,144 @@
+"""SPENs over structured y (Flax Linen): unary potentials of any network, the structure underneath, further terms.
+
+E(x, y) = -s(x).y + links + terms - entropy H(y), y relaxed as the structure has it: rows of simplices, over the labels
+of T places (`ChainSPEN`) or over the heads of n words (`TreeSPEN`). The context holds the structure underneath, E
+without terms and entropy: its exact answer is a place to start (`networks.from_structure`), its polytope one to stay
+in (`exact.Polytope`).
+
+A network is a Flax module with `hidden(x, train, mask) -> h` and `output(h) -> s`, of a batch. A term is one with
+`features(h, train, mask) -> context`, of a batch, and `energy(context, y) -> scalar`, of one example, whose rows y
+are 0 where they do not count. B examples, T places, n words, K labels, H hidden units.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spen_jax.arguments import handing
+from spen_jax.domains import Simplex, counting
+from spen_jax.exact import Chain, ChainParts, DependencyTree, Structure
+
+
+class ChainSPEN(nn.Module):
+    """E = -sum_t s_t.y_t + sum_t y_t'A y_(t+1) + terms - entropy H(y), y (T, K) rows of simplices.
+
+    A, the energies of transitions, starts at 0. Without terms it is a conditional random field of a linear chain
+    (Lafferty, McCallum & Pereira 2001), relaxed. On `exact.Polytope` y is `ChainParts`, and the second sum that of
+    A times the pairs' marginals.
+
+    Attributes:
+      network: of a batch: `hidden(x, train, mask) -> (B, T, H)`, `output(h) -> s (B, T, K)`.
+      terms: such as `Windows()`; their parameters stand under "terms_0", "terms_1", ...
+      transitions: whether there is an A.
+      entropy: weight of the entropy of the rows. With weight 1 and unaries alone the minimiser is softmax(s).
+    """
+
+    network: Any
+    terms: tuple[Any, ...] = ()
+    transitions: bool = True
+    entropy: float = 0.0
+
+    def setup(self):
+        """Names A's module "pairs"."""
+        self.pairs = _Transitions() if self.transitions else None
+
+    def features(self, x: Any, train: bool = False, mask: Any = None) -> dict[str, Any]:
+        """The context: "logits" (B, T, K), "mask" (B, T), "structure", a `Chain`, and what the terms keep."""
+        return _features(self, x, train, mask)
+
+    def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
+        """The chain of -s and A, of a batch."""
+        batch, _, labels = logits.shape
+        energies = self.pairs(labels) if self.pairs else jnp.zeros((labels, labels), logits.dtype)
+        each = jnp.broadcast_to(energies[None, None], (batch, 1, labels, labels))
+        return Chain(-logits, each, mask=mask)
+
+    def energy(self, context: dict[str, Any], y: Any) -> jax.Array:
+        """E(x, y) of one example, y (T, K) or `ChainParts`."""
+        on_polytope = isinstance(y, ChainParts)
+        nodes = counting(context["mask"], y.nodes if on_polytope else y)
+        energy = _energy(self, context, nodes)
+        if self.pairs:
+            A = self.pairs(nodes.shape[-1])
+            pairs = y.edges if on_polytope else None
+            energy += jnp.sum((nodes[:-1] @ A) * nodes[1:] if pairs is None else pairs * A[None])
+        return energy
+
+    def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
+        """The energies of a batch, (B,); makes `init` see all parameters."""
+        return _energies(self, x, y, mask)
+
+
+class TreeSPEN(nn.Module):
+    """E = -sum_dh s_dh y_dh + terms - entropy H(y), y (n, n + 1): row d a distribution over the heads of word d.
+
+    Heads are numbered as in `exact.DependencyTree`: 0 is the root, h + 1 word h. Without terms it is the arc-factored
+    model of McDonald et al. (2005), relaxed.
+
+    Attributes:
+      network: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, n + 1)`.
+      terms: such as `Siblings()`; their parameters stand under "terms_0", "terms_1", ...
+      projective: whether arcs may not cross, in the structure underneath.
+      one_root: whether one word alone hangs from the root there.
+      entropy: weight of the entropy of the rows.
+    """
+
+    network: Any
+    terms: tuple[Any, ...] = ()
+    projective: bool = False
+    one_root: bool = True
+    entropy: float = 0.0
+
+    def features(self, x: Any, train: bool = False, mask: Any = None) -> dict[str, Any]:
+        """The context: "logits" (B, n, n + 1), "mask" (B, n), "structure", and what the terms keep."""
+        return _features(self, x, train, mask)
+
+    def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
+        """The trees of arcs -s, of a batch."""
+        return DependencyTree(
+            -logits, projective=self.projective, one_root=self.one_root, mask=mask
+        )
+
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """E(x, y) of one example, y (n, n + 1); a word is never its own head."""
+        y = counting(context["mask"], y)
+        return _energy(self, context, jnp.where(jnp.eye(*y.shape, 1, dtype=bool), 0, y))
+
+    def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
+        """The energies of a batch, (B,); makes `init` see all parameters."""
+        return _energies(self, x, y, mask)
+
+
+class _Transitions(nn.Module):
+    """A (K, K), declared where K is first known."""
+
+    @nn.compact
+    def __call__(self, labels):
+        return self.param("A", nn.initializers.zeros, (labels, labels))
+
+
+def _features(spen, x, train, mask):
+    h = handing(spen.network.hidden, train=train, mask=mask)(x)
+    logits = spen.network.output(h)
+    mask = jnp.ones(logits.shape[:2], bool) if mask is None else jnp.asarray(mask, bool)
+    context = {"logits": logits, "mask": mask, "structure": spen.structure(logits, mask)}
+    if spen.terms:
+        context["terms"] = [term.features(h, train, mask) for term in spen.terms]
+    return context
+
+
+def _energy(spen, context, y):
+    """-s.y + terms - entropy H(y)."""
+    energy = -jnp.sum(context["logits"] * y)
+    for term, known in zip(spen.terms, context.get("terms", ()), strict=True):
+        energy += term.energy(known, y)
+    return energy - spen.entropy * Simplex().entropy(y) if spen.entropy else energy
+
+
+def _energies(spen, x, y, mask):
+    # Flax's own vmap: a term may declare its parameters when it first sees y.
+    of_one = type(spen).energy
+    energies = nn.vmap(of_one, variable_axes={"params": None}, split_rngs={"params": False})
+    return energies(spen, spen.features(x, mask=mask), y)

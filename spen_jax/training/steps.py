@@ -1,0 +1,213 @@
+"""One compiled Optax step on some examples of the data, and a compiled loop of steps for small problems."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from spen_jax import parallel, sparse
+from spen_jax.convolutions import fast
+from spen_jax.training.fields import cut_all, shared_axis
+from spen_jax.trees import all_finite, every, select
+from spen_jax.types import Objective
+
+
+class State(NamedTuple):
+    """What a training carries from step to step."""
+
+    params: Any
+    opt_state: Any
+    key: jax.Array
+
+
+def init(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
+    """The state before the first step; the key, one of `jax.random.key`, decides all that is random."""
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"key must be a random key, jax.random.key(0), got {key!r}")
+    return State(params, optimizer.init(params), key)
+
+
+def step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    data: Any,
+    rows: Any,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One step of `optimizer` on the examples `rows` of `data`: gradient, update, metrics.
+
+    Where the loss, the gradient, the new parameters or the optimizer's new state would not be finite, only the key of
+    the state is another one, and the metric "left_out", else 0, is the number of examples.
+
+    Where state and data stand on a mesh (`parallel.everywhere`), each device works on its own of the rows, and the
+    step is that of one device: gradient and metrics are summed once. The state stays where it stands.
+    The rows of a SciPy matrix in `data` are cut on the host, and run on one device: ValueError where the state stands
+    on a mesh.
+    """
+    places = parallel.places(state)
+    data = sparse.matrices(data=data)
+    if sparse.has_rows(data):  # what is compiled then serves any number of rows
+        data, rows = cut_all(cut_sparse(state, data, rows), rows), np.arange(len(rows))
+    if places is not None:
+        rows = parallel.beside(state, rows)
+    return compiled_step(objective, optimizer, places, state, data, rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def compiled_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    places: Any,
+    state: State,
+    data: Any,
+    rows: Any,
+) -> tuple[State, dict[str, jax.Array]]:
+    """`step` on arrays; `places` are those of the state on its mesh."""
+
+    def of_arrays(state, data, rows):
+        batch = parallel.taken(data, rows)
+        state, metrics, sound = _step(objective, optimizer, state, batch)
+        metrics |= {"left_out": jnp.where(sound, 0, len(rows))}
+        return parallel.kept(state, places), metrics
+
+    return parallel.automatic(
+        of_arrays, state, data, rows, out=(parallel.specs(state, places), P())
+    )
+
+
+def cut_sparse(state: Any, data: Any, rows: Any) -> Any:
+    """The data with the rows, of each step where they are (S, B), of what is sparse."""
+    if sparse.has_rows(data) and parallel.mesh_of(state, data) is not None:
+        raise ValueError(
+            "sparse rows are trained on one device, but state or data stand on a mesh of several: leave them where "
+            "they were made, without parallel.everywhere, sharded or split, or give dense rows, x.toarray()"
+        )
+    return sparse.cut(data, rows)
+
+
+def _step(objective, optimizer, state, batch):
+    """The next state, or where a number is not finite the same with another key; metrics; and whether it was taken."""
+    key, step_key = jax.random.split(state.key)
+    descend = jax.value_and_grad(fast(objective), has_aux=True)
+    (value, metrics), gradient = descend(state.params, batch, step_key)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    new = State(optax.apply_updates(state.params, updates), opt_state, key)
+    sound = all_finite((value, gradient, new.params)) & ~_loses(state.opt_state, opt_state)
+    return select(sound, new, state._replace(key=key)), metrics, sound
+
+
+def _loses(old, new):
+    """Whether a number is finite no longer, as where an optimizer squares a gradient; what was infinite may stay so."""
+
+    def lost(old, new):
+        if not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+            return jnp.array(False)
+        return jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+
+    def some_lost():
+        return ~every(jax.tree.map(lambda old, new: ~lost(old, new), old, new))
+
+    return jax.lax.cond(all_finite(new), lambda: jnp.array(False), some_lost)
+
+
+@partial(jax.jit, static_argnames=("objective", "optimizer"))
+def each_sound(objective, optimizer, state, data, rows):
+    """Whether a step on each of the examples alone could be taken, (len(rows),); sparse rows are cut one by one."""
+
+    def of_arrays(state, data, rows):
+        def sound(at):
+            place, row = at
+
+            def one_of(a):
+                if sparse.is_rows(a):
+                    return jax.tree.map(lambda part: part[place], a)
+                return a[row][None]
+
+            one = jax.tree.map(one_of, data, is_leaf=sparse.is_rows)
+            return _step(objective, optimizer, state, one)[2]
+
+        return jax.lax.map(sound, (jnp.arange(len(rows)), rows))
+
+    return parallel.automatic(of_arrays, state, data, rows)
+
+
+def scan(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batches: Any,
+    *,
+    at: Sequence[int] | None = None,
+    buffers: dict[str, Any] | None = None,
+) -> tuple[Any, ...]:
+    """(state, metrics (S, ...)) after a step on each of the S entries of the pytree `batches`, in one compiled loop.
+
+    For small problems: a whole training is one function to `jit`, and to `vmap` over seeds or settings; it is not
+    compiled here. A step that would not be finite is not taken, and counts in the metric "skipped" as 1, else 0.
+    Entry s of every leaf is the batch of step s: rows of data that the objective closes over, keys, a radius that
+    shrinks. An objective of all data takes `jnp.arange(steps)` and does not look at it.
+
+    Args:
+      objective: what to minimise, `(params, batch, key) -> (scalar, metrics)`.
+      optimizer: any.
+      state: of `init`; with the same state and batches the steps are those of `step`.
+      batches: leaves (S, ...).
+      at: numbers of steps, 0 to S, ascending. The parameters after so many steps are a third result, (len(at), ...).
+      buffers: arrays that training writes, such as latent codes. The objective is given (batch, buffers) for a
+        batch, and gives the new arrays, whole, as metrics of the same names. Of these `metrics` has the last.
+
+    Raises ValueError for batches without a shared leading axis, steps `at` that are not ascending in 0, ..., S, and
+    an objective that does not give its buffers back.
+    """
+    total = shared_axis(batches, "scan needs batches whose arrays share a leading axis of steps")
+    times, repeats = _times(at, total)
+    # The place of the snapshot after each step; one past their end, where there is none, is not written.
+    place = np.full(total + 1, len(times))
+    place[times] = np.arange(len(times))
+    state, buffers = jax.tree.map(jnp.asarray, (state, buffers))
+    kept = None
+    if at is not None:
+        kept = jax.tree.map(lambda p: jnp.broadcast_to(p, (len(times), *p.shape)), state.params)
+
+    def one(carry, given):
+        (state, kept, buffers), (batch, place) = carry, given
+        seen = batch if buffers is None else (batch, buffers)
+        state, metrics, sound = _step(objective, optimizer, state, seen)
+        if kept is not None:
+            kept = jax.tree.map(lambda a, p: a.at[place].set(p, mode="drop"), kept, state.params)
+        if buffers is not None:
+            new, metrics = _parted(metrics, buffers)
+            buffers = select(sound, new, buffers)
+        return (state, kept, buffers), metrics | {"skipped": 1 - sound}
+
+    carry, metrics = jax.lax.scan(one, (state, kept, buffers), (batches, place[1:]))
+    state, kept, buffers = carry
+    metrics = metrics | (buffers or {})
+    if at is None:
+        return state, metrics
+    return state, metrics, jax.tree.map(lambda a: a[repeats], kept)
+
+
+def _times(at, total):
+    """The different numbers of steps among `at`, and which of them each of `at` is."""
+    given = np.asarray(() if at is None else at)
+    times = given.astype(int)
+    if np.any(times != given) or np.any(np.diff(times, prepend=0, append=total) < 0):
+        raise ValueError(f"at must be ascending whole numbers from 0 to {total}, got {at}")
+    return np.unique(times, return_inverse=True)
+
+
+def _parted(metrics, buffers):
+    """The new buffers among the metrics, and the other metrics."""
+    if missing := sorted(set(buffers) - set(metrics)):
+        raise ValueError(
+            f"the objective must return the buffers it is given among its metrics, but {', '.join(missing)} "
+            f"are not among {', '.join(sorted(metrics))}"
+        )
+    others = {name: value for name, value in metrics.items() if name not in buffers}
+    return {name: metrics[name] for name in buffers}, others
