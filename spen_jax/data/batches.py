@@ -156,9 +156,9 @@ def _map(function: Callable[[str, Any], Any], name: str, tree: Any) -> Any:
         return None
     if isinstance(tree, dict):
         return {key: _map(function, f"{name}[{key!r}]", value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        fields = zip(type(tree)._fields, tree, strict=True)
-        return type(tree)(*(_map(function, f"{name}.{field}", value) for field, value in fields))
+    if isinstance(tree, tuple) and (fields := getattr(tree, "_fields", None)):
+        named = zip(fields, tree, strict=True)
+        return type(tree)(*(_map(function, f"{name}.{field}", value) for field, value in named))
     if isinstance(tree, tuple | list):
         return type(tree)(_map(function, f"{name}[{i}]", value) for i, value in enumerate(tree))
     return function(name, tree)
