@@ -101,6 +101,10 @@ def energies(term, params, context, y):
     return jax.vmap(jax.value_and_grad(lambda y: of_one(context, y)))(y)
 
 
+def of_example(context, example):
+    return jax.tree.map(lambda a: a[example], context)
+
+
 def test_terms_are_their_sums_over_words_on_trees_and_relaxed(x64):
     params, contexts = made(jax.random.key(0), HIDDEN, MASK)
     for example in range(2):
@@ -110,7 +114,7 @@ def test_terms_are_their_sums_over_words_on_trees_and_relaxed(x64):
         y = np.concatenate([np.eye(N + 2)[trees][..., :-1], relaxed])
         assert len(trees) == (33 if example == 0 else 16)  # (n + 1)^(n - 1), every 40th of 1296
         for term, formula, p, context in zip(TERMS, FORMULAS, params, contexts, strict=True):
-            own = jax.tree.map(lambda a: a[example], context)
+            own = of_example(context, example)
             got, slopes = energies(term, p, own, y)
             p, h = jax.tree.map(np.asarray, p), HIDDEN[example]
             want = [formula(p, h, one, words) for one in y]
@@ -127,9 +131,7 @@ def test_words_that_do_not_count_change_nothing(x64):
     _, others = made(jax.random.key(0), np.where(MASK[..., None], HIDDEN, 9.0), MASK)
     y = RNG.dirichlet(np.ones(N + 1), (1, N)) * MASK[1][None, :, None]
     for term, p, context, other in zip(TERMS, params, contexts, others, strict=True):
-        (first, _), (second, _) = (
-            energies(term, p, jax.tree.map(lambda a: a[1], c), y) for c in (context, other)
-        )
+        (first, _), (second, _) = (energies(term, p, of_example(c, 1), y) for c in (context, other))
         np.testing.assert_allclose(first, second, rtol=1e-12)
 
 

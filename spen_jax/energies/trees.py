@@ -54,7 +54,11 @@ class Siblings(nn.Module):
     def features(self, h: jax.Array, train: bool, mask: Any = None) -> dict[str, jax.Array]:
         """The context, (B, n, H) -> "first", "second" (B, n, R) and "head" (B, n + 1, R), which holds w."""
         first, second, head = _factors(self, h, mask)
-        return {"first": first, "second": second, "head": with_root(head, self.root) * _w(self, h, train)}
+        return {
+            "first": first,
+            "second": second,
+            "head": with_root(head, self.root) * _w(self, h, train),
+        }
 
     def energy(self, context: dict[str, jax.Array], y: jax.Array) -> jax.Array:
         """The term of one example, y (n, n + 1)."""
@@ -89,7 +93,11 @@ class Grandparents(nn.Module):
     def features(self, h: jax.Array, train: bool, mask: Any = None) -> dict[str, jax.Array]:
         """The context, (B, n, H) -> "word" and "head" (B, n, R), which holds w, and "above" (B, n + 1, R)."""
         word, head, above = _factors(self, h, mask)
-        return {"word": word, "head": head * _w(self, h, train), "above": with_root(above, self.root)}
+        return {
+            "word": word,
+            "head": head * _w(self, h, train),
+            "above": with_root(above, self.root),
+        }
 
     def energy(self, context: dict[str, jax.Array], y: jax.Array) -> jax.Array:
         """The term of one example, y (n, n + 1)."""
