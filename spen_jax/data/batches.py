@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 
 class Groups(tuple):
@@ -21,7 +20,7 @@ class Groups(tuple):
 
     rows: tuple[np.ndarray, ...]
 
-    def __new__(cls, groups: Iterable[Any], rows: Iterable[ArrayLike]) -> "Groups":
+    def __new__(cls, groups: Iterable[Any], rows: Iterable[Any]) -> "Groups":
         """ValueError unless there are as many groups as arrays of rows."""
         made = super().__new__(cls, groups)
         made.rows = tuple(np.asarray(row) for row in rows)
@@ -34,9 +33,7 @@ class Groups(tuple):
     def __getnewargs__(self) -> tuple:
         return tuple(self), self.rows
 
-    def back(
-        self, answers: Sequence[ArrayLike], width: int | None = None, fill: float = 0
-    ) -> np.ndarray:
+    def back(self, answers: Sequence[Any], width: int | None = None, fill: float = 0) -> np.ndarray:
         """What was found for each group, in the order of the data's rows.
 
         `answers`: one array (n, ...) to each group, or, with a `width`, (n, t, ...) of any t up to
@@ -61,7 +58,7 @@ class Groups(tuple):
 
 
 def padded(
-    arrays: Sequence[ArrayLike], width: int | None = None, fill: float = 0
+    arrays: Sequence[Any], width: int | None = None, fill: float = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """N arrays (t, ...) of various lengths t as one array (N, T, ...), and its mask bool (N, T).
 
@@ -90,7 +87,7 @@ def padded(
     return stacked, np.arange(width) < lengths[:, None]
 
 
-def by_length(data: Any, mask: ArrayLike, widths: Sequence[int]) -> Groups:
+def by_length(data: Any, mask: Any, widths: Sequence[int]) -> Groups:
     """Group N examples by their lengths: each goes to the first of `widths` that holds it.
 
     `data` is a dict, tuple, list or NamedTuple, nested as you like, of arrays (N, ...); None stays.
@@ -114,7 +111,7 @@ def by_length(data: Any, mask: ArrayLike, widths: Sequence[int]) -> Groups:
     if not bounds or bounds != sorted({*bounds}) or not 1 <= bounds[0] <= bounds[-1] <= places:
         raise ValueError(
             f"widths must be whole numbers that ascend, from 1 to at most the {places} places of "
-            f"the mask, got {widths}"
+            f"the mask, got {widths}: pad to more places, or leave out what is wider"
         )
     if lengths.max() > bounds[-1]:
         raise ValueError(

@@ -64,25 +64,16 @@ def read_letters(path: str | Path) -> Letters:
     path = Path(path)
     pixels, labels, offsets, folds = _read_arrays(path)
     n, shapes = len(labels), f"pixels {pixels.shape} and word_offsets {offsets.shape}"
-    _expect(
-        path,
-        n > 0 and pixels.shape == (n, 128),
-        f"pixels of shape ({n}, 128), at least one",
-        shapes,
-    )
+    shaped = n > 0 and pixels.shape == (n, 128)
+    _expect(path, shaped, f"pixels of shape ({n}, 128), at least one", shapes)
     _expect(path, offsets.shape == (len(folds) + 1,), f"{len(folds)} + 1 word_offsets", shapes)
     ends = f"{offsets[0]} to {offsets[-1]}"
     _expect(path, (offsets[0], offsets[-1]) == (0, n), f"word_offsets from 0 to {n}", ends)
     _expect(path, (offsets[1:] > offsets[:-1]).all(), "word_offsets that ascend", "others")
-    for name, array, largest in (
-        ("pixels", pixels, 1),
-        ("labels", labels, 25),
-        ("folds", folds, len(folds)),
-    ):
-        found = f"{array.min()} to {array.max()}"
-        _expect(
-            path, 0 <= array.min() <= array.max() <= largest, f"{name} from 0 to {largest}", found
-        )
+    ranges = ("pixels", pixels, 1), ("labels", labels, 25), ("folds", folds, len(folds))
+    for name, array, last in ranges:
+        low, high = array.min(), array.max()
+        _expect(path, 0 <= low and high <= last, f"{name} from 0 to {last}", f"{low} to {high}")
     inner = offsets[1:-1].astype(np.int64)
     x, mask = padded(np.split(pixels.astype(np.float32), inner))
     y, _ = padded(np.split(labels.astype(np.int32), inner), fill=-1)

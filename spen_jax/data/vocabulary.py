@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Vocabulary:
                 raise ValueError(f"{item!r} is none of the {len(self)} items {_some(self.items)}")
         return np.array([self._ids[item] for item in sequence], np.int32)
 
-    def strings(self, ids: ArrayLike) -> tuple[str, ...]:
+    def strings(self, ids: Any) -> tuple[str, ...]:
         """The texts of n ids (n,); "<padding>" for 0 and "<unknown>" for 1 unless it is closed.
 
         ValueError for what is no id: leave out what stands beyond the end of a sequence.

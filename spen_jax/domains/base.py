@@ -6,7 +6,7 @@ example at a time; on a batch the methods act on each example alike, but for `en
 What a domain cannot do (reals have no corners, a ball no logits) raises ValueError and says what can.
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -110,6 +110,20 @@ class Domain:
     def has_logits(self) -> bool:
         """Whether it has `to_logits`, `from_logits` and `entropy`, which mirror descent needs."""
         return False
+
+    def start(self, context: Any) -> Any:
+        """Where inference of a batch has to start; None where it may anywhere."""
+        return None
+
+    def within(self, context: Any) -> "Domain":
+        """The domain of one example, where that depends on its context."""
+        return self
+
+    def gap(self, y: Any, gradient: Any) -> jax.Array:
+        """How far y is from a minimum, the largest |y - project(y - gradient)|; 0 where it is one to first order."""
+        moved = self.project(jax.tree.map(jnp.subtract, y, gradient))
+        gaps = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b), initial=0), y, moved)
+        return reduce(jnp.maximum, jax.tree.leaves(gaps))
 
     def check(self, y: Any) -> None:
         """ValueError where the shape of y, one example, does not fit."""

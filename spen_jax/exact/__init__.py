@@ -28,6 +28,7 @@ from spen_jax.exact.gibbs import (
 )
 from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
+from spen_jax.exact.polytope import Polytope
 from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
 from spen_jax.exact.structured import (
@@ -50,6 +51,7 @@ __all__ = [
     "Found",
     "HiddenMarkov",
     "Nodes",
+    "Polytope",
     "SegmentParts",
     "Segments",
     "Structure",

@@ -245,6 +245,23 @@ class Structure:
         """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
         return answers.log_probability(self, self.energy(y), _finite(beta))
 
+    def nearest(self, y: jax.Array) -> jax.Array:
+        """The allowed structure that has most of relaxed answers y (..., *shape), argmax_s <y, s>, in whole numbers.
+
+        It rounds what gradient inference found; y of marginals has the most expected parts right.
+        """
+
+        def flat(energies):
+            return jnp.where(jnp.isinf(energies), jnp.inf, 0).astype(energies.dtype)
+
+        arrays = {name: getattr(self, name) for name in self.arrays}
+        floats = {
+            name: flat(a)
+            for name, a in arrays.items()
+            if a is not None and jnp.issubdtype(jnp.result_type(a), jnp.floating)
+        }
+        return self.replaced(**floats).plus(-y).best().y
+
     def _check_y(self, y, rank):
         batch, shape = self.batch_shape, self.y_shape()[:rank]
         several = y.shape[len(batch) : max(y.ndim - rank, len(batch))]

@@ -51,7 +51,7 @@ def how_it_runs(
 
     def one_step(values, context, y):
         each = Mapped(plan, False)
-        return each(step, values, (context, each(init, values, y)))
+        return each(step, values, (context, each(init, values, (context, y))))
 
     found = _convolutions(jax.make_jaxpr(one_step)(values, context, y).jaxpr)
     if found:

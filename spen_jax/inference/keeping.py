@@ -37,7 +37,7 @@ def made_again(plan: Plan, values: Values, context: Any, y: Any) -> bool:
     if not KEPT < total <= MEMORY:
         return total > MEMORY
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (context, y))
-    state = jax.eval_shape(partial(init, plan), now, one[1])
+    state = jax.eval_shape(partial(init, plan), now, one)
     jaxpr = jax.make_jaxpr(partial(step, plan))(now, (one[0], state)).jaxpr
     return _made(jaxpr) + parallel.operations(jaxpr) / OPERATIONS <= AGAIN * kept
 
@@ -50,7 +50,7 @@ def _kept(plan, values, context, y):
             return jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype)
 
         def back(values, context, y):
-            state = jax.vmap(partial(init, plan), (None, 0))(values, y)
+            state = jax.vmap(partial(init, plan), (None, 0))(values, (context, y))
             go = jax.vmap(partial(step, plan), (None, 0))
             return jax.vjp(lambda values, *example: go(values, example), values, context, state)[1]
 

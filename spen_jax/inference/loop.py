@@ -28,7 +28,7 @@ def through(plan: Plan, values: Values, context: Any, y: Any, examples: Any, las
     each = Mapped(plan, last)
     first = at_step(values, 0)
     context, y = each.inward((context, y))
-    state = each(init, first, y)
+    state = each(init, first, (context, y))
     rows = [jax.tree.map(lambda a: a[None], each.record(first, context, state))]
     timed = plan.progress or any(map(jnp.ndim, jax.tree.leaves(values[1:])))
     times = jnp.arange(plan.steps) if timed else None

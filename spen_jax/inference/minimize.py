@@ -276,15 +276,16 @@ def _check(plan, values, context, start, known):
         _check_known(plan, known, start)
     checks.check_energy(plan.energy, values.params, *one)
     if isinstance(plan.mode, Unrolled):
-        _check_unrolls(plan, one[1])
+        _check_unrolls(plan, *one)
 
 
-def _check_unrolls(plan, y):
+def _check_unrolls(plan, context, y):
     def step(y):
         def bowl(y):
             return inner(y, y)
 
-        return plan.solver.step(bowl, plan.solver.init(y, plan.domain), plan.domain)
+        domain = plan.domain.within(context)
+        return plan.solver.step(bowl, plan.solver.init(y, domain), domain)
 
     if checks.loops_without_end(step, y):
         raise ValueError(

@@ -136,17 +136,22 @@ class MirrorDescent:
     On a simplex it is exponentiated gradient, y <- y exp(-step_size grad E(y)) / sum. Its natural step: with
     an energy -s.y + g(y) - H(y), H the domain's entropy, it reads l <- (1 - step_size) l + step_size (s - grad g(y)).
     A start on the boundary is moved inside by 1e-6 of the domain's width, since it could never leave it.
+    With `entropy` w > 0 it goes down E - w H, l <- (1 - step_size w) l - step_size grad E(y): the steps of a
+    temperature w, also where H has no formula in y, as on `exact.Polytope`; energy and residual are those of E.
     Sources: Beck & Teboulle (2003); Kivinen & Warmuth (1997).
     """
 
     step_size: float = 0.5
+    entropy: float = 0.0
 
     def __post_init__(self):
-        _require(self.in_range(), f"MirrorDescent needs step_size > 0, got {self.step_size}")
+        given = f"got {self.step_size} and {self.entropy}"
+        _require(self.in_range(), f"MirrorDescent needs step_size > 0 and entropy >= 0, {given}")
 
     def in_range(self):
-        """step_size > 0."""
-        return (self.step_size > 0) & (self.step_size < math.inf)
+        """step_size > 0 and entropy >= 0."""
+        length = (self.step_size > 0) & (self.step_size < math.inf)
+        return length & (self.entropy >= 0) & (self.entropy < math.inf)
 
     def init(self, y, domain):
         """The logits l of y; ValueError for a domain that has none."""
@@ -155,7 +160,8 @@ class MirrorDescent:
     def step(self, energy, state, domain):
         """One step on the logits, along the gradient in y."""
         gradient = jax.grad(energy)(self.y(state, domain))
-        return jax.tree.map(lambda a, g: a - self.step_size * g, state, gradient)
+        kept = 1 - self.step_size * self.entropy
+        return jax.tree.map(lambda a, g: kept * a - self.step_size * g, state, gradient)
 
     def y(self, state, domain):
         """The point whose logits the state is."""

@@ -28,6 +28,8 @@ def points(
     Raises:
       ValueError: for a number, or the middle, without a shape to take.
     """
+    if start is None and (own := domain.start(context)) is not None:
+        return own
     if isinstance(start, jax.Array) and start.ndim:
         return start if start.shape[0] != 1 else _repeated(start, context)
     if callable(start):

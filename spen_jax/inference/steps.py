@@ -6,7 +6,7 @@ point or state).
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.convolutions import fast
+from spen_jax.domains import Domain
 from spen_jax.inference import layout
 from spen_jax.inference.plan import Plan, Unrolled, Values
 from spen_jax.inference.solvers import with_settings
@@ -32,7 +33,7 @@ class Held(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A point, its energy, and the largest |y - project(y - grad E)|."""
+    """A point, its energy, and how far it is from a minimum, `Domain.gap`."""
 
     y: Any
     energy: Any
@@ -55,36 +56,41 @@ def objective(plan: Plan, values: Values, context: Any) -> Callable[[Any], jax.A
             energy = fast(plan.energy)(values.params, inner, y)
         if values.temperature is None:
             return energy
-        return energy - values.temperature * plan.domain.entropy(y)
+        return energy - values.temperature * domain_of(plan, context).entropy(y)
 
     return of_y
 
 
-def init(plan: Plan, values: Values, y: Any) -> Any:
-    """The solver's state at the projected start."""
-    return with_settings(plan.solver, values.settings).init(plan.domain.project(y), plan.domain)
+def domain_of(plan: Plan, context: Any) -> Domain:
+    """The domain of one example."""
+    return plan.domain.within(context.context if plan.held else context)
+
+
+def init(plan: Plan, values: Values, example: Any) -> Any:
+    """The solver's state at the projected start, of (context, y)."""
+    context, y = example
+    domain = domain_of(plan, context)
+    return with_settings(plan.solver, values.settings).init(domain.project(y), domain)
 
 
 def step(plan: Plan, values: Values, example: Any) -> Any:
     """The solver's next state, of (context, state)."""
     context, state = example
     solver = with_settings(plan.solver, values.settings)
-    return solver.step(objective(plan, values, context), state, plan.domain)
+    return solver.step(objective(plan, values, context), state, domain_of(plan, context))
 
 
 def read(plan: Plan, values: Values, example: Any) -> Any:
     """The point where the solver stands, of (context, state)."""
     context, state = example
-    return with_known(plan, context, plan.solver.y(state, plan.domain))[1]
+    return with_known(plan, context, plan.solver.y(state, domain_of(plan, context)))[1]
 
 
 def report(plan: Plan, values: Values, example: Any) -> Report:
     """What is said of a point, of (context, y)."""
     context, y = example
     value, gradient = jax.value_and_grad(objective(plan, values, context))(y)
-    moved = plan.domain.project(jax.tree.map(jnp.subtract, y, gradient))
-    gaps = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b), initial=0), y, moved)
-    return Report(y, value, reduce(jnp.maximum, jax.tree.leaves(gaps)))
+    return Report(y, value, domain_of(plan, context).gap(y, gradient))
 
 
 def finite(value: Any, residual: Any) -> jax.Array:
@@ -178,7 +184,7 @@ def obstacle(plan: Plan, values: Values, context: Any, y: Any, block: int) -> st
         return f"blocks of {block} are too small, {LEAST} are enough"
     context, y = one_of((context, y))
     now = at_step(values, 0)
-    state = jax.eval_shape(partial(init, plan), now, y)
-    functions = (init, y), (step, (context, state)), (report, (context, y))
+    state = jax.eval_shape(partial(init, plan), now, (context, y))
+    functions = (init, (context, y)), (step, (context, state)), (report, (context, y))
     found = (layout.obstacle(partial(f, plan), now, one) for f, one in functions)
     return next((words for words in found if words), None)

@@ -56,8 +56,8 @@ class Round(NamedTuple):
 
 
 def _begin(plan, values, example):
-    start, active = example
-    return Run(init(plan, values, start), None, active, jnp.zeros((), int))
+    context, start, active = example
+    return Run(init(plan, values, (context, start)), None, active, jnp.zeros((), int))
 
 
 def _look(plan, values, example):
@@ -100,7 +100,7 @@ def until(plan: Plan, values: Values, context: Any, start: Any, last: bool) -> F
     size = len(jax.tree.leaves(start)[0])
     first, end = at_step(values, 0), at_step(values, plan.steps - 1)
     over_all, each = partial(_over_all, plan), Mapped(plan, last)
-    run = over_all(_begin, first, (start, jnp.full(size, plan.steps > 0)))
+    run = over_all(_begin, first, (context, start, jnp.full(size, plan.steps > 0)))
     rows = Mapped(plan, False).record(first, context, run.state)
     rows = jax.tree.map(lambda a: jnp.zeros((plan.steps + 1, *a.shape), a.dtype).at[0].set(a), rows)
 

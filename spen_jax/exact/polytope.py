@@ -1,0 +1,119 @@
+"""The polytope of all mean answers of a structure, as a domain: its exact answers serve gradient inference over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spen_jax.domains import Domain, Simplex
+from spen_jax.exact.answers import with_parts
+from spen_jax.exact.structure import Structure
+
+
+@dataclass(frozen=True)
+class Polytope(Domain):
+    """The marginal polytope of the structure in context["structure"], that of a chain or a dependency tree.
+
+    Points are marginals of parts, as `Structure.marginals` has them: `ChainParts(nodes, edges)` of a chain, arcs
+    (n, n + 1) of a tree. In mirror descent logits are negative energies of the parts and the mirror map is the exact
+    marginals: l <- l - step_size grad E(y), y = marginals(l). It starts at the structure's own energies, so that with
+    `MirrorDescent(entropy=1)` an energy that is the structure's and no more is answered from the first point on. (The
+    entropy, that of P(y), has no formula in y for all structures: a temperature is refused.) In `FrankWolfe` the oracle
+    is the exact best structure. `residual` is the Frank-Wolfe gap max_s <grad E(y), y - s>, for which a convex
+    energy has E(y) - min E <= gap.
+
+    Inference starts at the structure's own marginals at beta = 1. Truth and masks are those of the structure's relaxed
+    answers, (T, K) or (n, n + 1), and the loss is their cross-entropy. What is known, implicit derivatives and
+    sampling have no place here. Sources: Graber & Schwing (2019); Wainwright & Jordan (2008).
+    """
+
+    @property
+    def has_logits(self):
+        """It has, within a context."""
+        return True
+
+    def start(self, context: Any) -> Any:
+        """The structure's own marginals, of a batch."""
+        return _structure_of(context).marginals()
+
+    def within(self, context: Any) -> "Domain":
+        """The polytope of one example's structure."""
+        return _Within(_structure_of(context))
+
+    def check(self, y):
+        """Anything goes: points come from the structure."""
+
+    def parts(self, y):
+        """Those of the structure's relaxed answers."""
+        return Simplex().parts(shown(y))
+
+    def pieces(self, y, mask=None):
+        """Those of the structure's relaxed answers."""
+        return Simplex().pieces(shown(y), mask)
+
+    def loss(self, y, truth, mask=None):
+        """The cross-entropy of what the structure's answers show, in nats."""
+        return Simplex().loss(shown(y), truth, mask)
+
+    def onto_face(self, y, target, scaled, v):
+        """ValueError: nothing is projected onto a polytope."""
+        raise ValueError(
+            "implicit derivatives need a projection, which a Polytope has none of: unroll the steps"
+        )
+
+
+def shown(y: Any) -> Any:
+    """Of a point of a polytope, or of a structure's relaxed answer, the rows of simplices."""
+    return y.nodes if hasattr(y, "nodes") else y
+
+
+class _Within(Domain):
+    """The polytope of one example."""
+
+    def __init__(self, structure: Structure):
+        self.structure = structure
+        self.tables = structure.spread(structure.tables())
+
+    def _parts(self, find: Callable[[Any], Any], energies: Any) -> Any:
+        """find(tables) -> indicators or marginals of one example, where its parts have these energies."""
+        leaves, tree = jax.tree.flatten(self.tables)
+        given = [
+            jnp.where(jnp.isinf(own), own, new[None])
+            for own, new in zip(leaves, jax.tree.leaves(energies), strict=True)
+        ]
+        found = self.structure.parts(find(tree.unflatten(given)))
+        return jax.tree.map(lambda a: a[0], found)
+
+    def project(self, y):
+        """y itself."""
+        return y
+
+    def to_logits(self, y):
+        """The structure's own, wherever y lies: there inference starts."""
+        shape = jax.tree.structure(y)
+        own = [jnp.where(jnp.isinf(a), 0, -a)[0] for a in jax.tree.leaves(self.tables)]
+        return shape.unflatten(own)
+
+    def from_logits(self, logits):
+        """The exact marginals where parts have the energies -logits."""
+        return self._parts(self.structure.found_marginals, jax.tree.map(jnp.negative, logits))
+
+    def corner(self, gradient):
+        """The best structure where parts have these energies."""
+        return self._parts(lambda tables: with_parts(self.structure.least, tables)[1], gradient)
+
+    def gap(self, y, gradient):
+        """<gradient, y - s>, s the corner."""
+        away = jax.tree.map(jnp.subtract, y, self.corner(gradient))
+        return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(away)))
+
+
+def _structure_of(context):
+    if not isinstance(context, dict) or not isinstance(context.get("structure"), Structure):
+        raise ValueError(
+            'a Polytope needs features that give a context with an entry "structure", a Chain or DependencyTree, as '
+            f"those of a ChainSPEN or TreeSPEN do, got {jax.tree.structure(context)}"
+        )
+    return context["structure"]
