@@ -11,7 +11,8 @@ chosen, neither on development sentences nor on test ones. Trees are decoded exa
 those whose arcs do not cross.
 
     head softmax: each word's head by itself
-    tree likelihood: -log P(tree), over all trees with one root (Koo et al. 2007) or those without crossing arcs
+    tree likelihood: -log P(tree), over all trees with one root (Koo et al. 2007) or those without crossing arcs,
+        to which the sentences with such arcs are left out
     max-margin: the true tree must beat every other by its cost (Taskar et al. 2003; McDonald et al. 2005)
     second order: energies of siblings and of grandparents, of low rank; from the marginals of the arcs three steps of
         mirror descent whose mirror map is the exact marginals, unrolled; the cross-entropy of the last marginals
@@ -147,6 +148,8 @@ def tuned(method: Method, start: Any, groups: Groups, key: jax.Array) -> Any:
     spen = spen_of(method)
     few = jax.tree.map(lambda a: jnp.asarray(a[:2]), groups[0])
     new = jax.jit(spen.init)(key, few["x"], few["y"], few["mask"])["params"]
+    if method.loss == "projective":  # no likelihood over trees has those that it leaves out
+        groups = parsing_data.projective(groups)
     data = Groups([{name: g[name] for name in ("x", "y", "mask")} for g in groups], groups.rows)
     recipe = training.Recipe(1, 1e-3, 1e-2, batch_size=32)
     return training.train(objective_of(method), new | start, data, recipe, key)

@@ -80,6 +80,24 @@ def up_to(groups: Groups, width: int) -> Groups:
     return Groups([groups[i] for i in kept], [groups.rows[i] for i in kept])
 
 
+def projective(groups: Groups) -> Groups:
+    """The sentences whose true arcs do not cross."""
+    kept = [np.flatnonzero(no_arcs_cross(g["heads"], g["mask"])) for g in groups]
+    made = [jax.tree.map(_rows(rows), g) for g, rows in zip(groups, kept, strict=True)]
+    rows = [own[at] for own, at in zip(groups.rows, kept, strict=True)]
+    return Groups(made, rows)
+
+
+def no_arcs_cross(heads: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Whether no two arcs of trees (N, n) cross, the root standing before the first word, (N,)."""
+    at = np.arange(1, heads.shape[1] + 1)[None]
+    left = np.where(mask, np.minimum(heads, at), 0)
+    right = np.where(mask, np.maximum(heads, at), 0)
+    starts, ends = left[:, None], right[:, None]
+    inside = (left[..., None] < starts) & (starts < right[..., None])
+    return ~np.any(inside & (ends > right[..., None]), axis=(1, 2))
+
+
 def together(groups: Groups, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays (n, t) of each group as one (N, T), in the order of the sentences, with -1 beyond the end."""
     return groups.back(arrays, max(a.shape[1] for a in arrays), -1)

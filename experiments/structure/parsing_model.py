@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax import lax
 
 import spen_jax as sx
 from experiments.structure.encoder import WordEncoder
@@ -130,34 +129,31 @@ def trees_of(projective: bool, params: Any, context: dict[str, Any]) -> Any:
 ANY_TREES, PROJECTIVE_TREES = partial(trees_of, False), partial(trees_of, True)
 
 
-def path_of(spen: TreeSPEN, steps: int, params: Any, context: dict[str, Any]) -> jax.Array:
-    """y of mirror descent among the marginals of trees, from those of the arcs alone, (steps + 1, B, n, n + 1).
+@lru_cache(maxsize=32)
+def predictor_of(method: Method) -> sx.Predictor:
+    """Mirror descent among the marginals of trees, from those of the arcs alone.
 
-    The mirror map is the exact marginals, y = mean of trees with scores l, and the temperature 1, so that a step of
-    length 1 on E(y) - H(y), H the entropy of the trees, reads l <- -dE/dy = s - d terms / dy.
+    The mirror map is the exact marginals, y = mean of trees with arcs -l. With the entropy H of the trees a step of
+    length 1 on E(y) - H(y) reads l <- -dE/dy = s - d terms / dy.
     """
-    energy = sx.functions_of(spen)[1]
-    slopes = jax.vmap(jax.grad(energy, 2), (None, 0, 0))
-    trees = context["structure"]
-
-    def step(y, _):
-        new = trees.replaced(arcs=slopes(params, context, y)).mean()[1]
-        return new, new
-
-    start = trees.mean()[1]
-    _, path = lax.scan(step, start, None, steps)
-    return jnp.concatenate([start[None], path])
+    features, energy = sx.functions_of(spen_of(method))
+    return sx.Predictor(
+        energy,
+        features,
+        domain=exact.Polytope(),
+        solver=sx.MirrorDescent(1.0, entropy=1.0),
+        steps=method.steps,
+    )
 
 
 @lru_cache(maxsize=32)
 def objective_of(method: Method) -> Callable[..., Any]:
     """The objective of the arcs, of batches whose x are vectors."""
-    spen = spen_of(method)
-    features = sx.functions_of(spen)[0]
+    features = sx.functions_of(spen_of(method))[0]
     if method.loss == "heads":
         return sx.objectives.feed_forward(_head_scores(features), domain=sx.Simplex())
     if method.loss == "unrolled":
-        return _unrolled(spen, method.steps)
+        return sx.objectives.end_to_end(predictor_of(method))
     trees = PROJECTIVE_TREES if method.loss == "projective" else ANY_TREES
     exactly = sx.Predictor.of_structure(trees, features)
     if method.loss == "margin":
@@ -170,19 +166,6 @@ def _head_scores(features):
         return barred(features(params, x, key, mask=mask))
 
     return scores
-
-
-def _unrolled(spen, steps):
-    """The cross-entropy of the last marginals, a sum over words and a mean over sentences."""
-    features, judge = sx.functions_of(spen)[0], sx.losses.counted(sx.Simplex().loss)
-
-    def objective(params, batch, key):
-        context = features(params, batch["x"], key, mask=batch["mask"])
-        y = path_of(spen, steps, params, context)[-1]
-        value = jnp.mean(jax.vmap(judge)(y, batch["y"], batch["mask"]))
-        return value, {"loss": value}
-
-    return objective
 
 
 @partial(jax.jit, static_argnums=0)
@@ -200,8 +183,7 @@ def answers(parser: Parser, method: Method, params: Any, key: None, h: Any, mask
     with the fewest wrong heads expected under the marginals that inference has found.
     """
     of_parser, of_arcs = params
-    spen = spen_of(method)
-    context = sx.functions_of(spen)[0](of_arcs, h, mask=mask)
+    context = sx.functions_of(spen_of(method))[0](of_arcs, h, mask=mask)
 
     def labelled(heads):
         scores = parser.apply({"params": of_parser}, h, heads, method="of_relations")
@@ -212,7 +194,12 @@ def answers(parser: Parser, method: Method, params: Any, key: None, h: Any, mask
 
     scores, path = context["logits"], []
     if method.steps:
-        path = path_of(spen, method.steps, of_arcs, context)
+        predictor = predictor_of(method)
+        options = predictor.options(of_arcs, trace="y")
+        found = sx.minimize(
+            predictor.energy, of_arcs, context, predictor.points(context), **options
+        )
+        path = jnp.moveaxis(found.trace["y"], 1, 0)
         scores = path[-1]
     return {
         "any": labelled(tree(scores)),
