@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import spen_jax as sx
 from spen_jax.energies import Grandparents, Siblings, TreeSPEN, Valency
-from spen_jax.exact import DependencyTree
+from spen_jax.exact import DependencyTree, Polytope
 from spen_jax.networks import Biaffine, BiaffineLabels
 
 N, H = 5, 3
@@ -135,17 +136,18 @@ def test_words_that_do_not_count_change_nothing(x64):
         np.testing.assert_allclose(first, second, rtol=1e-12)
 
 
+class Network(nn.Module):
+    def setup(self):
+        self.arcs = Biaffine(4)
+
+    def hidden(self, x, train=False, mask=None):
+        return x
+
+    def output(self, h):
+        return self.arcs(h)
+
+
 def test_new_terms_are_near_zero_and_every_parameter_has_a_gradient():
-    class Network(nn.Module):
-        def setup(self):
-            self.arcs = Biaffine(4)
-
-        def hidden(self, x, train=False, mask=None):
-            return x
-
-        def output(self, h):
-            return self.arcs(h)
-
     spen, h = TreeSPEN(Network(), terms=TERMS), jnp.float32(HIDDEN)
     y = jnp.float32(RNG.dirichlet(np.ones(N + 1), (2, N)))
 
@@ -162,6 +164,33 @@ def test_new_terms_are_near_zero_and_every_parameter_has_a_gradient():
     assert abs(added) < 0.5
     for path, slope in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.any(slope) and np.all(np.isfinite(slope)), jax.tree_util.keystr(path)
+
+
+@pytest.mark.slow
+def test_steps_among_marginals_follow_the_terms_and_can_be_unrolled():
+    spen, h = TreeSPEN(Network(), terms=TERMS), jnp.float32(HIDDEN)
+    features, energy = sx.functions_of(spen)
+    solver = sx.MirrorDescent(1.0, entropy=1.0)
+    options = {"domain": Polytope(), "solver": solver, "steps": 2}
+    y = np.eye(N + 1, dtype=np.float32)[np.where(MASK, [0, 1, 1, 1, 1], 0)]
+    params = jax.jit(spen.init)(jax.random.key(1), h, y, MASK)["params"]
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    context = features(params, h, mask=MASK)
+    found = sx.minimize(energy, params, context, None, trace="y", **options).trace["y"]
+    trees = DependencyTree(-context["logits"], mask=MASK)
+    want = trees.mean()[1]
+    for t in range(3):  # of step length 1 the next arcs are the slopes
+        np.testing.assert_allclose(found[:, t], want, atol=1e-5)
+        slopes = jax.vmap(jax.grad(energy, 2), (None, 0, 0))(params, context, want)
+        want = trees.replaced(arcs=slopes).mean()[1]
+    objective = sx.objectives.end_to_end(sx.Predictor(energy, features, **options))
+    batch = {"x": h, "y": y, "mask": MASK}
+    (loss, _), slope = jax.jit(jax.value_and_grad(objective, has_aux=True))(
+        params, batch, jax.random.key(0)
+    )
+    assert loss > 0
+    for path, a in jax.tree_util.tree_leaves_with_path(slope):
+        assert np.any(a) and np.all(np.isfinite(a)), jax.tree_util.keystr(path)
 
 
 def test_a_term_without_rank_is_refused():

@@ -224,6 +224,7 @@ def main(config: Config) -> dict[str, Any]:
                 rows.setdefault(name, []).append({"seed": seed} | row)
                 last[name] = found
                 shared.say(f"seed {seed}, {name}: {line(row)}")
+                shared.write_json(run.folder / "result.json", {"rows": rows})  # so far
     draw(rows, last, bank.test, numbers, data.test, run.folder)
     return run.finish({"rows": rows, "figures": summary_of(rows)}, table(rows))
 

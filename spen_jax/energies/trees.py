@@ -7,12 +7,11 @@ batch. Terms of three words have scores of low rank,
 
     t(i, j, k) = sum_r w_r a_ir b_jr c_kr,   a = g(W_a h + p), b and c likewise,
 
-so that an energy and its gradient cost n^2 R operations, as little as R first-order energies, and no table of n^3
-numbers is made. All w start small, so that inference first follows the arcs, and have a gradient. The scores see where
-words stand only as far as h does.
+so that an energy and its gradient cost n^2 R operations and no table of n^3 numbers is made. All w start small, so
+that inference first follows the arcs, and have a gradient. The scores see where words stand only as far as h does.
 
-The factorised scores are those of Wang, Huang & Tu (2019), who refine such marginals by mean field. B examples, n
-words, H hidden units.
+The factorised scores are those of Wang, Huang & Tu (2019), who refine marginals of arcs with them by mean field. B
+examples, n words, H hidden units.
 """
 
 from collections.abc import Callable
