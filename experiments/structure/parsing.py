@@ -125,12 +125,12 @@ def vectors_of(parser: Parser, params: Any, groups: Groups, keys: Any = None) ->
     With keys each sentence is there once for each, seen with that key's dropout.
     """
 
+    made_by: Any = partial(vectors, parser)
+
     def all_of(number, group):
         own = [None] if keys is None else [jax.random.fold_in(key, number) for key in keys]
         made = [
-            parsing_data.in_chunks(
-                partial(vectors, parser, params), group["x"], group["mask"], key=key
-            )
+            parsing_data.in_chunks(partial(made_by, params), group["x"], group["mask"], key=key)
             for key in own
         ]
         width = group["heads"].shape[1]

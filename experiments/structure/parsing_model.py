@@ -72,7 +72,8 @@ def first_objective(parser: Parser) -> Callable[..., Any]:
     def objective(params, batch, key):
         mask, heads = batch["mask"], batch["heads"]
         rngs = {"dropout": key}
-        context, scores = parser.apply({"params": params}, batch["x"], heads, True, mask, rngs=rngs)
+        found: Any = parser.apply({"params": params}, batch["x"], heads, True, mask, rngs=rngs)
+        context, scores = found
         each = optax.softmax_cross_entropy_with_integer_labels
         of_arcs, of_relations = (
             jnp.sum(jnp.where(mask, each(scores, truth), 0)) / jnp.sum(mask)
@@ -90,8 +91,9 @@ def first_objective(parser: Parser) -> Callable[..., Any]:
 def barred(context: dict[str, Any]) -> jax.Array:
     """Scores of heads, with the least number for those that a word cannot have, (B, n, n + 1)."""
     scores, mask = context["logits"], context["mask"]
+    n = mask.shape[1]
     absent = jnp.pad(~mask, [(0, 0), (1, 0)])[:, None]
-    return jnp.where(absent | jnp.eye(*scores.shape[1:], 1, dtype=bool)[None], -1e9, scores)
+    return jnp.where(absent | jnp.eye(n, n + 1, 1, dtype=bool)[None], -1e9, scores)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _head_scores(features):
 def vectors(parser: Parser, params: Any, key: Any, x: Any, mask: jax.Array) -> jax.Array:
     """What the encoder makes of words, (B, n, H); with a key under dropout."""
     rngs, train = (None, False) if key is None else ({"dropout": key}, True)
-    return parser.apply({"params": params}, x, train, mask, rngs=rngs, method="vectors")
+    found: Any = parser.apply({"params": params}, x, train, mask, rngs=rngs, method="vectors")
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -186,7 +189,7 @@ def answers(parser: Parser, method: Method, params: Any, key: None, h: Any, mask
     context = sx.functions_of(spen_of(method))[0](of_arcs, h, mask=mask)
 
     def labelled(heads):
-        scores = parser.apply({"params": of_parser}, h, heads, method="of_relations")
+        scores: Any = parser.apply({"params": of_parser}, h, heads, method="of_relations")
         return heads, jnp.argmax(scores, -1)
 
     def tree(arcs, projective=False):

@@ -127,7 +127,7 @@ class Valency(nn.Module):
 
     def setup(self):
         """Declares w (2, units), v (units,), and the layer Cx with b."""
-        self.Cx = Dense(self.units)
+        self.Cx: Any = Dense(self.units)
         self.w = self.param("w", _normal(1.0), (2, self.units))
         self.v = self.param("v", _normal(self.scale / self.units**0.5), (self.units,))
 
@@ -148,7 +148,7 @@ class Valency(nn.Module):
 
 def without_loops(y: jax.Array) -> jax.Array:
     """y (n, n + 1) with 0 where a word would be its own head."""
-    return jnp.where(jnp.eye(*y.shape, 1, dtype=bool), 0, y)
+    return jnp.where(jnp.eye(len(y), y.shape[1], 1, dtype=bool), 0, y)
 
 
 def _declare(term):
