@@ -115,7 +115,8 @@ def first_training(
     recipe = training.Recipe(config.epochs, 2.5e-3, 1e-2, batch_size=32)
     few = jax.tree.map(lambda a: jnp.asarray(a[:2]), groups[0])
     params = jax.jit(parser.init)(keys[0], few["x"], few["heads"], mask=few["mask"])["params"]
-    steps = training.train(first_objective(parser), params, groups, recipe, keys[1])
+    objective: Any = first_objective(parser)  # pyright: ignore[reportArgumentType]
+    steps = training.train(objective, params, groups, recipe, keys[1])
     return shared.followed(steps, progress, f"seed {seed}, {FIRST}", config.epochs)
 
 
@@ -124,7 +125,6 @@ def vectors_of(parser: Parser, params: Any, groups: Groups, keys: Any = None) ->
 
     With keys each sentence is there once for each, seen with that key's dropout.
     """
-
     made_by: Any = partial(vectors, parser)
 
     def all_of(number, group):
