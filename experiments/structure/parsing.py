@@ -65,8 +65,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     """Initial weights, order of the sentences, dropout."""
 
-    epochs: int = 7
-    """Of the first training, which all parsers of a seed share."""
+    epochs: tuple[int, int] = (7, 5)
+    """Of the first training, which all parsers of a seed share, before and after a warm restart."""
 
     more_epochs: int = 2
     """With each objective, from there: one pass over as many draws of the encoder's dropout; 0 for none."""
@@ -109,15 +109,28 @@ def read(config: Config) -> tuple[Any, Numbers, Data]:
 
 def first_training(
     config: Config, seed: int, parser: Parser, groups: Groups, progress: Any
-) -> training.Trained:
-    """Head softmax from scratch, all layers."""
-    keys = jax.random.split(jax.random.key(seed))
-    recipe = training.Recipe(config.epochs, 2.5e-3, 1e-2, batch_size=32)
+) -> tuple[Any, float]:
+    """Head softmax from scratch, all layers: parameters, and the seconds that it took."""
+    key, *keys = jax.random.split(jax.random.key(seed), 3)
     few = jax.tree.map(lambda a: jnp.asarray(a[:2]), groups[0])
-    params = jax.jit(parser.init)(keys[0], few["x"], few["heads"], mask=few["mask"])["params"]
-    objective: Any = first_objective(parser)  # pyright: ignore[reportArgumentType]
-    steps = training.train(objective, params, groups, recipe, keys[1])
-    return shared.followed(steps, progress, f"seed {seed}, {FIRST}", config.epochs)
+    params = jax.jit(parser.init)(key, few["x"], few["heads"], mask=few["mask"])["params"]
+    seconds = 0.0
+    for number, own in enumerate(keys):
+        steps = phase(number, config, parser, params, groups, own)
+        name = f"seed {seed}, {FIRST}, {number + 1} of 2"
+        found = shared.followed(steps, progress, name, config.epochs[number])
+        params, seconds = found.params, seconds + found.seconds
+    return params, seconds
+
+
+def phase(
+    number: int, config: Config, parser: Parser, params: Any, groups: Groups, key: jax.Array
+) -> Any:
+    """The first training's epochs up to its warm restart (0) or after it (1), a generator."""
+    dropout, rate = ((0.33, 2.5e-3), (0.2, 2e-3))[number]
+    recipe = training.Recipe(config.epochs[number], rate, 1e-2, batch_size=32)
+    objective: Any = first_objective(parser.clone(dropout=dropout))  # pyright: ignore[reportArgumentType]
+    return training.train(objective, params, groups, recipe, key)
 
 
 def vectors_of(parser: Parser, params: Any, groups: Groups, keys: Any = None) -> Groups:
@@ -188,8 +201,7 @@ def of_seed(
         params, about = training.load(config.first / name)
         seconds = about["seconds"]
     else:
-        trained = first_training(config, seed, parser, data.train, progress)
-        params, seconds = trained.params, trained.seconds
+        params, seconds = first_training(config, seed, parser, data.train, progress)
     training.save(folder / name, params, {"seconds": seconds})
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), max(config.more_epochs, 1))
     near = parsing_data.up_to(data.train, LONGEST_AGAIN)
@@ -213,7 +225,7 @@ def main(config: Config) -> dict[str, Any]:
     unknown = {*config.methods} - {*METHODS}
     if unknown:
         shared.fail(f"--methods takes {', '.join(map(repr, METHODS))}, got {', '.join(unknown)}")
-    run = runs.begin(config, "parsing", epochs=1, more_epochs=0)
+    run = runs.begin(config, "parsing", more_epochs=0)
     bank, numbers, data = read(config)
     parser = Parser(WordEncoder.sizes_of(numbers.lexicon), len(numbers.relations))
     rows: dict[str, list[Any]] = {}
