@@ -74,7 +74,9 @@ def of_others(energies: jax.Array, width: jax.Array, word: jax.Array) -> Segment
     Labels are places of the word while a string is still as it, and letters from where it is not.
     """
     n, batch = word.shape[-1], word.shape[:-1]
-    one_hot = jax.nn.one_hot(word, LETTERS)  # beyond the last letter of zeros: whatever stands there is another word
+    one_hot = jax.nn.one_hot(
+        word, LETTERS
+    )  # beyond the last letter of zeros: whatever stands there is another word
     own = jnp.einsum("...tlk,...nk->...tln", energies, one_hot)
     place, count = jnp.arange(n), jnp.sum(word >= 0, -1, keepdims=True)
     same = jnp.where((place[:, None] + 1 == place) & (place < count)[..., None, :], 0.0, jnp.inf)

@@ -1,16 +1,13 @@
 """Strips of handwriting: the letters of a word one after the other, of changed widths, with gaps or overlaps."""
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import shared
+from spen_jax.data import Letters
 
 HEIGHT, LONGEST, LETTERS = 16, 9, 26  # pixels down; columns of the longest segment; the alphabet
 SQUEEZE, GAPS = (0.6, 1.0), (-1, 0, 1)  # a letter's new width over its old one; columns between two
-ALPHABET = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 
 
 class Strips(NamedTuple):
@@ -42,39 +39,25 @@ class Strips(NamedTuple):
         return np.sum(self.word >= 0, axis=1)
 
     @property
+    def words(self) -> list[list[int]]:
+        """Their letters."""
+        return spelled(self.word)
+
+    @property
     def cuts(self) -> np.ndarray:
         """Where each letter's segment begins, and the last one ends, (N, n + 1): a gap belongs to the letter before."""
         begin = np.maximum(self.first, np.pad(self.after[:, :-1], [(0, 0), (1, 0)]))
         return np.concatenate([begin, self.width[:, None]], axis=1)
 
 
-class Words(NamedTuple):
-    """The data: letters' images (N, 16, 8), their labels (N,), the first letter of each word (W + 1,), folds (W,)."""
-
-    pixels: np.ndarray
-    labels: np.ndarray
-    offsets: np.ndarray
-    folds: np.ndarray
-
-    def lexicon(self) -> np.ndarray:
-        """The distinct words in alphabetical order, -1 beyond the last letter, (V, n)."""
-        words = {tuple(self.labels[a:b]) for a, b in zip(self.offsets, self.offsets[1:], strict=False)}
-        most = max(map(len, words))
-        return np.array([[*w, *[-1] * (most - len(w))] for w in sorted(words)], np.int32)
+def lexicon(letters: Letters) -> np.ndarray:
+    """The distinct words in alphabetical order of their letters, -1 beyond the last, (V, n)."""
+    return np.unique(letters.y, axis=0)
 
 
-def load() -> Words:
-    """The OCR letters from the folder that SPEN_JAX_DATA names."""
-    path = Path(os.environ.get("SPEN_JAX_DATA", "data")) / "ocr" / "ocr_letters.npz"
-    if not path.exists():
-        shared.fail(f"{path} is not there; name the folder of the data by SPEN_JAX_DATA")
-    with np.load(path, allow_pickle=False) as data:
-        return Words(
-            data["pixels"].reshape(-1, HEIGHT, 8).astype(np.float32),
-            data["labels"].astype(np.int32),
-            data["word_offsets"],
-            data["folds"].astype(np.int32),
-        )
+def spelled(words: np.ndarray) -> list[list[int]]:
+    """The letters of each word of (N, n), -1 where there is none."""
+    return [[int(k) for k in word if k >= 0] for word in words]
 
 
 def resampling(old: int, new: int) -> np.ndarray:
@@ -93,13 +76,14 @@ def squeezed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image @ resampling(old, new)
 
 
-def strips(words: Words, longest: int, seed: int) -> Strips:
-    """A strip for each word of at most so many letters; widths and gaps drawn by the seed."""
+def strips(data: Letters, longest: int, seed: tuple[int, ...]) -> Strips:
+    """A strip for each word of at most so many letters; widths and gaps drawn by the seed; T = 9 times `longest`."""
     rng, rows = np.random.default_rng(seed), []
-    for i in np.flatnonzero(np.diff(words.offsets) <= longest):
-        of = slice(*words.offsets[i : i + 2])
-        images, first, after = [squeezed(a, rng) for a in words.pixels[of]], [], []
-        image, begin = np.zeros((HEIGHT, LONGEST * longest), np.float32), 0
+    for x, y, mask, fold in zip(data.x, data.y, data.mask, data.folds, strict=True):
+        if np.sum(mask) > longest:
+            continue
+        images, first, after = [squeezed(a.reshape(HEIGHT, -1), rng) for a in x[mask]], [], []
+        image, begin, end = np.zeros((HEIGHT, LONGEST * longest), np.float32), 0, 0
         for j, letter in enumerate(images):
             if j:  # none hides the one before it or is hidden by it
                 begin = max(end + rng.choice(GAPS), first[-1] + 1, end + 1 - letter.shape[1])
@@ -108,7 +92,7 @@ def strips(words: Words, longest: int, seed: int) -> Strips:
             image[where] = np.maximum(image[where], letter)
             first.append(begin)
             after.append(end)
-        rows.append((image, end, words.labels[of], first, after, words.folds[i]))
+        rows.append((image, end, y[mask], first, after, fold))
 
     def padded(values, fills):
         each = zip(values, fills, strict=True)
@@ -116,7 +100,7 @@ def strips(words: Words, longest: int, seed: int) -> Strips:
 
     images, width, labels, first, after, folds = zip(*rows, strict=True)
     return Strips(
-        np.stack(images)[:, :, : max(width)],
+        np.stack(images),
         np.array(width, np.int32),
         padded(labels, [-1] * len(rows)),
         padded(first, width),
@@ -125,12 +109,7 @@ def strips(words: Words, longest: int, seed: int) -> Strips:
     )
 
 
-def spelled(word: np.ndarray) -> str:
-    """Letters as text, up to the first -1."""
-    return "".join(ALPHABET[[k for k in word if k >= 0]])
-
-
-def distance(a: str, b: str) -> int:
+def distance(a: list[int], b: list[int]) -> int:
     """The edit distance: how many letters must be put in, taken out or changed."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -138,3 +117,22 @@ def distance(a: str, b: str) -> int:
         for j, y in enumerate(b, 1):
             above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (x != y))
     return row[-1]
+
+
+def error_rate(found: list[list[int]], truth: list[list[int]]) -> float:
+    """Letters to put in, take out or change, of all answers together, over those of the truth."""
+    return sum(map(distance, found, truth)) / sum(map(len, truth))
+
+
+def near(cuts: list[np.ndarray], strips: Strips) -> float:
+    """F1 of the cuts between letters, found within a pixel of true ones, which a gap or an overlap leaves two of."""
+    right = 0
+    for at, first, after, n in zip(cuts, strips.first, strips.after, strips.letters, strict=True):
+        left = sorted(at)
+        for begin, end in zip(
+            first[1:n], after[: n - 1], strict=True
+        ):  # each cut stands for one border at most
+            near = [c for c in left if min(begin, end) - 1 <= c <= max(begin, end) + 1]
+            right += bool(near)
+            left = [c for c in left if not near or c > near[0]]
+    return 2 * right / (sum(map(len, cuts)) + np.sum(strips.letters - 1))

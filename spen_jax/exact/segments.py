@@ -37,8 +37,8 @@ class Segments(Structure):
     Segment s begins at t_s, where the last one ends, and is l_s + 1 places long; together they cover all places, once.
     An answer in whole numbers is (..., T): the label where a segment begins, -1 elsewhere. Relaxed it is
     (..., T, L, K), the indicators of segments. A segment of more than L places is none: in `energy` it counts
-    nothing. Segments of one place, L = 1, make a `Chain`. Source: Sarawagi & Cohen (2004). Cost: T L K, with transitions
-    T L K + T K^2.
+    nothing. Segments of one place, L = 1, make a `Chain`. Source: Sarawagi & Cohen (2004). Cost: T L K, and
+    T K^2 with transitions.
 
     Args:
       energies: (..., T, L, K), of a segment by its start, its length - 1 and its label.
