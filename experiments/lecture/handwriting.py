@@ -141,6 +141,12 @@ METHODS = {
     "equal parts": Method(letters, cuts="equal"),
 }
 
+MORE = {
+    "likelihood, half of the steps": ("likelihood, then MCE", 0, False),
+    "true cuts, none at test": ("true cuts", -1, True),
+}
+"""Rows of the parameters of others: whose, when, and whether their energies are -log P(letter | segment)."""
+
 
 @partial(jax.jit, static_argnames=("loss", "steps"))
 def train(loss: Any, rate: Any, first: Any, given: Batch, key: Any, steps: int) -> Any:
@@ -242,28 +248,29 @@ def at(params: Any, i: int) -> Any:
     return jax.tree.map(lambda p: p[i], params)
 
 
+def reading(found: list[list[int]], cuts: list[np.ndarray], seen: Strips) -> dict[str, float]:
+    """How well letters and cuts between them were found, as shares."""
+    right = [word == truth for word, truth in zip(found, seen.words, strict=True)]
+    wrong = error_rate(found, seen.words)
+    return {"letters_wrong": wrong, "words_right": np.mean(right), "cuts": near(cuts, seen)}
+
+
 def measure(name: str, params: Any, seen: Strips, words: np.ndarray, wide: float) -> dict:
-    """What one seed's training found on test strips, in percent; `params` before, early and after."""
+    """What one seed's training found on test strips, as shares; `params` before, early and after."""
     before, after = at(params, 0), at(params, -1)
-    found, cuts = answers(name, after, seen, wide)
-    truth, known = seen.words, {tuple(w): i for i, w in enumerate(spelled(words))}
-    right = np.array([known[tuple(w)] for w in truth])
-    result = {
-        "letters_wrong": error_rate(found, truth),
-        "words_right": np.mean([w == t for w, t in zip(found, truth, strict=True)]),
-        "lexicon": np.mean(by_lexicon(name, after, seen, words, np.inf) == right),
-    }
-    if METHODS[name].cuts != "true":
-        result["cuts"] = near(cuts, seen)
+    known = {tuple(w): i for i, w in enumerate(spelled(words))}
+    right = np.array([known[tuple(w)] for w in seen.words])
+    result = reading(*answers(name, after, seen, wide), seen)
+    result["lexicon"] = np.mean(by_lexicon(name, after, seen, words, np.inf) == right)
     if METHODS[name].cuts == "latent":
-        given = cuts_of_words(after, seen.image, seen.width, seen.word)
-        spreads = [np.std(table(p, seen.image[:50])) for p in (after, before)]
+        given = read(cuts_of_words(after, seen.image, seen.width, seen.word))[1]
+        ends, begins = (np.std(table(p, seen.image[:50])) for p in (after, before))
         result |= {
             "lexicon_free": np.mean(by_lexicon(name, after, seen, words, 1.0) == right),
-            "cuts_of_the_word": near(read(given)[1], seen),
-            "spread": spreads[0] / spreads[1],
+            "cuts_of_the_word": near(given, seen),
+            "spread": ends / begins,
         }
-    return {measured: 100 * float(value) for measured, value in result.items()}
+    return result
 
 
 def run_seed(seed: int, letters_of: data.Letters, config: Config, chosen: dict) -> tuple:
@@ -298,13 +305,13 @@ def run_seed(seed: int, letters_of: data.Letters, config: Config, chosen: dict) 
             tried.append((wrong, rate, params, loss))
         _, chosen[name], found[name], losses_of[name] = min(tried, key=lambda each: each[0])
     measured = {n: measure(n, params, test, words, wide) for n, params in found.items()}
-    y, cuts_found = read(
-        free_answers(at(found["true cuts"], -1), test.image, test.width, normalised=True)
-    )
-    measured["true cuts, none at test"] = {
-        "letters_wrong": 100 * error_rate(y, test.words),
-        "words_right": 100 * np.mean([w == t for w, t in zip(y, test.words, strict=True)]),
-        "cuts": 100 * near(cuts_found, test),
+    for row, (name, when, normalised) in MORE.items():
+        if name in found:
+            y = free_answers(at(found[name], when), test.image, test.width, normalised)
+            measured[row] = reading(*read(y), test)
+    measured = {
+        name: {what: 100 * float(value) for what, value in of.items()}
+        for name, of in measured.items()
     }
     return measured, found, losses_of, test
 

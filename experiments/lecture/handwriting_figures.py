@@ -59,7 +59,7 @@ def draw_graph(params: Any, strips: Strips, alphabet: Any, path: Path) -> None:
     extent = (0, width, low, tall)
     axis.imshow(some.image[i][:, :width], cmap="Greys", extent=extent, aspect="auto", vmax=1.3)
     taken = {(a, b, k) for a, b, k in best[i] + right[i]}
-    order = np.argsort(-probability, axis=None)[:60]
+    order = np.argsort(-probability, axis=None)[:40]
     for a, n, k in zip(*np.unravel_index(order, probability.shape), strict=True):
         if (a, a + n + 1, k) not in taken:
             _arc(axis, (a, a + n + 1), tall, "0.75", 1, 1)
@@ -71,7 +71,8 @@ def draw_graph(params: Any, strips: Strips, alphabet: Any, path: Path) -> None:
             _arc(axis, (a, b), base, colour, side, 2.4)
             height = base + side * ((b - a) * 0.42 + 0.55)
             words = f"{alphabet[k]}  {table_of[a, b - a - 1, k]:.1f}"
-            look = {"ha": "center", "va": "center", "fontsize": 12, "color": colour}
+            look = {"ha": "center", "va": "center", "fontsize": 12, "color": colour, "zorder": 5}
+            look["bbox"] = {"fc": "white", "ec": "none", "pad": 1, "alpha": 0.85}
             axis.text((a + b) / 2, height, words, **look)
     for first, after in zip(some.first[i][1:], some.after[i], strict=False):
         if first < width:
@@ -100,8 +101,8 @@ def _arc(axis, ends, base, colour, side, wide):
 
 def draw_cuts(params: Any, strips: Strips, alphabet: Any, path: Path) -> None:
     """Strips in rows; the best answers of the parameters before, early and after training in columns."""
-    lengths = np.unique(strips.letters)[-ROWS:]
-    rows = [int(np.flatnonzero(strips.letters == n)[-1]) for n in lengths]
+    lengths = np.resize(np.unique(strips.letters)[::-1], ROWS)
+    rows = [int(np.flatnonzero(strips.letters == n)[-1 - i]) for i, n in enumerate(lengths)]
     some, titles = (
         strips.of(np.array(rows)),
         ("before training", "after 20 steps", "after training"),
@@ -116,14 +117,15 @@ def draw_cuts(params: Any, strips: Strips, alphabet: Any, path: Path) -> None:
             axis.imshow(
                 some.image[row][:, :width], cmap="Greys", vmax=1.3, extent=(0, width, 16, 0)
             )
+            size = 11 if len(route) < width / 2 else 6
             for a, b, k in route:
-                axis.text((a + b) / 2, -1.6, alphabet[k], ha="center", va="center", fontsize=11)
+                axis.text((a + b) / 2, -1.6, alphabet[k], ha="center", va="center", fontsize=size)
                 if a:
                     axis.plot([a, a], [0, 16], c="tab:red", lw=1.4)
             for first, after in zip(some.first[row][1:], some.after[row], strict=False):
                 if first < width:
                     axis.plot([(first + after) / 2] * 2, [16, 18.4], c="tab:green", lw=3)
-            axis.set(xlim=(0, strips.image.shape[2]), ylim=(18.6, -3.4), xticks=[], yticks=[])
+            axis.set(xlim=(-0.5, np.max(some.width) + 0.5), ylim=(18.6, -3.4), xticks=[], yticks=[])
             axis.set_frame_on(False)
             if not row:
                 axis.set_title(title, fontsize=13)
