@@ -49,6 +49,7 @@ def test_letters_are_read_without_their_borders_where_the_loss_has_a_margin(tmp_
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_answers_are_those_that_spell_the_word_and_all_others(monkeypatch):
     monkeypatch.setattr(handwriting_energies, "LETTERS", 2)
     energies = jnp.float32(np.random.default_rng(0).normal(size=(2, 4, 3, 2)))

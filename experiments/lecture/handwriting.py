@@ -1,13 +1,26 @@
 """The lecture's latent segmentation: words are learned from strips of letters whose borders nobody tells.
 
-The question: E(word, x) is the least, or the free energy, over all cuts of a strip x into segments, of the sum of the
+The question: E(word, x) is the least over all cuts of a strip x into segments, or the free energy, of the sum of the
 energies of "columns a to b are letter k". Trained from words alone, by which losses does it learn to read, with and
 without a lexicon, and does it find the borders? How far is it from being told them?
 
-Expected: TO BE WRITTEN
+Expected: no figures are published. Measured, letters wrong without a lexicon (edit distance over true letters), and
+words right with one, %: likelihood 29.9, 93.2; perceptron and MCE from random weights collapse; after half of the steps
+by likelihood (37.5) the perceptron has 37.7, 91.3 and MCE 36.5, 91.1; told the true cuts 21.0, 96.2; equal parts 43.5,
+89.5.
 
-Protocol: TO BE WRITTEN
-Minutes: TO BE WRITTEN
+Protocol: the OCR letters, words of 3 to 6 letters (2,619). Each letter is cut to the columns of its ink, and w columns
+become round(u w), u even in 0.6 to 1, by averages; it stands -1, 0 or 1 columns after the one before it, an overlap
+being the darker of the two; segments have 1 to 9 columns. Folds 8 and 9 test (497 strips), one of the others, by the
+seed, validates, seven train, each word drawn four times. The best wrong answer of MCE is exactly that of all other
+strings of letters, with any cuts: the k best answers mostly spell one word by other cuts, and wrong words of a lexicon
+alone would teach nothing about reading without one. Steps of 16 strips by Adam, a falling cosine; each method tries two
+rates, and the first seed's validation strips choose by letters wrong; MCE's inverse temperature, 1, was not tuned.
+Likelihood and letters take the higher rate of two, what follows it the lower. The network, the folds and the drawings
+were settled after looks at 200 strips of fold 9, by likelihood and true cuts. All folds have all 55 words.
+A cut is right within a pixel of a true border, where letters overlap or leave a gap of either side of it; F1 of cuts
+found and true. The spread of energies is their standard deviation over what it was where the loss began.
+Minutes: 8 on one core, of which one is compilation.
 """
 
 from collections.abc import Callable
@@ -36,9 +49,12 @@ from experiments.lecture.handwriting_energies import (
 from experiments.lecture.handwriting_strips import (
     LONGEST,
     Strips,
+    equal_cuts,
     error_rate,
     lexicon,
     near,
+    read,
+    reading,
     spelled,
     strips,
 )
@@ -164,12 +180,6 @@ def train(loss: Any, rate: Any, first: Any, given: Batch, key: Any, steps: int) 
     return params, metrics["loss"]
 
 
-def equal_cuts(width: np.ndarray, parts: np.ndarray, most: int) -> np.ndarray:
-    """Cuts of strips into so many equal parts, (N, most + 1); the width beyond the last."""
-    share = np.minimum(np.arange(most + 1) / parts[:, None], 1)
-    return np.rint(share * width[:, None]).astype(np.int32)
-
-
 @partial(jax.jit, static_argnames="normalised")
 def free_answers(params: Any, image: Any, width: Any, normalised: bool = False) -> jax.Array:
     """The letter where each segment of the best answer begins, -1 elsewhere, (N, T).
@@ -203,13 +213,6 @@ def lexicon_energies(params: Any, image: Any, width: Any, words: Any, beta: floa
         return of_lexicon(table(params, given[0][None]), given[1][None], words, beta)[0]
 
     return jax.lax.map(some, (image, width), batch_size=8)
-
-
-def read(y: jax.Array) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Letters, and cuts between them, of labels at the beginnings of segments (N, T)."""
-    labels = np.asarray(y)
-    words = [[int(k) for k in row if k >= 0] for row in labels]
-    return words, [np.flatnonzero(row >= 0)[1:] for row in labels]
 
 
 def answers(name: str, params: Any, seen: Strips, wide: float) -> tuple[Any, Any]:
@@ -246,13 +249,6 @@ def by_lexicon(name: str, params: Any, seen: Strips, words: np.ndarray, beta: fl
 def at(params: Any, i: int) -> Any:
     """The parameters at one of the three times that `train` keeps."""
     return jax.tree.map(lambda p: p[i], params)
-
-
-def reading(found: list[list[int]], cuts: list[np.ndarray], seen: Strips) -> dict[str, float]:
-    """How well letters and cuts between them were found, as shares."""
-    right = [word == truth for word, truth in zip(found, seen.words, strict=True)]
-    wrong = error_rate(found, seen.words)
-    return {"letters_wrong": wrong, "words_right": np.mean(right), "cuts": near(cuts, seen)}
 
 
 def measure(name: str, params: Any, seen: Strips, words: np.ndarray, wide: float) -> dict:

@@ -45,7 +45,9 @@ def table(params: Any, image: jax.Array, begin: Any = None) -> jax.Array:
         columns = jnp.take_along_axis(columns, jnp.minimum(begin, steps - 1)[..., None], 1)
     weights = jnp.einsum("lwc,rch->rwlh", RESAMPLE, params["window"])
     sums = columns @ weights.reshape(HEIGHT * (LONGEST + 2), LONGEST * HIDDEN)
-    hidden = jax.nn.relu(sums.reshape(*sums.shape[:-1], LONGEST, HIDDEN) + params["length"])
+    hidden = jax.nn.relu(
+        sums.reshape(*sums.shape[:-1], LONGEST, HIDDEN) + params["length"][None, None]
+    )
     return sx.logits_of(REST)(params["rest"], hidden)
 
 
@@ -58,11 +60,12 @@ def of_word(energies: jax.Array, width: jax.Array, word: jax.Array) -> Segments:
     """All cuts of one word, (..., n): the labels are its letters' places, each followed by the next."""
     n = word.shape[-1]
     own = jnp.einsum("...tlk,...nk->...tln", energies, jax.nn.one_hot(word, LETTERS))
-    place, last = jnp.arange(n), jnp.sum(word >= 0, -1, keepdims=True) - 1
+    places = jnp.arange(n)
+    place, last = jnp.broadcast_to(places, word.shape), jnp.sum(word >= 0, -1, keepdims=True) - 1
     return Segments(
         own,
-        jnp.where(place[:, None] + 1 == place, 0.0, jnp.inf),
-        start=jnp.where(place == 0, 0.0, jnp.inf),
+        jnp.where(places[:, None] + 1 == places[None], 0.0, jnp.inf),
+        start=jnp.where(places == 0, 0.0, jnp.inf),
         end=jnp.where(place == last, 0.0, jnp.inf),
         lengths=width,
     )
@@ -78,13 +81,17 @@ def of_others(energies: jax.Array, width: jax.Array, word: jax.Array) -> Segment
         word, LETTERS
     )  # beyond the last letter of zeros: whatever stands there is another word
     own = jnp.einsum("...tlk,...nk->...tln", energies, one_hot)
-    place, count = jnp.arange(n), jnp.sum(word >= 0, -1, keepdims=True)
-    same = jnp.where((place[:, None] + 1 == place) & (place < count)[..., None, :], 0.0, jnp.inf)
+    place, count = (
+        jnp.broadcast_to(jnp.arange(n), word.shape),
+        jnp.sum(word >= 0, -1, keepdims=True),
+    )
+    follows = (place[..., :, None] + 1 == place[..., None, :]) & (place < count)[..., None, :]
+    same = jnp.where(follows, 0.0, jnp.inf)
     differs = jnp.where(one_hot > 0, jnp.inf, 0.0)  # of a letter that stands at a place of the word
     leaves = jnp.concatenate([differs[..., 1:, :], jnp.zeros((*batch, 1, LETTERS))], -2)
     never, free = jnp.full((*batch, LETTERS, n), jnp.inf), jnp.zeros((*batch, LETTERS, LETTERS))
     as_it_is, another = jnp.concatenate([same, leaves], -1), jnp.concatenate([never, free], -1)
-    first = jnp.broadcast_to(jnp.where(place == 0, 0.0, jnp.inf), (*batch, n))
+    first = jnp.where(place == 0, 0.0, jnp.inf)
     last = jnp.where(place == count - 1, jnp.inf, 0.0)
     return Segments(
         jnp.concatenate([own, energies], -1),

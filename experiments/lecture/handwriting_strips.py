@@ -1,6 +1,6 @@
 """Strips of handwriting: the letters of a word one after the other, of changed widths, with gaps or overlaps."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,12 @@ class Strips(NamedTuple):
         """Where each letter's segment begins, and the last one ends, (N, n + 1): a gap belongs to the letter before."""
         begin = np.maximum(self.first, np.pad(self.after[:, :-1], [(0, 0), (1, 0)]))
         return np.concatenate([begin, self.width[:, None]], axis=1)
+
+
+def equal_cuts(width: np.ndarray, parts: np.ndarray, most: int) -> np.ndarray:
+    """Cuts of strips into so many equal parts, (N, most + 1); the width beyond the last."""
+    share = np.minimum(np.arange(most + 1) / parts[:, None], 1)
+    return np.rint(share * width[:, None]).astype(np.int32)
 
 
 def lexicon(letters: Letters) -> np.ndarray:
@@ -136,3 +142,17 @@ def near(cuts: list[np.ndarray], strips: Strips) -> float:
             right += bool(near)
             left = [c for c in left if not near or c > near[0]]
     return 2 * right / (sum(map(len, cuts)) + np.sum(strips.letters - 1))
+
+
+def read(y: Any) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Letters, and cuts between them, of labels at the beginnings of segments (N, T)."""
+    labels = np.asarray(y)
+    words = [[int(k) for k in row if k >= 0] for row in labels]
+    return words, [np.flatnonzero(row >= 0)[1:] for row in labels]
+
+
+def reading(found: list[list[int]], cuts: list[np.ndarray], seen: Strips) -> dict[str, float]:
+    """How well letters and cuts between them were found, as shares."""
+    right = [word == truth for word, truth in zip(found, seen.words, strict=True)]
+    wrong = error_rate(found, seen.words)
+    return {"letters_wrong": wrong, "words_right": np.mean(right), "cuts": near(cuts, seen)}
