@@ -134,7 +134,7 @@ def letters(params: Any, seen: Batch) -> jax.Array:
     return jnp.sum(jnp.where(counts, own, 0), -1)
 
 
-def surprise(params: Any, image: jax.Array, cuts: jax.Array) -> jax.Array:
+def surprise(params: Any, image: Any, cuts: Any) -> jax.Array:
     """-log P(letter | segment) of given segments, (B, n, 26)."""
     return -exact.log_probabilities(between(params, image, cuts))
 

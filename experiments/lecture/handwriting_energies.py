@@ -29,7 +29,7 @@ def first_params(key: jax.Array) -> Any:
     }
 
 
-def table(params: Any, image: jax.Array, begin: Any = None) -> jax.Array:
+def table(params: Any, image: Any, begin: Any = None) -> jax.Array:
     """Energies of the segments of strips (B, 16, T) by start, length - 1 and letter, (B, T, L, 26).
 
     Of those that `begin` at some columns, (B, n), where they are given: (B, n, L, 26). A network of two hidden layers
@@ -51,7 +51,7 @@ def table(params: Any, image: jax.Array, begin: Any = None) -> jax.Array:
     return sx.logits_of(REST)(params["rest"], hidden)
 
 
-def every(energies: jax.Array, width: jax.Array) -> Segments:
+def every(energies: Any, width: Any) -> Segments:
     """All cuts and all letters."""
     return Segments(energies, lengths=width)
 
@@ -112,7 +112,7 @@ def of_lexicon(energies: jax.Array, width: jax.Array, lexicon: jax.Array, beta: 
     return jax.lax.map(of_strip, (energies, width), batch_size=8)
 
 
-def between(params: Any, image: jax.Array, cuts: jax.Array) -> jax.Array:
+def between(params: Any, image: Any, cuts: Any) -> jax.Array:
     """Energies of the segments between given cuts (B, n + 1), of all letters, (B, n, 26); any where one is empty."""
     length = jnp.clip(jnp.diff(cuts), 1, LONGEST) - 1
     energies = table(params, image, cuts[:, :-1])

@@ -102,7 +102,8 @@ def _arc(axis, ends, base, colour, side, wide):
 def draw_cuts(params: Any, strips: Strips, alphabet: Any, path: Path) -> None:
     """Strips in rows; the best answers of the parameters before, early and after training in columns."""
     lengths = np.resize(np.unique(strips.letters)[::-1], ROWS)
-    rows = [int(np.flatnonzero(strips.letters == n)[-1 - i]) for i, n in enumerate(lengths)]
+    alike = [np.flatnonzero(strips.letters == n) for n in lengths]
+    rows = [int(of[-1 - i % len(of)]) for i, of in enumerate(alike)]
     some, titles = (
         strips.of(np.array(rows)),
         ("before training", "after 20 steps", "after training"),

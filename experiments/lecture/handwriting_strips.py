@@ -155,4 +155,4 @@ def reading(found: list[list[int]], cuts: list[np.ndarray], seen: Strips) -> dic
     """How well letters and cuts between them were found, as shares."""
     right = [word == truth for word, truth in zip(found, seen.words, strict=True)]
     wrong = error_rate(found, seen.words)
-    return {"letters_wrong": wrong, "words_right": np.mean(right), "cuts": near(cuts, seen)}
+    return {"letters_wrong": wrong, "words_right": float(np.mean(right)), "cuts": near(cuts, seen)}
