@@ -332,10 +332,8 @@ def main(config: Config) -> dict:
     }
     figures.draw_graph(found["likelihood"], test, letters_of.alphabet, run.folder / "graph.png")
     figures.draw_cuts(found["likelihood"], test, letters_of.alphabet, run.folder / "cuts.png")
-    title = (
-        "Test strips, %: mean ± spread over seeds; spread of energies in % of that before training"
-    )
-    return run.finish(result, runs.summary(title, rows))
+    read_well = runs.summary("Read, % of test strips", rows, READ)
+    return run.finish(result, read_well, runs.summary("Cuts and spread of energies, %", rows, CUT))
 
 
 if __name__ == "__main__":
