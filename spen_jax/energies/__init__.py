@@ -41,6 +41,11 @@ from spen_jax.energies.terms import (
     Deep,
     Pairwise,
 )
+from spen_jax.energies.trees import (
+    Grandparents,
+    Siblings,
+    Valency,
+)
 
 __all__ = [
     "Binary",
@@ -51,6 +56,7 @@ __all__ = [
     "Deep",
     "Distance",
     "GraphSPEN",
+    "Grandparents",
     "ImplicitRegressor",
     "LanguageModel",
     "LinearMachine",
@@ -63,7 +69,9 @@ __all__ = [
     "Regressor",
     "SPEN",
     "Saturated",
+    "Siblings",
     "TreeSPEN",
+    "Valency",
     "Windows",
     "cosine",
     "euclidean",

@@ -280,14 +280,14 @@ def _check(plan, values, context, start, known):
 
 
 def _check_unrolls(plan, context, y):
-    def step(y):
+    def step(context, y):  # a domain may read arrays of the context
         def bowl(y):
             return inner(y, y)
 
         domain = plan.domain.within(context)
         return plan.solver.step(bowl, plan.solver.init(y, domain), domain)
 
-    if checks.loops_without_end(step, y):
+    if checks.loops_without_end(step, context, y):
         raise ValueError(
             f"each step of this {type(plan.solver).__name__} searches in a loop of unknown length, which has no "
             "reverse mode: differentiate it as 'stopped' or 'implicit'"

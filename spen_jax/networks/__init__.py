@@ -1,5 +1,6 @@
 """Ready-made networks (Flax), and modules as pure functions."""
 
+from spen_jax.networks.biaffine import Biaffine, BiaffineLabels, with_root
 from spen_jax.networks.feature_network import Dense, FeatureNetwork
 from spen_jax.networks.functions import (
     Params,
@@ -11,6 +12,8 @@ from spen_jax.networks.functions import (
 from spen_jax.networks.recurrent import GRU
 
 __all__ = [
+    "Biaffine",
+    "BiaffineLabels",
     "Dense",
     "FeatureNetwork",
     "GRU",
@@ -19,4 +22,5 @@ __all__ = [
     "from_unary_logits",
     "functions_of",
     "logits_of",
+    "with_root",
 ]
