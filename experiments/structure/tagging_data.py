@@ -9,9 +9,8 @@ import spen_jax as sx
 from experiments.structure.encoder import Lexicon, normal
 from spen_jax.data import Groups, Sentence, Treebank, Vocabulary, by_length, padded
 
-TRAINED = 12, 24, 40, 80
-FEW, MANY = (16, 32, 80), 4000
-"""Widths of so few sentences that compiling takes longer than the places beyond the ends."""
+TRAINED = 16, 32, 80
+"""Widths of training sentences: of more, compiling would take longer than the places beyond the ends."""
 TESTED, ROWS = (16, 32, 64), 64
 """Widths of sentences to be tagged, and how many at once."""
 
@@ -68,7 +67,7 @@ def sample(sentences: Sequence[Sentence], n: int, seed: int) -> list[Sentence]:
     if n >= len(sentences):
         return list(sentences)
     rng = np.random.default_rng(seed)
-    place = np.searchsorted(FEW[:-1], [len(s.words) for s in sentences])
+    place = np.searchsorted(TRAINED, [len(s.words) for s in sentences])
     counts = np.bincount(place)
     ends = np.round(n * np.cumsum(counts) / counts.sum()).astype(int)
     rows = [
@@ -92,7 +91,7 @@ def task(treebank: Treebank, n: int, seed: int) -> Task:
     every = (*treebank.train, *treebank.valid, *treebank.test)
     tags = Vocabulary.of([s.tags for s in every], closed=True)
     pieces = [piece for sentence in some for piece in cut(sentence)]
-    groups, _, _ = grouped(pieces, lexicon, tags, FEW if n <= MANY else TRAINED)
+    groups, _, _ = grouped(pieces, lexicon, tags, TRAINED)
     return Task(some, lexicon, tags, groups, tested(treebank.valid, some, lexicon, tags))
 
 
