@@ -113,4 +113,4 @@ def report(result: dict[str, Any]) -> Iterator[Any]:
                 f"{c['word']}: {c['before']} -> {c['after']} (true {c['true']})"
                 for c in example["changed"]
             )
-            yield f"  {example['words']}  [{words}]"
+            yield f"  {example['words']}  ({words})"
