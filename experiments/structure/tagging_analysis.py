@@ -19,11 +19,11 @@ def steps_of(predictor: sx.Predictor, params: Any, test: Tested) -> np.ndarray:
     """The tags after each step of inference, the start first, (N, T, steps + 1); the predictor traces y."""
 
     @jax.jit
-    def path(x, mask):
+    def path(params, x, mask):
         y = predictor(params, x, mask=mask).trace["y"]  # (B, steps + 1, T, K)
         return jnp.moveaxis(jnp.argmax(y, -1), 1, 2)
 
-    return test.answers(path)
+    return test.answers(lambda x, mask: path(params, x, mask))
 
 
 def changes(steps: np.ndarray, test: Tested) -> dict[str, list[Any]]:
@@ -61,11 +61,10 @@ def confusions(tags: np.ndarray, test: Tested, names: Sequence[str]) -> dict[str
     """How often which tag is taken for which, and the share of errors that are on words not seen in training."""
     wrong = (tags != test.truth) & test.mask
     pairs = Counter(zip(test.truth[wrong].tolist(), tags[wrong].tolist(), strict=True))
-    share = np.mean(test.unknown[wrong]), np.mean(test.unknown[test.mask])
     return {
         "errors": int(wrong.sum()),
-        "on_unknown_words_percent": 100 * share[0],
-        "unknown_words_percent": 100 * share[1],
+        "of_them_on_unknown_words": int(test.unknown[wrong].sum()),
+        "unknown_words_percent": 100 * np.mean(test.unknown[test.mask]),
         "pairs": [(names[a], names[b], n) for (a, b), n in pairs.most_common(12)],
     }
 

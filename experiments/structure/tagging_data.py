@@ -53,10 +53,10 @@ class Tested(NamedTuple):
 
     def measures(self, tags: np.ndarray) -> dict[str, float]:
         """In per cent: tokens, those of words that no training sentence has, and whole sentences."""
-        truth, mask = self.truth, self.mask
+        truth, mask, new = self.truth, self.mask, self.mask & self.unknown
         of = {
             "tokens": sx.metrics.token_accuracy(tags, truth, mask),
-            "unknown_words": sx.metrics.token_accuracy(tags, truth, mask & self.unknown),
+            "unknown_words": sx.metrics.token_accuracy(tags, truth, new) if new.any() else np.nan,
             "sentences": sx.metrics.whole_accuracy(tags, truth, mask),
         }
         return {name: 100 * value for name, value in of.items()}

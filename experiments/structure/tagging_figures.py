@@ -68,11 +68,16 @@ def table(n: str | int, models: dict[str, dict[str, list[float]]]) -> Any:
     """Mean and spread of each model."""
     rows = {
         TITLES[name]: {
-            title: f"{np.mean(of[m]):.2f}" + spread_of(of[m]) for m, title in MEASURES.items()
+            title: cell(np.mean(of[m])) + spread_of(of[m]) for m, title in MEASURES.items()
         }
         for name, of in models.items()
     }
     return runs.summary(f"{n} sentences: test, % right", rows)
+
+
+def cell(value: Any) -> str:
+    """A number with two digits, or nothing where there is none."""
+    return "" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
 def spread_of(values: Sequence[float]) -> str:
@@ -99,9 +104,9 @@ def report(result: dict[str, Any]) -> Iterator[Any]:
         )
         rows = {
             str(TITLES.get(name, name)): {
-                "three tags in a row never seen, %": f"{of['threes_not_seen'][name]:.2f}",
-                "right where asked": f"{of['neighbours_found'].get(name, float('nan')):.2f}",
-                "and all others told": f"{of['neighbours_told'].get(name, float('nan')):.2f}",
+                "three tags in a row never seen, %": cell(of["threes_not_seen"][name]),
+                "right where asked": cell(of["neighbours_found"].get(name)),
+                "and all others told": cell(of["neighbours_told"].get(name)),
             }
             for name in of["threes_not_seen"]
         }
