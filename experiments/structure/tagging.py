@@ -92,7 +92,7 @@ class Trial(NamedTuple):
 
 def epochs_of(n: int) -> tuple[int, int]:
     """Of the network, and of each model from there, for n sentences."""
-    return (60, 12) if n <= 1000 else (25, 6) if n <= 4000 else (8, 2)
+    return (50, 8) if n <= 1000 else (20, 4) if n <= 4000 else (8, 2)
 
 
 def trained(config: Config, drawn: Task, seed: int, rate: float, progress: Any) -> Trial:
