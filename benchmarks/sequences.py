@@ -1,14 +1,12 @@
 """Training an energy over sequences: the seconds of a step through unrolled inference, against eager PyTorch.
 
-32 words of 14 letters, 26 values each, features of 192 numbers a letter; E = -s.y + sum y_t'A y_(t+1), and in two of three
-rows less two convolutions over windows of 5 and 3 letters, of 32 or of 256 units with softplus; ten steps of mirror
-descent on the logits, z <- z / 2 - grad E / 2 from z = s, cross-entropy of the last point, SGD with momentum. What a
-user writes: `sx.training.step` with a `ChainSPEN` here, autograd with `create_graph=True` there; jax_plain is
+32 words of 14 letters, 26 values each, features of 192 numbers a letter; E = -s.y + sum y_t'A y_(t+1), and in two of
+three rows less two convolutions over windows of 5 and 3 letters, of 32 or of 256 units with softplus; ten steps of
+mirror descent on the logits, z <- z / 2 - grad E / 2 from z = s, cross-entropy of the last point, SGD with momentum.
+What a user writes: `sx.training.step` with a `ChainSPEN` here, autograd with `create_graph=True` there; jax_plain is
 `jit(value_and_grad)` of the same written out as a scan over `jax.grad`.
 
-Claim, one thread: of the chain the step is at least 5 times as fast as in eager PyTorch. With 256 units nearly all time is in
-products of matrices, which PyTorch makes as fast, so that less is to be won. Before anything is timed all have computed
-the same loss and slopes. About a minute.
+Claim, one thread: CLAIM. Before anything is timed all have computed the same loss and slopes. About a minute.
 """
 
 import sys
