@@ -31,7 +31,8 @@ from experiments.structure import words_figures, words_unseen
 from experiments.structure.words_models import CONTESTANTS
 from experiments.structure.words_protocol import grouped, judged, trained
 
-RATES = (0.5, 1.0, 2.0)  # times the rate in words_models
+RATES = (0.001, 0.002, 0.004)  # of networks; of linear models five times these
+LINEAR = ("linear", "linear-crf", "m3n")
 MODELS = tuple(CONTESTANTS)
 Protocol = Literal["fold1", "folds", "nine", "unseen", "tune"]
 
@@ -99,7 +100,7 @@ def tuned(config: Config, letters: sx.data.Letters) -> dict[str, dict[str, float
     with shared.progress_bars() as progress:
         for name in config.models:
             one = CONTESTANTS[name]
-            each = [one._replace(rate=factor * one.rate) for factor in RATES]
+            each = [one._replace(rate=(5 if name in LINEAR else 1) * rate) for rate in RATES]
             kept = [(o, trained(o, groups[0], config.epochs, 100, progress)) for o in each]
             found[name] = {f"{o.rate:g}": judged(o, params, groups[1]).words for o, params in kept}
             shared.say(f"{name}: {found[name]}")

@@ -57,10 +57,12 @@ class Polytope(Domain):
         """The cross-entropy of what the structure's answers show, in nats."""
         return Simplex().loss(shown(y), truth, mask)
 
-    def onto_face(self, y, target, scaled, v):
-        """ValueError: nothing is projected onto a polytope."""
+    def project(self, y):
+        """ValueError."""
         raise ValueError(
-            "implicit derivatives need a projection, which a Polytope has none of: unroll the steps"
+            "nothing is projected onto a Polytope: what is known of an answer, implicit derivatives, samplers and "
+            "projected gradients have no place there; take MirrorDescent or FrankWolfe, differentiated as unrolled "
+            "or stopped"
         )
 
 
