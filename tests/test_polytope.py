@@ -165,5 +165,9 @@ def test_a_polytope_says_what_it_needs():
     with pytest.raises(ValueError, match='an entry "structure"'):
         sx.minimize(lambda p, c, y: jnp.sum(y), None, {"logits": start}, start, domain=Polytope())
     context = {"structure": chain()}
+    with pytest.raises(ValueError, match="nothing is projected"):
+        sx.minimize(first_order, None, context, domain=Polytope(), solver=sx.GradientDescent())
+    with pytest.raises(ValueError, match="no start"):
+        sx.Predictor(first_order, domain=Polytope(), start=0.5)
     with pytest.raises(ValueError, match="no entropy"):
         sx.minimize(first_order, None, context, domain=Polytope(), temperature=1.0)

@@ -98,6 +98,29 @@ def test_of_one_label_there_are_as_many_as_places_to_cut():
 
 
 @pytest.mark.slow
+def test_without_transitions_every_answer_is_that_of_transitions_of_0():
+    rng = np.random.default_rng(3)
+    energies, others = (jnp.float32(rng.normal(size=(2, 6, 3, 4))) for _ in range(2))
+    lengths = jnp.array([6, 4])
+
+    @jax.jit
+    def asked(transitions):
+        structure = Segments(energies, transitions, lengths=lengths)
+        best, several = structure.best(), structure.k_best(7)
+        drawn = structure.sample(jax.random.key(0), 3)
+        answers = structure.free_energy(0.7), structure.marginals(0.7), structure.mean(2.0)
+        other = Segments(others, lengths=lengths)
+        alike = structure.entropy(), structure.kl(other), other.kl(structure)
+        told = structure.energy(several.y), structure.energy(structure.mean()[1])
+        return answers, alike, best, several, told, drawn.energy - structure.energy(drawn.y)
+
+    for got, want in zip(
+        *map(jax.tree.leaves, (asked(None), asked(jnp.zeros((4, 4))))), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_transitions_that_all_cuts_share_have_the_sum_of_their_marginals_as_slope():
     rng = np.random.default_rng(2)
     energies, transitions = (jnp.float32(rng.normal(size=s)) for s in ((2, 6, 3, 2), (2, 2)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.structure.stand_in import Vocabulary, padded
+from spen_jax.data import Vocabulary, padded
 from spen_jax.networks import GRU
 
 UNKNOWN = 1
@@ -47,26 +47,15 @@ class Lexicon:
         Of a word of more than C characters the middle is left out.
         """
         kinds = list(dict.fromkeys(w for s in sentences for w in s))
-        within = [_filled(self.characters.ids(ends_of(w))) for w in kinds]
         of = {
-            "words": self.words.ids([normal(w) for w in kinds]),
-            "suffixes": self.suffixes.ids([e for w in kinds for e in suffixes(w)]),
-            "characters": np.concatenate([*within, np.zeros(0, int)]),
+            "words": self.words.ids(map(normal, kinds)),
+            "suffixes": np.array([self.suffixes.ids(suffixes(w)) for w in kinds]),
+            "characters": padded([self.characters.ids(ends_of(w)) for w in kinds], CHARACTERS)[0],
         }
-        place = {word: i for i, word in enumerate(kinds)}
-        at, mask = padded([np.array([place[w] for w in s], int) for s in sentences])
-        shapes = {"words": (), "suffixes": (len(SUFFIXES),), "characters": (CHARACTERS,)}
-        return {
-            # Beyond the end stands the last of all, which is 0.
-            name: np.append(np.reshape(ids, (-1, *shape)), np.zeros((1, *shape)), axis=0).astype(
-                np.int32
-            )[np.where(mask, at, len(kinds))]
-            for (name, ids), shape in zip(of.items(), shapes.values(), strict=True)
-        }, mask
-
-    def known(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """Which words of each sentence have a number of their own."""
-        return [self.words.ids([normal(w) for w in s]) != UNKNOWN for s in sentences]
+        numbers = {word: i for i, word in enumerate(kinds)}
+        at, mask = padded([[numbers[w] for w in s] for s in sentences], fill=len(kinds))
+        beyond = {name: np.append(ids, np.zeros_like(ids[:1]), axis=0) for name, ids in of.items()}
+        return {name: ids.astype(np.int32)[at] for name, ids in beyond.items()}, mask
 
 
 def normal(word: str) -> str:
@@ -118,8 +107,12 @@ class WordEncoder(nn.Module):
 
     @staticmethod
     def sizes_of(lexicon: Lexicon) -> tuple[int, int, int]:
-        """How many words, suffixes and characters."""
-        return len(lexicon.words), len(lexicon.suffixes), len(lexicon.characters)
+        """How many words, suffixes and characters, rounded up: lexicons of about a size share what is compiled."""
+
+        def up(vocabulary: Vocabulary, to: int) -> int:
+            return -(-len(vocabulary) // to) * to
+
+        return up(lexicon.words, 1024), up(lexicon.suffixes, 512), up(lexicon.characters, 64)
 
     @nn.compact
     def __call__(self, x: dict[str, Any], train: bool = False, mask: Any = None) -> jax.Array:

@@ -27,6 +27,7 @@ class Linear(nn.Module):
     """s_t = W x_t + b."""
 
     def setup(self):
+        """One layer."""
         self.output = nn.Dense(LETTERS)
 
     def hidden(self, x, train=False, mask=None):
@@ -42,6 +43,7 @@ class Convolutional(nn.Module):
     """Two convolutions of 3 x 3 with pools and a dense layer, of each letter; in training it moves by up to a pixel."""
 
     def setup(self):
+        """Its layers."""
         self.convolutions = [nn.Conv(16, (3, 3)), nn.Conv(32, (3, 3))]
         self.dense = nn.Dense(192)
         self.output = nn.Dense(LETTERS)
@@ -87,6 +89,7 @@ class Recurrent(nn.Module):
     layers: int = 3
 
     def setup(self):
+        """Its layers."""
         self.letters = Convolutional()
         self.recurrent = [sx.networks.GRU(self.units) for _ in range(self.layers)]
         self.output = nn.Dense(LETTERS)
@@ -116,6 +119,7 @@ class Iterated(nn.Module):
     sizes: tuple[int, ...] = (5, 3, 1)
 
     def setup(self):
+        """Weights of f's layers."""
         self.letters = Convolutional()
         widths = (LETTERS, *self.widths, LETTERS)
         self.W = [
@@ -213,30 +217,28 @@ def answered(predictor):
 
 def iterated(title, module, rate):
     """A network whose iterates of the last half are all judged, as the SPEN's are."""
-    weights = jnp.asarray(LAST_HALF) if module.steps == STEPS else jnp.eye(module.steps + 1)[-1]
+    weights = LAST_HALF if module.steps == STEPS else [0.0] * module.steps + [1.0]
 
     def objective(params, batch, key):
         x, y, mask = read(batch)
         path = module.apply({"params": params}, x, True, mask, rngs={"dropout": key}, method="path")
         judge = jax.vmap(sx.Simplex().loss_of_scores)
         each = jax.vmap(lambda z: jnp.mean(judge(z, y, mask)))(path)
-        value = weights @ each
+        value = jnp.asarray(weights) @ each
         return value, {"loss": value, "last": each[-1]}
 
     return Contestant(title, init_of(module), objective, compiled(sx.logits_of(module)), rate)
 
 
-def spen(title, rate, windows=sx.energies.Windows(), steps=STEPS):
-    """The SPEN: letters, transitions and windows of letters, through unrolled steps of mirror descent."""
-    module = sx.energies.ChainSPEN(Convolutional(), terms=(windows,))
-    predictor = predictor_of(module, steps)
-    weights = LAST_HALF if steps == STEPS else None
-    objective = sx.objectives.end_to_end(predictor, weights=weights)
+def spen(title, module, rate):
+    """An energy, through the unrolled steps of inference."""
+    predictor = predictor_of(module)
+    objective = sx.objectives.end_to_end(predictor, weights=LAST_HALF)
     return Contestant(title, init_of(module, True), objective, answered(predictor), rate)
 
 
 @lru_cache
-def predictor_of(module, steps=STEPS):
+def predictor_of(module):
     """z <- z / 2 - grad E / 2 from z = s, by entropic mirror descent."""
     features, energy = sx.functions_of(module)
     return sx.Predictor(
@@ -245,26 +247,27 @@ def predictor_of(module, steps=STEPS):
         domain=sx.Simplex(),
         solver=sx.MirrorDescent(0.5),
         temperature=1.0,
-        steps=steps,
+        steps=STEPS,
         start=sx.logits_of(module),
         differentiate="unrolled",
     )
 
 
+SPEN = sx.energies.ChainSPEN(Convolutional(), terms=(sx.energies.Windows(),))
 max_margin = partial(sx.objectives.max_margin, cost=sx.losses.hamming)
 CONTESTANTS = {
     "linear": feed_forward("linear, each letter alone", Linear(), 0.01),
     "linear-crf": chain("linear-chain CRF", Linear(), 0.01),
     "m3n": chain("max-margin Markov network", Linear(), 0.01, max_margin),
-    "cnn": feed_forward("CNN, each letter alone", Convolutional(), 0.002),
-    "crf": chain("CNN and CRF", Convolutional(), 0.002),
-    "bigru": feed_forward("CNN and bidirectional GRU", Recurrent(), 0.002),
-    "once": iterated("the energy's layers once", Iterated(steps=1, step_size=1.0), 0.002),
-    "tied": iterated("the same, iterated, no energy", Iterated(), 0.002),
+    "cnn": feed_forward("CNN, each letter alone", Convolutional(), 0.004),
+    "crf": chain("CNN and CRF", Convolutional(), 0.004),
+    "bigru": feed_forward("CNN and bidirectional GRU", Recurrent(), 0.004),
+    "once": iterated("the energy's layers once", Iterated(steps=1, step_size=1.0), 0.004),
+    "tied": iterated("the same, iterated, no energy", Iterated(), 0.004),
     "reach": iterated(
         "iterated, with a way back of its own",
         Iterated(widths=(256, 256, 256), sizes=(5, 3, 3, 5)),
-        0.002,
+        0.004,
     ),
-    "spen": spen("SPEN", 0.002),
+    "spen": spen("SPEN", SPEN, 0.004),
 }

@@ -164,6 +164,10 @@ class Domain:
         """argmin over u in the domain of ||u - y||."""
         raise NotImplementedError
 
+    def enter(self, y: Any) -> Any:
+        """Where inference that is to start at y does start."""
+        return self.project(y)
+
     def initial(self, shape: Any) -> Any:
         """The point in the middle, of this shape."""
         raise NotImplementedError

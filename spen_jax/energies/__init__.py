@@ -28,7 +28,8 @@ from spen_jax.energies.explain import (
     implied_logits,
     interactions,
 )
-from spen_jax.energies.sequences import Windows
+from spen_jax.energies.graphs import GraphSPEN, Messages
+from spen_jax.energies.sequences import LanguageModel, Windows
 from spen_jax.energies.spen import (
     SPEN,
     softplus,
@@ -54,10 +55,13 @@ __all__ = [
     "Decoder",
     "Deep",
     "Distance",
+    "GraphSPEN",
     "Grandparents",
     "ImplicitRegressor",
+    "LanguageModel",
     "LinearMachine",
     "Matcher",
+    "Messages",
     "Multiclass",
     "Pairwise",
     "Penalised",

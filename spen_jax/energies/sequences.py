@@ -85,6 +85,43 @@ class Windows(nn.Module):
         return -jnp.sum(units @ (v * context["keep"] if "keep" in context else v))
 
 
+class LanguageModel(nn.Module):
+    """-w sum_t y_t . log softmax(V g(W * (y_(t-n), ..., y_(t-1)) + b) + c): a language model of labels as an energy.
+
+    At weight w = 1 and one-hot y it is -log p(y) for p over all sequences of a length, so that it can be trained by
+    itself, on labels without any x, by its own mean energy, and cannot collapse: what is low somewhere is high
+    elsewhere. Places before the first have no label. Source: Bengio et al. (2003), relaxed.
+
+    Attributes:
+      order: n, how many labels back it looks.
+      width: hidden units.
+      weight: w.
+    """
+
+    order: int = 4
+    width: int = 128
+    weight: float = 1.0
+
+    def features(self, h: jax.Array, train: bool, mask: jax.Array) -> dict[str, jax.Array]:
+        """{}: the term does not depend on x, and a row of 0 costs nothing."""
+        return {}
+
+    @nn.compact
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """The term of one example, y (T, K); declares W (n, K, width), b, V (width, K) and c."""
+        (_, K), width = y.shape, self.width
+        W = self.param("W", _normal(self.order**-0.5), (self.order, K, width))
+        b = self.param("b", nn.initializers.zeros, (width,))
+        V = self.param("V", _normal(width**-0.5), (width, K))
+        c = self.param("c", nn.initializers.zeros, (K,))
+        before = jnp.pad(y[:-1], [(self.order, 0), (0, 0)])
+        sums = lax.conv_general_dilated(
+            before[None], W, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+        )[0]
+        scores = softplus(sums + b[None]) @ V + c[None]
+        return -self.weight * jnp.sum(y * jax.nn.log_softmax(scores))
+
+
 def over_places(units: jax.Array, W: jax.Array) -> jax.Array:
     """The convolution over places, (T, in) by (size, in, out) to (T, out), with zeros beyond the ends."""
     edge = len(W) // 2

@@ -46,7 +46,7 @@ class ChainSPEN(nn.Module):
 
     def features(self, x: Any, train: bool = False, mask: Any = None) -> dict[str, Any]:
         """The context: "logits" (B, T, K), "mask" (B, T), "structure", a `Chain`, and what the terms keep."""
-        return _features(self, x, train, mask)
+        return context_of(self, x, train, mask)
 
     def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
         """The chain of -s and A, of a batch."""
@@ -59,7 +59,7 @@ class ChainSPEN(nn.Module):
         """E(x, y) of one example, y (T, K) or `ChainParts`."""
         on_polytope = isinstance(y, ChainParts)
         nodes = counting(context["mask"], y.nodes if on_polytope else y)
-        energy = _energy(self, context, nodes)
+        energy = energy_over(self, context, nodes)
         if self.pairs:
             A = self.pairs(nodes.shape[-1])
             pairs = y.edges if on_polytope else None
@@ -68,7 +68,7 @@ class ChainSPEN(nn.Module):
 
     def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
-        return _energies(self, x, y, mask)
+        return energies_of(self, x, y, mask)
 
 
 class TreeSPEN(nn.Module):
@@ -93,7 +93,7 @@ class TreeSPEN(nn.Module):
 
     def features(self, x: Any, train: bool = False, mask: Any = None) -> dict[str, Any]:
         """The context: "logits" (B, n, n + 1), "mask" (B, n), "structure", and what the terms keep."""
-        return _features(self, x, train, mask)
+        return context_of(self, x, train, mask)
 
     def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
         """The trees of arcs -s, of a batch."""
@@ -104,11 +104,11 @@ class TreeSPEN(nn.Module):
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """E(x, y) of one example, y (n, n + 1); a word is never its own head."""
         y = counting(context["mask"], y)
-        return _energy(self, context, jnp.where(jnp.eye(*y.shape, 1, dtype=bool), 0, y))
+        return energy_over(self, context, jnp.where(jnp.eye(*y.shape, 1, dtype=bool), 0, y))
 
     def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
-        return _energies(self, x, y, mask)
+        return energies_of(self, x, y, mask)
 
 
 class _Transitions(nn.Module):
@@ -119,25 +119,29 @@ class _Transitions(nn.Module):
         return self.param("A", nn.initializers.zeros, (labels, labels))
 
 
-def _features(spen, x, train, mask):
+def context_of(spen: Any, x: Any, train: bool, mask: Any) -> dict[str, Any]:
+    """What a SPEN over structured y says of a batch x: "logits", "mask", its structure, what its terms keep."""
     h = handing(spen.network.hidden, train=train, mask=mask)(x)
     logits = spen.network.output(h)
     mask = jnp.ones(logits.shape[:2], bool) if mask is None else jnp.asarray(mask, bool)
-    context = {"logits": logits, "mask": mask, "structure": spen.structure(logits, mask)}
+    context = {"logits": logits, "mask": mask}
+    if hasattr(spen, "structure"):
+        context["structure"] = spen.structure(logits, mask)
     if spen.terms:
         context["terms"] = [term.features(h, train, mask) for term in spen.terms]
     return context
 
 
-def _energy(spen, context, y):
-    """-s.y + terms - entropy H(y)."""
+def energy_over(spen: Any, context: dict[str, Any], y: jax.Array) -> jax.Array:
+    """-s.y + terms - entropy H(y) of one example."""
     energy = -jnp.sum(context["logits"] * y)
     for term, known in zip(spen.terms, context.get("terms", ()), strict=True):
         energy += term.energy(known, y)
     return energy - spen.entropy * Simplex().entropy(y) if spen.entropy else energy
 
 
-def _energies(spen, x, y, mask):
+def energies_of(spen: Any, x: Any, y: jax.Array, mask: Any) -> jax.Array:
+    """The energies of a batch, (B,); makes `init` see all parameters."""
     # Flax's own vmap: a term may declare its parameters when it first sees y.
     of_one = type(spen).energy
     energies = nn.vmap(of_one, variable_axes={"params": None}, split_rngs={"params": False})

@@ -57,11 +57,9 @@ class Polytope(Domain):
         """The cross-entropy of what the structure's answers show, in nats."""
         return Simplex().loss(shown(y), truth, mask)
 
-    def onto_face(self, y, target, scaled, v):
-        """ValueError: nothing is projected onto a polytope."""
-        raise ValueError(
-            "implicit derivatives need a projection, which a Polytope has none of: unroll the steps"
-        )
+    def project(self, y):
+        """ValueError."""
+        return _refuse()
 
 
 def shown(y: Any) -> Any:
@@ -87,7 +85,11 @@ class _Within(Domain):
         return jax.tree.map(lambda a: a[0], found)
 
     def project(self, y):
-        """y itself."""
+        """ValueError."""
+        return _refuse()
+
+    def enter(self, y):
+        """y itself, the structure's own marginals."""
         return y
 
     def to_logits(self, y):
@@ -108,6 +110,13 @@ class _Within(Domain):
         """<gradient, y - s>, s the corner."""
         away = jax.tree.map(jnp.subtract, y, self.corner(gradient))
         return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(away)))
+
+
+def _refuse():
+    raise ValueError(
+        "nothing is projected onto a Polytope: what is known of an answer, implicit derivatives, samplers and "
+        "projected gradients have no place there; take MirrorDescent or FrankWolfe, differentiated as unrolled or stopped"
+    )
 
 
 def _structure_of(context):

@@ -25,10 +25,10 @@ class SegmentParts(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Energies of segments, (B, T, L, K), and of transitions, (B or 1, T - 1 or 1, K, K)."""
+    """Energies of segments, (B, T, L, K), and of transitions, (B or 1, T - 1 or 1, K, K), or None for none."""
 
     segments: jax.Array
-    transitions: jax.Array
+    transitions: jax.Array | None
 
 
 class Segments(Structure):
@@ -37,7 +37,8 @@ class Segments(Structure):
     Segment s begins at t_s, where the last one ends, and is l_s + 1 places long; together they cover all places, once.
     An answer in whole numbers is (..., T): the label where a segment begins, -1 elsewhere. Relaxed it is
     (..., T, L, K), the indicators of segments. A segment of more than L places is none: in `energy` it counts
-    nothing. Segments of one place, L = 1, make a `Chain`. Source: Sarawagi & Cohen (2004). Cost: T L K + T K^2.
+    nothing. Segments of one place, L = 1, make a `Chain`. Source: Sarawagi & Cohen (2004). Cost: T L K, and
+    T K^2 with transitions.
 
     Args:
       energies: (..., T, L, K), of a segment by its start, its length - 1 and its label.
@@ -111,7 +112,7 @@ class Segments(Structure):
             first = jnp.arange(longest * labels).reshape(1, 1, longest, labels) == 0
             energies = jnp.where((begin >= lengths) & first, 0, energies)
         if self.transitions is None:
-            return Tables(energies, jnp.zeros((1, 1, labels, labels), energies.dtype))
+            return Tables(energies, None)
         transitions = self.transitions.reshape(-1, 1, labels, labels)
         return Tables(energies, transitions.astype(energies.dtype))
 
@@ -120,16 +121,20 @@ class Segments(Structure):
         size, steps, longest, labels = tables.segments.shape
         ends = skewed(jnp.transpose(tables.segments, (2, 1, 0, 3)), steps, jnp.inf)
         ends = algebra.table(jnp.moveaxis(ends, 1, 0))
-        linked = jnp.moveaxis(self._linked(), 1, 0)[:, :, None, None]
-        edges = jnp.moveaxis(tables.transitions, 1, 0)
-        edges = jnp.broadcast_to(edges, (steps - 1, *edges.shape[1:]))
+        linked, edges = jnp.moveaxis(self._linked(), 1, 0)[:, :, None, None], None
+        if tables.transitions is not None:
+            edges = jnp.moveaxis(tables.transitions, 1, 0)
+            edges = jnp.broadcast_to(edges, (steps - 1, *edges.shape[1:]))
 
         def step(begun, given):
             t, end, edge, link = given
             here = algebra.at(t)
             alpha = here.either(algebra.both(begun, end), 0)
-            edge = algebra.table(jnp.where(link, edge, 0))
-            new = here.either(algebra.both(alpha[:, :, None], edge), 1)
+            if edge is None:  # whatever follows, the labels before it join alike
+                new = jnp.broadcast_to(here.either(alpha, 1)[:, None], alpha.shape)
+            else:
+                edge = algebra.table(jnp.where(link, edge, 0))
+                new = here.either(algebra.both(alpha[:, :, None], edge), 1)
             return jnp.concatenate([new[None], begun[:-1]]), None
 
         last = algebra.at(steps - 1)
@@ -148,8 +153,9 @@ class Segments(Structure):
     def spread(self, tables):
         """A table for each cut."""
         size, steps, _, labels = tables.segments.shape
-        shape = size, steps - 1, labels, labels
-        return tables._replace(transitions=jnp.broadcast_to(tables.transitions, shape))
+        shape, shared = (size, steps - 1, labels, labels), tables.transitions
+        shared = jnp.zeros((), tables.segments.dtype) if shared is None else shared
+        return tables._replace(transitions=jnp.broadcast_to(shared, shape))
 
     def parts(self, of_tables):
         """Those within the sequence."""
@@ -189,6 +195,8 @@ class Segments(Structure):
         """The multilinear extension."""
         tables, y = self.tables(), self._within(y)
         energy = jnp.sum(weighted(y, self._within(tables.segments)), (1, 2, 3))
+        if tables.transitions is None:
+            return energy
         ends = skewed(jnp.transpose(y, (2, 1, 0, 3)), y.shape[1], 0)
         ends, begins = jnp.moveaxis(jnp.sum(ends, 0), 0, 1), jnp.sum(y, 2)
         pairs = ends[:, :-1, :, None] * begins[:, 1:, None, :]

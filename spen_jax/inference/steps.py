@@ -70,7 +70,7 @@ def init(plan: Plan, values: Values, example: Any) -> Any:
     """The solver's state at the projected start, of (context, y)."""
     context, y = example
     domain = domain_of(plan, context)
-    return with_settings(plan.solver, values.settings).init(domain.project(y), domain)
+    return with_settings(plan.solver, values.settings).init(domain.enter(y), domain)
 
 
 def step(plan: Plan, values: Values, example: Any) -> Any:
