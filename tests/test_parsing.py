@@ -56,7 +56,9 @@ def test_groups_and_scores_are_those_of_sentences_in_their_order():
         "sentences_better": 1,
         "sentences_worse": 0,
     }
-    assert parsing_data.example_of(groups, found) is None
+    row, before, after = parsing_data.example_of(groups, found, least=6)
+    assert row == 2
+    assert before[0].tolist() == [3, 3, 0, 5, 3, 3] and after[0].tolist() == [3, 3, 0, 5, 2, 3]
 
 
 def test_trees_and_crossing_arcs():

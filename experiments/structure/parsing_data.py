@@ -149,20 +149,21 @@ def changes(groups: Groups, found: Sequence[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def example_of(groups: Groups, found: Sequence[dict[str, Any]]) -> Any:
-    """The first sentence of 8 to 14 words that inference sets right from two wrong heads or more.
+def example_of(groups: Groups, found: Sequence[dict[str, Any]], least: int = 10) -> Any:
+    """The sentence of `least` to 16 words in which inference mends most heads, the first of equals.
 
-    Its row, and (heads, relations) before and after; None where there is none.
+    Its row, and (heads, relations) before and after; None where it mends none.
     """
     heads, _, mask = truth_of(groups)
     before, after = (answer_of(groups, found, name) for name in ("step 0", "any"))
     lengths = np.sum(mask, 1)
-    wrong = [np.sum((own[0] != heads) & mask, 1) for own in (before, after)]
-    rows = np.flatnonzero((wrong[0] >= 2) & (wrong[1] == 0) & (lengths >= 8) & (lengths <= 14))
-    if not len(rows):
+    right = [np.sum((own[0] == heads) & mask, 1) for own in (before, after)]
+    gains = np.where((lengths >= least) & (lengths <= 16), right[1] - right[0], 0)
+    row = int(np.argmax(gains))
+    if gains[row] <= 0:
         return None
-    row, n = rows[0], lengths[rows[0]]
-    return int(row), [a[row, :n] for a in before], [a[row, :n] for a in after]
+    n = lengths[row]
+    return row, [a[row, :n] for a in before], [a[row, :n] for a in after]
 
 
 def are_trees(heads: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -42,8 +42,9 @@ def draw_steps(
         axis.set_xticks(range(1 + max(steps.values())))
         axis.set_xlabel("step of inference (0: marginals of the arcs alone)", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=8)
-    figure.tight_layout(w_pad=2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.tight_layout(w_pad=2, rect=(0, 0.07, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=9, frameon=False)
     shared.save_figure(figure, path)
 
 
