@@ -115,7 +115,7 @@ class _Within(Domain):
 def _refuse():
     raise ValueError(
         "nothing is projected onto a Polytope: what is known of an answer, implicit derivatives, samplers and "
-        "projected gradients have no place there; take MirrorDescent or FrankWolfe, differentiated as unrolled or stopped"
+        "projected gradients have no place there; take MirrorDescent or FrankWolfe, unrolled or stopped"
     )
 
 
