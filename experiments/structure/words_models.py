@@ -257,7 +257,7 @@ SPEN = sx.energies.ChainSPEN(Convolutional(), terms=(sx.energies.Windows(),))
 max_margin = partial(sx.objectives.max_margin, cost=sx.losses.hamming)
 CONTESTANTS = {
     "linear": feed_forward("linear, each letter alone", Linear(), 0.01),
-    "linear-crf": chain("linear-chain CRF", Linear(), 0.01),
+    "linear-crf": chain("linear-chain CRF", Linear(), 0.02),
     "m3n": chain("max-margin Markov network", Linear(), 0.01, max_margin),
     "cnn": feed_forward("CNN, each letter alone", Convolutional(), 0.004),
     "crf": chain("CNN and CRF", Convolutional(), 0.004),
