@@ -16,7 +16,7 @@ from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
 from spen_jax.checks import as_points, check_arrays, check_energy, check_whole
 from spen_jax.domains import Box, Domain, Simplex, check_inside, counting
-from spen_jax.exact import Polytope, Structured, structured
+from spen_jax.exact import Structured, structured
 from spen_jax.inference import (
     Differentiate,
     Exact,
@@ -102,10 +102,6 @@ class Predictor:
         if isinstance(self.shape, dict):
             raise ValueError(
                 "shape is that of one array; for a tree y give start as a tree of arrays (1, ...)"
-            )
-        if isinstance(self.domain, Polytope) and self.start is not None:
-            raise ValueError(
-                "on a Polytope inference starts at the structure's marginals: no start"
             )
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(self.shape))
@@ -214,7 +210,7 @@ class Predictor:
 
     def points(self, context: Any, like: Any = None, *, key: jax.Array | None = None) -> Any:
         """Where inference of a batch starts, shaped like the truth (B, ...), or by `shape`; None for exact answers."""
-        if isinstance(self.solver, Exact):
+        if isinstance(self.solver, Exact) or self.domain.needs_context and self.start is None:
             return None
         like = self.shape if like is None else like
         return points(self.start, self.domain, context, like, key)

@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 
 from spen_jax.domains import Box, L2Ball, Reals, Simplex, counting
+from spen_jax.domains.simplex import FEW
 from spen_jax.losses import OutsideBall, counted, cross_entropy
 
 WIDE, ORTHANT, BELOW = Box(-1.0, 3.0), Box(0, math.inf), Box(-math.inf, 1)
@@ -370,3 +371,23 @@ def test_what_counts_is_kept_and_the_rest_is_zero_whatever_it_is():
 def test_what_a_domain_cannot_do_it_says(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_few_values_are_projected_onto_a_simplex_as_many_are(x64):
+    """By comparing all with all, and by Optax's sort, with their derivatives; what is no number stays none."""
+    y = jax.random.normal(jax.random.key(0), (40, 6)) * jnp.array([0.1, 1, 10, 1])[:, None].repeat(
+        10, 0
+    )
+    y = y.at[0].set(0.3).at[1, :2].set(y[1].max())  # equal entries
+
+    def by_sorting(y):
+        wide = jnp.pad(y, [(0, 0), (0, FEW)], constant_values=-1e6)
+        return Simplex().project(wide)[:, :6]
+
+    project = Simplex().project
+    np.testing.assert_allclose(project(y), by_sorting(y), atol=1e-12)
+    along = jax.random.normal(jax.random.key(1), y.shape)
+    for a, b in zip(*(jax.jvp(f, (y,), (along,)) for f in (project, by_sorting)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    assert np.isnan(project(y.at[2, 3].set(jnp.nan))[2]).any()
+    assert np.isnan(project(y.at[2, 3].set(jnp.inf))[2]).any()

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import spen_jax as sx
@@ -163,11 +164,73 @@ def test_mirror_descent_with_entropy_takes_the_steps_of_a_temperature():
 def test_a_polytope_says_what_it_needs():
     start = jnp.full((2, T, K), 1 / K)
     with pytest.raises(ValueError, match='an entry "structure"'):
-        sx.minimize(lambda p, c, y: jnp.sum(y), None, {"logits": start}, start, domain=Polytope())
+        sx.minimize(lambda p, c, y: jnp.sum(y), None, {"logits": start}, domain=Polytope())
     context = {"structure": chain()}
     with pytest.raises(ValueError, match="nothing is projected"):
         sx.minimize(first_order, None, context, domain=Polytope(), solver=sx.GradientDescent())
-    with pytest.raises(ValueError, match="no start"):
-        sx.Predictor(first_order, domain=Polytope(), start=0.5)
+    with pytest.raises(ValueError, match="give no start"):
+        sx.Predictor(first_order, domain=Polytope(), start=0.5).points(context)
+    with pytest.raises(ValueError, match="known of an answer"):
+        mask = np.ones((2, T), bool)
+        sx.minimize(first_order, None, context, known=(mask, start), domain=Polytope())
     with pytest.raises(ValueError, match="no entropy"):
         sx.minimize(first_order, None, context, domain=Polytope(), temperature=1.0)
+
+
+@pytest.mark.slow
+def test_a_chain_is_trained_on_its_polytope_with_sequences_of_several_lengths():
+    rng = np.random.default_rng(0)
+    letters = (rng.integers(0, K, (60, 1)) + np.arange(6)) % K
+    mask = np.arange(6) < rng.integers(2, 7, (60, 1))
+    y = np.eye(K, dtype=np.float32)[letters]
+    data = {"x": y + np.float32(rng.normal(size=y.shape)), "y": y, "mask": mask}
+
+    def features(params, x, mask):
+        chains = Chain(-x, jnp.broadcast_to(params["A"], (len(x), 1, K, K)), mask=mask)
+        return {"structure": chains}
+
+    def energy(params, context, y):
+        return linear(context["structure"], y)
+
+    predictor = sx.Predictor(
+        energy,
+        features,
+        domain=Polytope(),
+        solver=sx.MirrorDescent(0.5, entropy=1.0),
+        steps=2,
+        differentiate="unrolled",
+    )
+    objective, optimizer = (
+        sx.objectives.end_to_end(predictor, weights=[0, 0.5, 0.5]),
+        optax.adam(0.1),
+    )
+    state = sx.training.init({"A": jnp.zeros((K, K))}, optimizer, jax.random.key(0))
+    state, metrics = sx.fit(objective, optimizer, state, data, epochs=30, batch_size=30).last()
+    found = predictor(state.params, data["x"], mask=mask).y
+    right, alone = ((a.argmax(-1) == letters)[mask].mean() for a in (found.nodes, data["x"]))
+    assert right > alone + 0.05
+    np.testing.assert_allclose(found.edges.sum((2, 3)), mask[:, 1:], atol=1e-4)
+
+
+def test_what_allows_no_structure_fails_and_chains_without_transitions_have_pairs():
+    barred = Chain(jnp.zeros((1, T, K)).at[0, 1].set(jnp.inf), jnp.zeros((1, 1, K, K)))
+    solver = sx.MirrorDescent(0.5, entropy=1.0)
+    found = sx.minimize(
+        first_order, None, {"structure": barred}, domain=Polytope(), solver=solver, steps=1
+    )
+    assert found.failed.all()
+    alone = Chain(jax.random.normal(jax.random.key(0), (2, T, K)))
+    pairs = Chain(alone.unary, jnp.zeros((K, K)))
+    for beta in (1.0, jnp.inf):
+        a, b = alone.marginals(beta), pairs.marginals(beta)
+        np.testing.assert_allclose(a.edges, b.edges, atol=1e-6)
+
+
+def test_an_entropy_of_the_solver_and_early_stops_do_not_go_together():
+    with pytest.raises(ValueError, match="as a temperature"):
+        solver = sx.MirrorDescent(0.5, entropy=1.0)
+        sx.minimize(first_order, None, {}, 0.5, shape=(3,), solver=solver, stop_early=True)
+    with pytest.raises(ValueError, match="no part of a Product"):
+        sx.Product({"y": Polytope()})
+    with pytest.raises(ValueError, match="product below 2"):
+        sx.MirrorDescent(1.0, entropy=2.0)

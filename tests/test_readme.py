@@ -85,6 +85,18 @@ def test_the_page_on_structures_prints_what_it_says(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_sequences_prints_what_it_says(capsys):
+    run("docs/sequences.md")
+    lines = capsys.readouterr().out.splitlines()
+    page = (ROOT / "docs/sequences.md").read_text()
+    said = re.findall(r"^    ([a-zF][\w' -]+):? (0\.\d+)(?:, residual .*)?$", page, flags=re.M)
+    assert len(said) == len(lines) == 6
+    for (name, right), line in zip(said, lines, strict=True):
+        assert line.startswith(name)
+        assert abs(float(re.search(r"0\.\d+", line)[0]) - float(right)) < 0.05
+
+
+@pytest.mark.slow
 def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
     run("docs/sparse.md")
     assert capsys.readouterr().out.splitlines() == [

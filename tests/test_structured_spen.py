@@ -154,6 +154,13 @@ def test_a_tree_without_terms_is_arc_factored():
     heads = jnp.array([[0, 1, 2], [2, 0, -1]])
     found = jax.vmap(energy, (None, 0, 0))(params, context, jax.nn.one_hot(heads, n + 1))
     np.testing.assert_allclose(found, context["structure"].energy(heads), rtol=1e-5)
+    low = {**context, "logits": jnp.minimum(context["logits"], -3.0)}  # every arc costs something
+    start = sx.Simplex().from_logits(low["logits"])
+    solution = sx.minimize(
+        energy, params, low, start, domain=sx.Simplex(), solver=sx.MirrorDescent(), steps=20
+    )
+    loops = np.eye(n, n + 1, 1, dtype=bool)[None] | np.pad(~mask, [(0, 0), (1, 0)])[:, None]
+    assert np.max(np.where(loops & mask[..., None], solution.y, 0)) < 1e-5
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from experiments.lecture import runs
 from experiments.structure import words_figures, words_unseen
 from experiments.structure.words_models import CONTESTANTS
 from experiments.structure.words_protocol import grouped, judged, trained
+from spen_jax.training import checkpoints
 
 RATES = (0.001, 0.002, 0.004)  # of networks; of linear models five times these
 LINEAR = ("linear", "linear-crf", "m3n")
@@ -132,6 +133,8 @@ def main(config: Config) -> dict[str, Any]:
 
         def save(found, name, seed, params, groups, protocol=protocol):
             result[protocol] = found
+            meta = {"model": name, "protocol": protocol, "seed": seed}
+            checkpoints.save(run.folder / f"{name}-{protocol}-{seed}.npz", params, meta)
             shared.write_json(run.folder / "result.json", result)
             if protocol == "fold1" and name == "spen" and seed == config.seeds[0]:
                 words_figures.draw_steps(params, groups, run.folder / "steps.png")

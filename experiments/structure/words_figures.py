@@ -54,9 +54,9 @@ def draw_examples(figure: Any, groups: Any, right: Any, read: Any) -> None:
     middle = len(groups) // 2
     g, r, a = groups[middle], right[middle], read[middle]
     mended = np.flatnonzero(r[:, -1].all(1) & ~r[:, 0].all(1))
-    hardest = mended[np.argsort(r[mended, 0].sum(1) - g["mask"][mended].sum(1), kind="stable")][
-        :SHOWN
-    ]
+    by_hardness = mended[np.argsort((r[mended, 0] & g["mask"][mended]).sum(1), kind="stable")]
+    _, first = np.unique(np.argmax(g["y"][by_hardness], -1), axis=0, return_index=True)
+    hardest = by_hardness[np.sort(first)][:SHOWN]  # of each word one
     axes = figure.subplots(SHOWN, 1)
     for axis in axes:
         axis.axis("off")
@@ -64,9 +64,9 @@ def draw_examples(figure: Any, groups: Any, right: Any, read: Any) -> None:
         n = g["mask"][i].sum()
         image = g["x"][i, :n].reshape(n, ROWS, COLUMNS).transpose(1, 0, 2).reshape(ROWS, -1)
         axis.imshow(image, cmap="Greys", extent=(0, n, 0, 2), aspect="auto")
-        axis.set(xlim=(0, 30), ylim=(0, 2))
+        axis.set(xlim=(0, 33), ylim=(0, 2))
         for column, step in enumerate((0, 1, 2, 4, STEPS)):
-            at = 10.5 + 4 * column
+            at = 10.5 + 4.6 * column
             for k in range(n):
                 color = "black" if r[i, step, k] else "red"
                 axis.text(

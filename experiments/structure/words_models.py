@@ -257,8 +257,8 @@ SPEN = sx.energies.ChainSPEN(Convolutional(), terms=(sx.energies.Windows(),))
 max_margin = partial(sx.objectives.max_margin, cost=sx.losses.hamming)
 CONTESTANTS = {
     "linear": feed_forward("linear, each letter alone", Linear(), 0.01),
-    "linear-crf": chain("linear-chain CRF", Linear(), 0.01),
-    "m3n": chain("max-margin Markov network", Linear(), 0.01, max_margin),
+    "linear-crf": chain("linear-chain CRF", Linear(), 0.02),
+    "m3n": chain("max-margin Markov network", Linear(), 0.02, max_margin),
     "cnn": feed_forward("CNN, each letter alone", Convolutional(), 0.004),
     "crf": chain("CNN and CRF", Convolutional(), 0.004),
     "bigru": feed_forward("CNN and bidirectional GRU", Recurrent(), 0.004),
@@ -267,7 +267,7 @@ CONTESTANTS = {
     "reach": iterated(
         "iterated, with a way back of its own",
         Iterated(widths=(256, 256, 256), sizes=(5, 3, 3, 5)),
-        0.004,
+        0.002,
     ),
     "spen": spen("SPEN", SPEN, 0.004),
 }

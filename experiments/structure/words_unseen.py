@@ -23,7 +23,6 @@ from experiments.structure.words_protocol import Right, grouped, judged, trained
 READERS = ("cnn", "crf", "spen")
 STRINGS = {
     "words": ("", 0.0),
-    "half random": ("random", 0.5),
     "most random": ("random", 0.9),
     "half English": ("english", 0.5),
     "most English": ("english", 0.9),

@@ -11,7 +11,8 @@ from spen_jax.domains.entropies import (
     total,
 )
 from spen_jax.domains.product import Product
-from spen_jax.domains.sets import Box, L2Ball, Reals, Simplex
+from spen_jax.domains.sets import Box, L2Ball, Reals
+from spen_jax.domains.simplex import Simplex
 
 __all__ = [
     "LOGIT_FLOOR",

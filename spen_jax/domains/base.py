@@ -107,13 +107,18 @@ class Domain:
     """What all domains offer; a new one is a frozen dataclass with these methods."""
 
     @property
+    def needs_context(self) -> bool:
+        """Whether it is another set for each example: such a one is the domain of all of y, or of none."""
+        return False
+
+    @property
     def has_logits(self) -> bool:
         """Whether it has `to_logits`, `from_logits` and `entropy`, which mirror descent needs."""
         return False
 
     def start(self, context: Any) -> Any:
-        """Where inference of a batch has to start; None where it may anywhere."""
-        return None
+        """Where inference of a batch starts, of a domain that needs its context."""
+        raise NotImplementedError
 
     def within(self, context: Any) -> "Domain":
         """The domain of one example, where that depends on its context."""
@@ -163,6 +168,10 @@ class Domain:
     def project(self, y: Any) -> Any:
         """argmin over u in the domain of ||u - y||."""
         raise NotImplementedError
+
+    def shown(self, y: Any) -> Any:
+        """What of a point is compared with a truth."""
+        return y
 
     def enter(self, y: Any) -> Any:
         """Where inference that is to start at y does start."""

@@ -24,6 +24,8 @@ class Product(Domain):
         for leaf in leaves:
             if not isinstance(leaf, Domain):
                 raise ValueError(f"Product needs a tree of domains, got the leaf {leaf!r}")
+            if leaf.needs_context:
+                raise ValueError(f"{leaf} is the domain of all of y, and no part of a Product")
         object.__setattr__(self, "domains", tuple(leaves))
         object.__setattr__(self, "structure", structure)
 

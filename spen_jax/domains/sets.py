@@ -1,4 +1,4 @@
-"""The sets that one array y can live in: all reals, a box, simplices, balls.
+"""The sets that one array y can live in, but for simplices: all reals, a box, balls.
 
 What a method makes of y has the type of y, the default float for whole numbers and booleans; of halves it is computed
 in float32. What is no real number raises ValueError by name.
@@ -13,15 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from optax import projections
 
 from spen_jax.domains.base import NEAR, Domain, counting
 from spen_jax.domains.entropies import (
     LOGIT_FLOOR,
     binary_entropy,
     binary_log_likelihood,
-    categorical_cross_entropy,
-    entropy,
     floor_of,
     total,
 )
@@ -190,106 +187,6 @@ class Box(Domain):
         if math.isfinite(self.lower):
             return self.lower + jnp.abs(y - self.lower)
         return self.upper - jnp.abs(self.upper - y) if math.isfinite(self.upper) else y
-
-
-@dataclass(frozen=True)
-class Simplex(Domain):
-    """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node."""
-
-    def check(self, y):
-        """ValueError for a scalar, or for distributions over nothing."""
-        super().check(y)
-        if 0 in y.shape[-1:]:
-            raise ValueError(f"Simplex needs y of shape (..., K), K at least 1, got {y.shape}")
-        if not y.shape:
-            raise ValueError(
-                "Simplex needs y of shape (..., K) for each example, got a scalar; start needs shape "
-                "(B, K) or (B, nodes, K), classes by their numbers become rows by jax.nn.one_hot(y, K)"
-            )
-
-    @property
-    def has_logits(self):
-        """Always."""
-        return True
-
-    def parts(self, y):
-        """Each distribution is one part: the shape without its last axis."""
-        return y.shape[:-1]
-
-    def outside(self, y):
-        """Which rows hold less than 0 or do not sum to 1, by more than a ten-thousandth."""
-        y, near = real_array("y", y), NEAR + 4 * rounding(y)
-        self.check(y)
-        with np.errstate(all="ignore"):
-            sums = np.sum(y, axis=-1, dtype=float)
-        return ~(np.abs(sums - 1) <= near) | (y < -near).any(axis=-1)
-
-    def advice(self, y):
-        """For classes by their numbers, and for rows that are not normalised."""
-        whole = (y >= 0).all() and (y == np.round(y)).all()
-        if whole and (np.issubdtype(y.dtype, np.integer) or y.max() > 1):
-            return "for classes by their numbers give one-hot rows, jax.nn.one_hot(y, K)"
-        if (y >= 0).all() and np.isfinite(y).all() and (y.sum(axis=-1) > 0).all():
-            return "for rows that do not sum to 1 give y / y.sum(axis=-1, keepdims=True)"
-        return ""
-
-    def project(self, y):
-        """argmin over u in the simplex of ||u - y||, by Optax."""
-        y = self._floats("y", y)
-        exact = y.astype(float)  # of other types Optax has no derivative
-        # A shift changes nothing but the rounding of large numbers; what is 1 below the largest gets nothing. The
-        # maximum's derivative stays out: it is 0 / 0 where a compiler computes y twice and rounds it differently.
-        shifted = jnp.maximum(exact - lax.stop_gradient(jnp.max(exact, -1, keepdims=True)), -2)
-        each = jnp.vectorize(projections.projection_simplex, signature="(k)->(k)")(shifted)
-        return each.astype(y.dtype)
-
-    def _floats(self, name, y):
-        y = floats(name, y)
-        self.check(y)
-        return y
-
-    def initial(self, shape):
-        """The uniform distribution, 1 / K."""
-        return jnp.full(shape, 1 / shape[-1])
-
-    def random(self, key, shape):
-        """A distribution drawn uniformly from the simplex."""
-        return jax.random.dirichlet(key, jnp.ones(shape[-1]), shape[:-1])
-
-    def round(self, y):
-        """1 at the largest entry (the first of equals), 0 elsewhere."""
-        y = self._floats("y", y)
-        return jax.nn.one_hot(jnp.argmax(y, -1), y.shape[-1], dtype=y.dtype)
-
-    def to_logits(self, y):
-        """log y."""
-        y = floats("y", y)
-        return jnp.log(jnp.maximum(wide(y), floor_of(LOGIT_FLOOR, y))).astype(y.dtype)
-
-    def from_logits(self, logits):
-        """softmax(logits)."""
-        logits = self._floats("logits", logits)
-        return jax.nn.softmax(wide(logits), axis=-1).astype(logits.dtype)
-
-    def entropy(self, y):
-        """-sum y log y over all nodes and values."""
-        return jnp.sum(entropy(wide(y := floats("y", y)))).astype(y.dtype)
-
-    def loss(self, y, truth, mask=None):
-        """-sum t log y over all nodes and values."""
-        return categorical_cross_entropy(counting(mask, y), counting(mask, truth))
-
-    def loss_of_scores(self, scores, truth, mask=None):
-        """That of softmax(scores)."""
-
-        def each(scores, truth):
-            return counting(mask, optax.softmax_cross_entropy(scores, truth))
-
-        return total(each, real("scores", scores), truth)
-
-    def corner(self, gradient):
-        """1 at the smallest entry of the gradient."""
-        return self.round(-floats("gradient", gradient))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Energies over the nodes of given graphs (Flax Linen): pairs along edges, and messages.
 
-x is a dict with "edges" (B, m, 2), whole numbers of nodes that an edge joins, -1 in rows that are none, beside what the
-network sees. Edges have no direction. Sums over neighbours are products with the adjacency matrix, n^2 numbers of each
-graph: for graphs of up to some hundred nodes. B graphs, n nodes, m edges, K labels, H hidden units.
+x is a dict with "edges" (B, m, 2), whole numbers of nodes that an edge joins, -1 in rows that are none, beside what
+the network sees. Edges have no direction, and one of a node with itself is none. Sums over neighbours are products with
+the adjacency matrix, n^2 numbers of each graph: for graphs of up to some hundred nodes. B graphs, n nodes, m edges, K
+labels, H hidden units.
 """
 
 from typing import Any
@@ -108,6 +109,6 @@ def adjacencies(edges: jax.Array, mask: jax.Array) -> jax.Array:
 
     def of_one(ends, mask):
         found = jnp.zeros((n, n)).at[ends[:, 0], ends[:, 1]].set(1, mode="drop")
-        return jnp.maximum(found, found.T) * mask[:, None] * mask[None]
+        return jnp.maximum(found, found.T) * mask[:, None] * mask[None] * (1 - jnp.eye(n))
 
     return jax.vmap(of_one)(ends, mask)

@@ -20,6 +20,9 @@ from spen_jax.arguments import handing
 from spen_jax.domains import Simplex, counting
 from spen_jax.exact import Chain, ChainParts, DependencyTree, Structure
 
+BARRED = -1e3
+"""The logit of an arc that cannot be: large against any other, and small enough that a step along it stays finite."""
+
 
 class ChainSPEN(nn.Module):
     """E = -sum_t s_t.y_t + sum_t y_t'A y_(t+1) + terms - entropy H(y), y (T, K) rows of simplices.
@@ -92,8 +95,15 @@ class TreeSPEN(nn.Module):
     entropy: float = 0.0
 
     def features(self, x: Any, train: bool = False, mask: Any = None) -> dict[str, Any]:
-        """The context: "logits" (B, n, n + 1), "mask" (B, n), "structure", and what the terms keep."""
-        return context_of(self, x, train, mask)
+        """The context: "logits" (B, n, n + 1), "mask" (B, n), "structure", and what the terms keep.
+
+        The logits of a word as its own head, and of heads that do not count, are `BARRED`.
+        """
+        context = context_of(self, x, train, mask)
+        loops = jnp.eye(*context["logits"].shape[1:], 1, dtype=bool)[None]
+        barred = loops | jnp.pad(~context["mask"], [(0, 0), (1, 0)])[:, None]
+        context["logits"] = jnp.where(barred, BARRED, context["logits"])
+        return context
 
     def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
         """The trees of arcs -s, of a batch."""
@@ -102,9 +112,8 @@ class TreeSPEN(nn.Module):
         )
 
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
-        """E(x, y) of one example, y (n, n + 1); a word is never its own head."""
-        y = counting(context["mask"], y)
-        return energy_over(self, context, jnp.where(jnp.eye(*y.shape, 1, dtype=bool), 0, y))
+        """E(x, y) of one example, y (n, n + 1)."""
+        return energy_over(self, context, counting(context["mask"], y))
 
     def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""

@@ -266,9 +266,10 @@ class Chain(Structure):
     def parts(self, of_tables):
         """Those of what counts."""
         counts, linked = self.counts()[..., None], self.linked()[..., None, None]
-        return ChainParts(
-            jnp.where(counts, of_tables.nodes, 0), jnp.where(linked, of_tables.edges, 0)
-        )
+        nodes, edges = of_tables
+        if self._alone():  # the recursion had no need of pairs
+            edges = nodes[:, :-1, :, None] * nodes[:, 1:, None]
+        return ChainParts(jnp.where(counts, nodes, 0), jnp.where(linked, edges, 0))
 
     def written(self, of_tables):
         """Labels."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from spen_jax.domains import Domain, Simplex
 from spen_jax.exact.answers import with_parts
+from spen_jax.exact.chain import Chain, ChainParts
+from spen_jax.exact.dependency_tree import DependencyTree
 from spen_jax.exact.structure import Structure
 
 
@@ -30,9 +32,22 @@ class Polytope(Domain):
     """
 
     @property
+    def needs_context(self):
+        """It does."""
+        return True
+
+    @property
     def has_logits(self):
         """It has, within a context."""
         return True
+
+    def shown(self, y):
+        """Of a point, or of a structure's relaxed answer, the rows of simplices."""
+        return y.nodes if isinstance(y, ChainParts) else y
+
+    def round(self, y):
+        """1 at the largest entry of each row, 0 elsewhere: no structure yet, which `Structure.nearest` gives."""
+        return Simplex().round(self.shown(y))
 
     def start(self, context: Any) -> Any:
         """The structure's own marginals, of a batch."""
@@ -47,30 +62,29 @@ class Polytope(Domain):
 
     def parts(self, y):
         """Those of the structure's relaxed answers."""
-        return Simplex().parts(shown(y))
+        return Simplex().parts(self.shown(y))
 
     def pieces(self, y, mask=None):
         """Those of the structure's relaxed answers."""
-        return Simplex().pieces(shown(y), mask)
+        return Simplex().pieces(self.shown(y), mask)
 
     def loss(self, y, truth, mask=None):
         """The cross-entropy of what the structure's answers show, in nats."""
-        return Simplex().loss(shown(y), truth, mask)
+        return Simplex().loss(self.shown(y), truth, mask)
 
     def project(self, y):
         """ValueError."""
         return _refuse()
 
 
-def shown(y: Any) -> Any:
-    """Of a point of a polytope, or of a structure's relaxed answer, the rows of simplices."""
-    return y.nodes if hasattr(y, "nodes") else y
-
-
 class _Within(Domain):
     """The polytope of one example."""
 
     def __init__(self, structure: Structure):
+        if isinstance(structure, Chain) and structure.transitions is None:
+            labels = structure.y_shape()[-1]
+            none = jnp.zeros((1, labels, labels), structure.unary.dtype)
+            structure = structure.replaced(transitions=none)
         self.structure = structure
         self.tables = structure.spread(structure.tables())
 
@@ -107,22 +121,25 @@ class _Within(Domain):
         return self._parts(lambda tables: with_parts(self.structure.least, tables)[1], gradient)
 
     def gap(self, y, gradient):
-        """<gradient, y - s>, s the corner."""
+        """<gradient, y - s>, s the corner; not a number where no structure is allowed."""
         away = jax.tree.map(jnp.subtract, y, self.corner(gradient))
-        return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(away)))
+        gap = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(away)))
+        allowed = jnp.isfinite(self.structure.least(self.tables)[0])
+        return jnp.where(allowed, gap, jnp.nan)
 
 
 def _refuse():
     raise ValueError(
         "nothing is projected onto a Polytope: what is known of an answer, implicit derivatives, samplers and "
-        "projected gradients have no place there; take MirrorDescent or FrankWolfe, differentiated as unrolled or stopped"
+        "projected gradients have no place there; take MirrorDescent or FrankWolfe, unrolled or stopped"
     )
 
 
 def _structure_of(context):
-    if not isinstance(context, dict) or not isinstance(context.get("structure"), Structure):
+    found = context.get("structure") if isinstance(context, dict) else None
+    if not isinstance(found, Chain | DependencyTree):
         raise ValueError(
             'a Polytope needs features that give a context with an entry "structure", a Chain or DependencyTree, as '
             f"those of a ChainSPEN or TreeSPEN do, got {jax.tree.structure(context)}"
         )
-    return context["structure"]
+    return found

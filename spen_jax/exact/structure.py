@@ -245,11 +245,17 @@ class Structure:
         """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
         return answers.log_probability(self, self.energy(y), _finite(beta))
 
-    def nearest(self, y: jax.Array) -> jax.Array:
+    def nearest(self, y: Any) -> jax.Array:
         """The allowed structure that has most of relaxed answers y (..., *shape), argmax_s <y, s>, in whole numbers.
 
         It rounds what gradient inference found; y of marginals has the most expected parts right.
         """
+        y = jnp.asarray(real("y", y), self._dtype())
+        want = (*self.batch_shape, *self.y_shape())
+        if y.shape != want:
+            raise ValueError(
+                f"nearest needs one relaxed answer for each example, {want}, got {y.shape}"
+            )
 
         def flat(energies):
             return jnp.where(jnp.isinf(energies), jnp.inf, 0).astype(energies.dtype)

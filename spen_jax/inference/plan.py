@@ -149,6 +149,15 @@ class Plan:
     def __post_init__(self):
         self._check_numbers()
         self._check_parts()
+        if self.held and self.domain.needs_context:
+            raise ValueError(
+                f"what is known of an answer has no place on {self.domain}: make a structure that forbids all else"
+            )
+        if self.stop_early and getattr(self.solver, "entropy", 0):
+            raise ValueError(
+                "stop_early looks at E, and a solver with an entropy goes down another function: say it as a "
+                "temperature, or run all steps"
+            )
         if self.stop_early and isinstance(self.mode, Unrolled):
             raise ValueError(
                 "stop_early runs in a while loop, which has no reverse mode: differentiate it as 'stopped' or "
@@ -277,4 +286,6 @@ def check_schedules(plan: Plan, values: Values) -> None:
         raise ValueError(
             "a temperature for each step needs all steps: leave stop_early out, or give one temperature"
         )
+    if plan.stop_early and "entropy" in values.settings:
+        raise ValueError("stop_early looks at E: say an entropy as a temperature, or run all steps")
     with_settings(plan.solver, values.settings)

@@ -146,12 +146,15 @@ class MirrorDescent:
 
     def __post_init__(self):
         given = f"got {self.step_size} and {self.entropy}"
-        _require(self.in_range(), f"MirrorDescent needs step_size > 0 and entropy >= 0, {given}")
+        _require(
+            self.in_range(),
+            f"MirrorDescent needs step_size > 0, entropy >= 0, their product below 2, {given}",
+        )
 
     def in_range(self):
-        """step_size > 0 and entropy >= 0."""
+        """step_size > 0, entropy >= 0, and logits that do not swing further each step."""
         length = (self.step_size > 0) & (self.step_size < math.inf)
-        return length & (self.entropy >= 0) & (self.entropy < math.inf)
+        return length & (self.entropy >= 0) & (self.step_size * self.entropy < 2)
 
     def init(self, y, domain):
         """The logits l of y; ValueError for a domain that has none."""

@@ -28,8 +28,12 @@ def points(
     Raises:
       ValueError: for a number, or the middle, without a shape to take.
     """
-    if start is None and (own := domain.start(context)) is not None:
-        return own
+    if domain.needs_context:
+        if start is not None:
+            raise ValueError(
+                f"inference on {domain} starts at the structure's own marginals: give no start"
+            )
+        return domain.start(context)
     if isinstance(start, jax.Array) and start.ndim:
         return start if start.shape[0] != 1 else _repeated(start, context)
     if callable(start):

@@ -114,10 +114,11 @@ def end_to_end(
             known=held,
             **predictor.options(params, differentiate=mode, trace=trace),
         )
-        last = value = jnp.mean(jax.vmap(judge)(solution.y, seen.truth, counts))
+        shown = predictor.domain.shown
+        last = value = jnp.mean(jax.vmap(judge)(shown(solution.y), seen.truth, counts))
         if weights is not None:
             of_path = jax.vmap(judge, (0, None, None))
-            each = jax.vmap(of_path)(solution.trace["y"], seen.truth, counts)  # (B, T + 1)
+            each = jax.vmap(of_path)(shown(solution.trace["y"]), seen.truth, counts)  # (B, T + 1)
             value = jnp.asarray(weights) @ jnp.mean(each, axis=0)
         if convergence:
             value += convergence * _last_step(solution)

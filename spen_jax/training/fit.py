@@ -48,7 +48,8 @@ def fit(
     device.
 
     Of `spen_jax.data.Groups`, examples of several lengths, each step sees examples of one group, all groups in one
-    drawn order, and there is one program for each width. A group smaller than `batch_size` is a batch of its own size.
+    drawn order, and there is one program for each width. A group smaller than `batch_size` is a batch of its own size,
+    in which each example weighs more; metrics are means over steps.
 
     An example whose loss or gradient is not finite is left out: a batch that holds one changes nothing, and at the end
     of the epoch its other examples make a step, for which each is tried alone, up to TRIES times where chance decides.
@@ -72,15 +73,18 @@ def fit(
         raise ValueError("fit needs at least one group of examples, got none")
     sizes = [min(batch_size, n) for n in sizes_of(groups)]
 
+    most = int(np.argmax(sizes_of(groups)))
+
     def of_step():
-        rows = np.arange(sizes[-1])
-        return compiled_step.trace(objective, optimizer, None, state, groups[-1], rows).jaxpr.jaxpr
+        rows = np.arange(sizes[most])
+        step = compiled_step.trace(objective, optimizer, None, state, groups[most], rows)
+        return step.jaxpr.jaxpr
 
     if sparse.has_rows(groups):
         for group, size in zip(groups, sizes, strict=True):
             cut_sparse(state, group, np.arange(size))
     elif parallel.mesh_of(state, groups) is None and parallel.worth_it(
-        of_step, state.params, sizes[-1]
+        of_step, state.params, sizes[most]
     ):
         state = parallel.everywhere(state)
     state, groups = parallel.beside((state, groups), (state, groups))
