@@ -16,12 +16,12 @@ SHOWN = 6
 def draw_steps(params: Any, groups: Any, path: Path) -> None:
     """Letters and words right after each step, and words that inference mended, as it read them on the way."""
     predictor = predictor_of(SPEN)
-    features, energy = predictor.features, predictor.energy
+    features: Any = predictor.features
     right, read = [], []
     for g in groups:
         context = features(params, g["x"], mask=g["mask"])
         found = sx.minimize(
-            energy,
+            predictor.energy,
             params,
             context,
             predictor.points(context),
@@ -34,8 +34,8 @@ def draw_steps(params: Any, groups: Any, path: Path) -> None:
     wrong = sum((~r).sum((0, 2)) for r in right)
     whole = np.concatenate([r.all(2) for r in right]).mean(0)
     figure = plt.figure(figsize=(12, 5.2), layout="constrained")
-    left, middle = figure.subfigures(1, 2, width_ratios=(1, 2.1))
-    axis = left.subplots()
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1, 2.1))
+    axis = parts[0].subplots()
     axis.plot(100 * (1 - wrong / counts), "o-", label="letters")
     axis.plot(100 * whole, "s-", label="words")
     axis.set(
@@ -45,7 +45,7 @@ def draw_steps(params: Any, groups: Any, path: Path) -> None:
     )
     axis.legend()
     axis.grid(alpha=0.3)
-    draw_examples(middle, groups, right, read)
+    draw_examples(parts[1], groups, right, read)
     shared.save_figure(figure, path)
 
 

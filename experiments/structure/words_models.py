@@ -4,7 +4,7 @@ B words, T places, K = 26 letters; x (B, T, 128) pixels, y (B, T, K).
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -237,7 +237,6 @@ def spen(title, module, rate):
     return Contestant(title, init_of(module, True), objective, answered(predictor), rate)
 
 
-@lru_cache
 def predictor_of(module):
     """z <- z / 2 - grad E / 2 from z = s, by entropic mirror descent."""
     features, energy = sx.functions_of(module)

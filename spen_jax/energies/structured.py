@@ -100,7 +100,8 @@ class TreeSPEN(nn.Module):
         The logits of a word as its own head, and of heads that do not count, are `BARRED`.
         """
         context = context_of(self, x, train, mask)
-        loops = jnp.eye(*context["logits"].shape[1:], 1, dtype=bool)[None]
+        n = context["logits"].shape[1]
+        loops = jnp.eye(n, n + 1, 1, dtype=bool)[None]
         barred = loops | jnp.pad(~context["mask"], [(0, 0), (1, 0)])[:, None]
         context["logits"] = jnp.where(barred, BARRED, context["logits"])
         return context
