@@ -6,8 +6,8 @@ are skipped, and punctuation counts. A word is known by its embedding, suffixes 
 All parsers of a seed share a first training: three layers of GRUs, biaffine scores of arcs (Dozat & Manning 2017), the
 head of each word by a softmax, relations of true arcs by another. Then each objective goes on from there, the head
 softmax itself among them, with the same vectors of the encoder, which is held fixed: the training sentences seen with
-as many draws of its dropout, so that it errs as on new ones. Relations stay those of the first training. Trees are decoded exactly, by maximum spanning trees or among
-those whose arcs do not cross.
+as many draws of its dropout, so that it errs as on new ones. Relations stay those of the first training. Trees are
+decoded exactly, by maximum spanning trees or among those whose arcs do not cross.
 
     head softmax: each word's head by itself
     tree likelihood: -log P(tree), over all trees with one root (Koo et al. 2007) or those without crossing arcs,
