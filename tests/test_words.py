@@ -18,13 +18,13 @@ SENTENCE = sx.data.Sentence(("Abcde", "edcab", "1999", "Xyz"), (), (), (), (), (
 
 
 def made_up():
-    """20 words of 3 to 6 letters among five, each in every fold; a letter's image is its own, 5 % of pixels flipped."""
+    """55 words of 3 to 6 letters among five, each in every fold; a letter's image is its own, 5 % of pixels flipped."""
     rng = np.random.default_rng(0)
     kinds = [rng.integers(0, 5, rng.integers(3, 7)) for _ in range(55)]
-    y, mask = sx.data.padded([kinds[i % 20 + 20 * (i % 2)] for i in range(400)], 6, -1)
+    y, mask = sx.data.padded([kinds[i % 55] for i in range(440)], 6, -1)
     images = rng.random((5, 128)) < 0.3
     x = (images[y] ^ (rng.random((*y.shape, 128)) < 0.05)) * mask[..., None]
-    folds = np.arange(400) // 40
+    folds = np.arange(440) // 55
     letters = tuple("abcdefghijklmnopqrstuvwxyz")
     return sx.data.Letters(np.float32(x), y, mask, folds, letters, {})
 
