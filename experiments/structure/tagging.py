@@ -8,9 +8,9 @@ Expected: that the energy adds nothing. Each state of the network has read the w
 beside each other is learned from 8,000 words already.
 
 Protocol: a network is trained by cross-entropy; each model starts from it and trains on, all parameters together, for
-as many epochs at the same rate, the network alone too. So all models of a seed differ by what was added only. Epochs
-and rates were chosen on the development set (`--rates` repeats it: as many trials for each model); nothing is chosen on
-the test set. A seed draws the sentences, the parameters and the order.
+as many epochs at the same rate, the network alone too. So all models of a seed differ by what was added only. The rate
+was looked at on the development set, with the network alone; each model had that one trial (`--rates` makes more, on
+the development set). Nothing is chosen on the test set. A seed draws the sentences, the parameters and the order.
 Minutes: about 9 of one core for the default; 12,544 sentences, a seed, 10.
 """
 
