@@ -241,7 +241,7 @@ MISTAKES = {
     ),
     "a setting of another name": (
         lambda: predict(settings={"step": 0.5}),
-        r"no settings \['step'\]; it has \['step_size'\]",
+        r"no settings \['step'\]; it has \['entropy', 'step_size'\]",
     ),
     "settings in a list": (lambda: predict(settings=[0.5]), "settings must be a dict such as"),
     "a temperature below 0": (

@@ -212,6 +212,7 @@ def test_a_chain_is_trained_on_its_polytope_with_sequences_of_several_lengths():
     np.testing.assert_allclose(found.edges.sum((2, 3)), mask[:, 1:], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_allows_no_structure_fails_and_chains_without_transitions_have_pairs():
     barred = Chain(jnp.zeros((1, T, K)).at[0, 1].set(jnp.inf), jnp.zeros((1, 1, K, K)))
     solver = sx.MirrorDescent(0.5, entropy=1.0)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from spen_jax.networks import GRU
@@ -31,6 +32,7 @@ def flax_cell(params, side):
     return {"cell": cell}
 
 
+@pytest.mark.slow
 def test_states_are_those_of_flax_cells_in_both_directions():
     network, params = made()
     found = network.apply({"params": params}, X, MASK)

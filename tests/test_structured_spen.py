@@ -52,6 +52,7 @@ def energies(spen, params, x, y, mask):
     return jax.vmap(energy, (None, 0, 0))(params, features(params, x, mask=mask), y)
 
 
+@pytest.mark.slow
 def test_without_terms_it_is_a_chain_and_its_start_that_chains_marginals():
     spen = ChainSPEN(Network())
     params, features, energy = made(spen)
@@ -130,6 +131,7 @@ def test_a_window_does_not_see_what_is_corrupted_nor_units_that_are_dropped():
     assert {*np.unique(context["terms"][0]["keep"])} <= {0, 2}
 
 
+@pytest.mark.slow
 def test_a_language_model_is_a_distribution_over_all_sequences_and_looks_back_only():
     model = LanguageModel(order=2, width=4)
     params = model.init(jax.random.key(0), {}, Y[0], method="energy")["params"]

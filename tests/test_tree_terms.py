@@ -147,6 +147,7 @@ class Network(nn.Module):
         return self.arcs(h)
 
 
+@pytest.mark.slow
 def test_new_terms_are_near_zero_and_every_parameter_has_a_gradient():
     spen, h = TreeSPEN(Network(), terms=TERMS), jnp.float32(HIDDEN)
     y = jnp.float32(RNG.dirichlet(np.ones(N + 1), (2, N)))
