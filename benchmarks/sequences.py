@@ -6,7 +6,8 @@ mirror descent on the logits, z <- z / 2 - grad E / 2 from z = s, cross-entropy 
 What a user writes: `sx.training.step` with a `ChainSPEN` here, autograd with `create_graph=True` there; jax_plain is
 `jit(value_and_grad)` of the same written out as a scan over `jax.grad`.
 
-Claim, one thread: CLAIM. Before anything is timed all have computed the same loss and slopes. About a minute.
+Claim, one thread: a step of the chain and of windows of 32 units takes at most 0.6 of eager PyTorch's time, of 256 units,
+where products of matrices take nearly all of it, no more than PyTorch's. Before anything is timed all have computed the same loss and slopes. About a minute.
 """
 
 import sys
@@ -19,7 +20,8 @@ from benchmarks import harness
 
 BATCH, PLACES, LABELS, FEATURES = 32, 14, 26, 192
 UNITS = (0, 32, 256)  # of the windows; none in a chain alone
-STEPS, RATE, MOMENTUM, SECONDS, TOLERANCE = 10, 1e-3, 0.9, 10.0, 2e-4
+SLOW = 100  # units from which on a step of jax_plain takes seconds: it is left out
+STEPS, RATE, MOMENTUM, SECONDS, TOLERANCE = 10, 1e-3, 0.9, 5.0, 2e-4
 
 Step = Callable[[], Any]
 
@@ -182,9 +184,10 @@ def torch_eager(units: int) -> tuple[Step, Callable[[], Any]]:
 
 def measure() -> list[dict]:
     """A row for each size and contestant."""
-    makers = [spen_jax, jax_plain] + [torch_eager] * harness.installed("torch_eager")
+    peers = [torch_eager] * harness.installed("torch_eager")
     rows = []
     for units in UNITS:
+        makers = [spen_jax, *[jax_plain] * (units < SLOW), *peers]
         made = {make.__name__: make(units) for make in makers}
         check({name: slopes() for name, (_, slopes) in made.items()})
         steps = {name: step for name, (step, _) in made.items()}
