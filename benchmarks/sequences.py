@@ -6,8 +6,9 @@ mirror descent on the logits, z <- z / 2 - grad E / 2 from z = s, cross-entropy 
 What a user writes: `sx.training.step` with a `ChainSPEN` here, autograd with `create_graph=True` there; jax_plain is
 `jit(value_and_grad)` of the same written out as a scan over `jax.grad`.
 
-Claim, one thread: a step of the chain and of windows of 32 units takes at most 0.6 of eager PyTorch's time, of 256 units,
-where products of matrices take nearly all of it, no more than PyTorch's. Before anything is timed all have computed the same loss and slopes. About a minute.
+Claim, one thread: a step of the chain and of windows of 32 units takes at most 0.6 of eager PyTorch's time, of 256
+units, where products of matrices take nearly all of it, no more than PyTorch's. Before anything is timed all have
+computed the same loss and slopes. About a minute.
 """
 
 import sys
