@@ -1,5 +1,6 @@
 """The tagging experiment on made-up sentences: words whose tags depend on the word before."""
 
+import dataclasses
 import json
 
 import jax
@@ -55,7 +56,7 @@ def test_a_lexicon_numbers_words_their_ends_and_their_characters():
 
 def test_of_long_words_the_middle_is_left_out_and_digits_are_alike():
     a, b = "a" * 7 + "xxx" + "b" * 7, "a" * 7 + "y" + "b" * 7
-    lexicon = Lexicon.of([[a, b, "1984", "2001"]], least=1)
+    lexicon = Lexicon.of([[a, b, "1984", "2001"] * 2])
     x, _ = lexicon([[a, b, "1984", "2001"]])
     assert (x["characters"][0, 0] == x["characters"][0, 1]).all()
     assert x["words"][0, 2] == x["words"][0, 3]
@@ -124,5 +125,8 @@ def test_a_run_learns_and_its_taggers_tag_files(tmp_path, monkeypatch):
         plain.write_text("they\nwalk\nthe\nwalk\n")
         tagging.main(tagging.Config(run=out, tag=plain, out=tagged, model=model))
         assert tagged.read_text() == "they\tPRON\nwalk\tVERB\nthe\tDET\nwalk\tNOUN\n"
+    rates = dataclasses.replace(config, rates=(2e-3,), out=tmp_path / "rates")
+    found = tagging.main(rates)
+    assert found and found["rates"]["200: spen"]["0.002"] > 98
     for name in ("steps.png", "pairs.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")

@@ -34,11 +34,15 @@ class Lexicon:
 
     @classmethod
     def of(cls, sentences: Sequence[Sequence[str]], least: int = 2) -> "Lexicon":
-        """Of sentences, sequences of words: what stands in them fewer than `least` times is unknown."""
+        """Of sentences, sequences of words: those that stand there fewer than `least` times are unknown.
+
+        Suffixes and characters have to stand there twice: nothing in training leaves them out by chance, as word
+        dropout does words, and what is unknown must be seen there to be learned.
+        """
         return cls(
             Vocabulary.of([[normal(w) for w in s] for s in sentences], least),
-            Vocabulary.of([[e for w in s for e in suffixes(w)] for s in sentences], least),
-            Vocabulary.of([[c for w in s for c in w] for s in sentences], least),
+            Vocabulary.of([[e for w in s for e in suffixes(w)] for s in sentences], 2),
+            Vocabulary.of([[c for w in s for c in w] for s in sentences], 2),
         )
 
     def __call__(self, sentences: Sequence[Sequence[str]]) -> tuple[dict[str, np.ndarray], Any]:

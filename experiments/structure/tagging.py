@@ -90,6 +90,11 @@ class Trial(NamedTuple):
         return self.models["softmax"].network
 
 
+def least_of(n: int) -> int:
+    """How often a word must stand in n sentences to have a vector: in few, one look is much."""
+    return 1 if n <= 4000 else 2
+
+
 def epochs_of(n: int) -> tuple[int, int]:
     """Of the network, and of each model from there, for n sentences."""
     return (50, 8) if n <= 1000 else (20, 4) if n <= 4000 else (8, 2)
@@ -97,8 +102,11 @@ def epochs_of(n: int) -> tuple[int, int]:
 
 def trained(config: Config, drawn: Task, seed: int, rate: float, progress: Any) -> Trial:
     """The network, and from there each model at this rate."""
-    built = models(WordEncoder.sizes_of(drawn.lexicon), len(drawn.tags), config.units)
     n = len(drawn.sentences)
+    encoder = WordEncoder(
+        WordEncoder.sizes_of(drawn.lexicon), config.units, word_dropout=0.2 / least_of(n)
+    )
+    built = models(encoder, len(drawn.tags))
     first, further = (1, 1) if config.quick else epochs_of(n)
     init_key, base_key, model_key = jax.random.split(jax.random.key(seed), 3)
     alone, batch = built["softmax"], drawn.train[0]
@@ -157,7 +165,7 @@ def tune(config: Config, bank: Treebank) -> dict[str, Any]:
     found: dict[str, dict[str, float]] = {}
     with shared.progress_bars() as progress:
         for n in config.sentences:
-            drawn = task(bank, n, TRIAL_SEED)
+            drawn = task(bank, n, TRIAL_SEED, least_of(n))
             for rate in config.rates:
                 trial = trained(config, drawn, TRIAL_SEED, rate, progress)
                 for name, of in measured(trial, drawn.valid)[0].items():
@@ -179,7 +187,7 @@ def main(config: Config) -> dict[str, Any] | None:
         for n in (100,) if config.quick else config.sentences:
             each = []
             for seed in config.seeds:
-                drawn = task(bank, n, seed)
+                drawn = task(bank, n, seed, least_of(n))
                 trial = trained(config, drawn, seed, RATE, progress)
                 test = tested(bank.test, drawn.sentences, drawn.lexicon, drawn.tags)
                 measures, tags = measured(trial, test)

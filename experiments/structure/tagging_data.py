@@ -84,10 +84,10 @@ def cut(sentence: Sentence) -> list[Sentence]:
     return [sentence._replace(words=sentence.words[p], tags=sentence.tags[p]) for p in parts]
 
 
-def task(treebank: Treebank, n: int, seed: int) -> Task:
-    """A sample of the training sentences and all that is made from it."""
+def task(treebank: Treebank, n: int, seed: int, least: int = 2) -> Task:
+    """A sample of the training sentences, and what is made of it; words that it has less often are unknown."""
     some = sample(treebank.train, n, seed)
-    lexicon = Lexicon.of([s.words for s in some])
+    lexicon = Lexicon.of([s.words for s in some], least)
     every = (*treebank.train, *treebank.valid, *treebank.test)
     tags = Vocabulary.of([s.tags for s in every], closed=True)
     pieces = [piece for sentence in some for piece in cut(sentence)]

@@ -79,7 +79,7 @@ def tag_file(folder: Path | None, model: str, source: Path | None, out: Path | N
         sentences, at = sentences[:-1], at[:-1]
     if not sentences:
         shared.fail(f"--tag {source} has no words")
-    built = models(WordEncoder.sizes_of(lexicon), len(known["tags"]), known["units"])
+    built = models(WordEncoder(WordEncoder.sizes_of(lexicon), known["units"]), len(known["tags"]))
     x, mask = lexicon(sentences)
     widths = [w for w in TESTED if w < mask.shape[1]] + [mask.shape[1]]
     groups = by_length({"x": x, "mask": mask}, mask, widths)

@@ -100,9 +100,9 @@ class Model(NamedTuple):
         return self.init(key, batch) | {"network": network}
 
 
-def models(sizes: tuple[int, int, int], tags: int, units: int) -> dict[str, Model]:
+def models(encoder: WordEncoder, tags: int) -> dict[str, Model]:
     """By name; the first is the network that the others start from."""
-    network = Tagger(WordEncoder(sizes, units), tags)
+    network = Tagger(encoder, tags)
     return {
         "softmax": alone(network),
         "crf": crf(network),
