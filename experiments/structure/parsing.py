@@ -51,10 +51,8 @@ from spen_jax.data import Groups, load_treebank
 
 WIDTHS = 14, 26, 40, 60
 FIRST = "first training"
-LONGEST, LONGEST_AGAIN = (
-    60,
-    40,
-)  # longer training sentences are left out, of the first training and of the others
+LONGEST, LONGEST_AGAIN = 60, 40
+"""Longer training sentences are left out, of the first training and of the others."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,10 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     """Initial weights, order of the sentences, dropout."""
 
-    epochs: tuple[int, int] = (7, 5)
-    """Of the first training, which all parsers of a seed share, before and after a warm restart."""
+    epochs: int = 4
+    """Of the first training, which all parsers of a seed share."""
 
-    more_epochs: int = 2
+    more_epochs: int = 1
     """With each objective, from there: one pass over as many draws of the encoder's dropout; 0 for none."""
 
     methods: tuple[str, ...] = tuple(METHODS)
@@ -110,26 +108,13 @@ def first_training(
     config: Config, seed: int, parser: Parser, groups: Groups, progress: Any
 ) -> tuple[Any, float]:
     """Head softmax from scratch, all layers: parameters, and the seconds that it took."""
-    key, *keys = jax.random.split(jax.random.key(seed), 3)
+    first, key = jax.random.split(jax.random.key(seed))
     few = jax.tree.map(lambda a: jnp.asarray(a[:2]), groups[0])
-    params = jax.jit(parser.init)(key, few["x"], few["heads"], mask=few["mask"])["params"]
-    seconds = 0.0
-    for number, own in enumerate(keys):
-        steps = phase(number, config, parser, params, groups, own)
-        name = f"seed {seed}, {FIRST}, {number + 1} of 2"
-        found = shared.followed(steps, progress, name, config.epochs[number])
-        params, seconds = found.params, seconds + found.seconds
-    return params, seconds
-
-
-def phase(
-    number: int, config: Config, parser: Parser, params: Any, groups: Groups, key: jax.Array
-) -> Any:
-    """The first training's epochs up to its warm restart (0) or after it (1), a generator."""
-    dropout, rate = ((0.33, 2.5e-3), (0.2, 2e-3))[number]
-    recipe = training.Recipe(config.epochs[number], rate, 1e-2, batch_size=32)
-    objective: Any = first_objective(parser.clone(dropout=dropout))  # pyright: ignore[reportArgumentType]
-    return training.train(objective, params, groups, recipe, key)
+    params = jax.jit(parser.init)(first, few["x"], few["heads"], mask=few["mask"])["params"]
+    recipe = training.Recipe(config.epochs, 2.5e-3, 1e-2, batch_size=32)
+    steps = training.train(first_objective(parser), params, groups, recipe, key)
+    found = shared.followed(steps, progress, f"seed {seed}, {FIRST}", config.epochs)
+    return found.params, found.seconds
 
 
 def vectors_of(parser: Parser, params: Any, groups: Groups, keys: Any = None) -> Groups:

@@ -43,7 +43,7 @@ class Parser(nn.Module):
 
     sizes: tuple[int, int, int]
     n_relations: int
-    dropout: float = 0.33
+    dropout: float = 0.25
 
     def setup(self):
         """Declares the parts."""
