@@ -37,7 +37,7 @@ def test_easy_letters_are_read_without_being_told_their_borders(tmp_path, monkey
     monkeypatch.setattr(handwriting, "RATES", (0.01,))
     out = tmp_path / "run"
     with contextlib.redirect_stdout(io.StringIO()):
-        config = handwriting.Config(seeds=(7,), steps=120, longest=4, out=out)
+        config = handwriting.Config(seeds=(7,), steps=90, longest=4, out=out)
         handwriting.main(config)
     result = json.loads((out / "result.json").read_text())
     test = {name: {what: v[0] for what, v in of.items()} for name, of in result["test"].items()}

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("tyro")
 
-from experiments.structure import parsing, parsing_data  # noqa: E402
+from experiments.structure import parsing, parsing_data, parsing_model  # noqa: E402
 from spen_jax.data import Sentence, Treebank  # noqa: E402
 
 HEADS = {"the": 1, "dog": 1, "saw": None, "a": 1, "cat": -2, ".": -3}
@@ -72,11 +72,13 @@ def test_trees_and_crossing_arcs():
 @pytest.mark.slow
 def test_a_run_learns_a_small_language_and_writes_its_figures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    made = [sentence(LONG if rng.random() < 0.7 else SHORT) for _ in range(150)]
-    bank = Treebank("toy", made[:120], made[120:135], made[135:], {})
+    made = [sentence(LONG if rng.random() < 0.7 else SHORT) for _ in range(230)]
+    bank = Treebank("toy", made[:200], made[200:215], made[215:], {})
     monkeypatch.setattr(parsing, "load_treebank", lambda data_dir: bank)
-    methods = ("head softmax", "second order, 3 steps", "projective likelihood")
-    config = parsing.Config(epochs=6, more_epochs=1, methods=methods, out=tmp_path / "run")
+    for size in ("UNITS", "OF_ARCS"):
+        monkeypatch.setattr(parsing_model, size, 24)
+    methods = "head softmax", "second order, 3 steps"
+    config = parsing.Config(epochs=20, more_epochs=1, methods=methods, out=tmp_path / "run")
     with contextlib.redirect_stdout(io.StringIO()):
         parsing.main(config)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -85,7 +87,7 @@ def test_a_run_learns_a_small_language_and_writes_its_figures(tmp_path, monkeypa
         assert rows[0]["test"]["any"]["unlabelled"] > 90
     assert (tmp_path / "run" / "parsing-steps.png").read_bytes().startswith(b"\x89PNG")
     again = parsing.Config(
-        first=tmp_path / "run", epochs=6, methods=methods[:1], out=tmp_path / "again"
+        first=tmp_path / "run", epochs=20, methods=methods[:1], out=tmp_path / "again"
     )
     with contextlib.redirect_stdout(io.StringIO()):
         second = parsing.main(again)

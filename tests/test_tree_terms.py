@@ -176,14 +176,14 @@ def test_steps_among_marginals_follow_the_terms_and_can_be_unrolled():
     y = np.eye(N + 1, dtype=np.float32)[np.where(MASK, [0, 1, 1, 1, 1], 0)]
     params = jax.jit(spen.init)(jax.random.key(1), h, y, MASK)["params"]
     params = jax.tree.map(lambda p: p + 0.1, params)
-    context = features(params, h, mask=MASK)
+    context = jax.jit(features)(params, h, mask=MASK)
     found = sx.minimize(energy, params, context, None, trace="y", **options).trace["y"]
-    trees = DependencyTree(-context["logits"], mask=MASK)
-    want = trees.mean()[1]
+    slopes_of = jax.jit(jax.vmap(jax.grad(energy, 2), (None, 0, 0)))
+    mean_of = jax.jit(lambda arcs: DependencyTree(arcs, mask=MASK).mean()[1])
+    want = mean_of(-context["logits"])
     for t in range(3):  # of step length 1 the next arcs are the slopes
         np.testing.assert_allclose(found[:, t], want, atol=1e-5)
-        slopes = jax.vmap(jax.grad(energy, 2), (None, 0, 0))(params, context, want)
-        want = trees.replaced(arcs=slopes).mean()[1]
+        want = mean_of(slopes_of(params, context, want))
     objective = sx.objectives.end_to_end(sx.Predictor(energy, features, **options))
     batch = {"x": h, "y": y, "mask": MASK}
     (loss, _), slope = jax.jit(jax.value_and_grad(objective, has_aux=True))(
