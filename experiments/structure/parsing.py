@@ -156,7 +156,7 @@ def judged(parser: Parser, method: Method, params: Any, groups: Groups) -> tuple
     """The scores of a parser's answers, and the answers of each group."""
     how = Method(
         "", method.steps, method.terms
-    )  # one program for all that differ in their training
+    )  # one program for all that differ in training alone
     run = partial(answers, parser, how, params)
     found = [parsing_data.in_chunks(run, g["x"], g["mask"]) for g in groups]
     return parsing_data.scored(groups, found), found
@@ -177,16 +177,22 @@ def row_of(
 
 
 def of_seed(
-    config: Config, seed: int, folder: Path, parser: Parser, data: Data, progress: Any
+    config: Config, seed: int, run: Any, numbers: Numbers, data: Data, progress: Any
 ) -> Any:
     """(name, row, answers) of each training of a seed, one after another; writes their parameters to the folder."""
+    parser = Parser(WordEncoder.sizes_of(numbers.lexicon), len(numbers.relations))
+    folder, words = run.folder, numbers.checksum()
     name = f"first-seed{seed}.npz"
     if config.first and (config.first / name).exists():
         params, about = training.load(config.first / name)
+        if about.get("words") != words:
+            shared.fail(
+                f"{config.first / name} knows other words or relations than these sentences"
+            )
         seconds = about["seconds"]
     else:
         params, seconds = first_training(config, seed, parser, data.train, progress)
-    training.save(folder / name, params, {"seconds": seconds})
+    training.save(folder / name, params, {"seconds": seconds, "words": words})
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), max(config.more_epochs, 1))
     near = parsing_data.up_to(data.train, LONGEST_AGAIN)
     of_arcs, began = params["spen"], time.perf_counter()
@@ -211,12 +217,11 @@ def main(config: Config) -> dict[str, Any]:
         shared.fail(f"--methods takes {', '.join(map(repr, METHODS))}, got {', '.join(unknown)}")
     run = runs.begin(config, "parsing", more_epochs=0)
     bank, numbers, data = read(config)
-    parser = Parser(WordEncoder.sizes_of(numbers.lexicon), len(numbers.relations))
     rows: dict[str, list[Any]] = {}
     last: dict[str, Any] = {}
     with shared.progress_bars() as progress:
         for seed in config.seeds:
-            for name, row, found in of_seed(config, seed, run.folder, parser, data, progress):
+            for name, row, found in of_seed(config, seed, run, numbers, data, progress):
                 rows.setdefault(name, []).append({"seed": seed} | row)
                 last[name] = found
                 shared.say(f"seed {seed}, {name}: {line(row)}")

@@ -1,5 +1,6 @@
 """Sentences of a treebank as groups of arrays for a parser, and the scores of its answers."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,11 @@ class Numbers(NamedTuple):
         """Words, suffixes, characters; relations."""
         relations = Vocabulary.of([s.relations for s in sentences], closed=True)
         return cls(Lexicon.of([s.words for s in sentences]), relations)
+
+    def checksum(self) -> str:
+        """SHA-256 of all of them in their order: parameters suit the words that they were learned with."""
+        of = self.lexicon.words, self.lexicon.suffixes, self.lexicon.characters, self.relations
+        return hashlib.sha256("\0".join(repr(v.items) for v in of).encode()).hexdigest()
 
     def groups(self, sentences: Sequence[Sentence], widths: Sequence[int], longest: int) -> Groups:
         """Dicts of "x", "heads", "relations" and "mask", in groups of these widths and of the `longest`.

@@ -78,7 +78,7 @@ def first_objective(parser: Parser) -> Callable[..., Any]:
         of_arcs, of_relations = (
             jnp.sum(jnp.where(mask, each(scores, truth), 0)) / jnp.sum(mask)
             for scores, truth in (
-                (barred(context), jnp.maximum(heads, 0)),
+                (context["logits"], jnp.maximum(heads, 0)),
                 (scores, jnp.maximum(batch["relations"], 0)),
             )
         )
@@ -86,14 +86,6 @@ def first_objective(parser: Parser) -> Callable[..., Any]:
         return loss, {"loss": loss, "of_arcs": of_arcs, "of_relations": of_relations}
 
     return objective
-
-
-def barred(context: dict[str, Any]) -> jax.Array:
-    """Scores of heads, with the least number for those that a word cannot have, (B, n, n + 1)."""
-    scores, mask = context["logits"], context["mask"]
-    n = mask.shape[1]
-    absent = jnp.pad(~mask, [(0, 0), (1, 0)])[:, None]
-    return jnp.where(absent | jnp.eye(n, n + 1, 1, dtype=bool)[None], -1e9, scores)
 
 
 @dataclass(frozen=True)
@@ -165,7 +157,7 @@ def objective_of(method: Method) -> Callable[..., Any]:
 
 def _head_scores(features):
     def scores(params, x, key=None, mask=None):
-        return barred(features(params, x, key, mask=mask))
+        return features(params, x, key, mask=mask)["logits"]
 
     return scores
 
@@ -182,8 +174,9 @@ def vectors(parser: Parser, params: Any, key: Any, x: Any, mask: jax.Array) -> j
 def answers(parser: Parser, method: Method, params: Any, key: None, h: Any, mask: Any) -> Any:
     """Heads (B, n) and relations of trees: "any", "projective", and after each step; "greedy" heads are no tree.
 
-    params: those of the parser, and of the arcs. Without terms trees are those of the best scores; with terms those
-    with the fewest wrong heads expected under the marginals that inference has found.
+    params: those of the parser, and of the arcs. Trees are those with the fewest wrong heads expected under the
+    marginals, with terms those that inference has found; without terms there are those of the best scores too,
+    "best" and "best projective".
     """
     of_parser, of_arcs = params
     context = sx.functions_of(spen_of(method))[0](of_arcs, h, mask=mask)
@@ -192,21 +185,27 @@ def answers(parser: Parser, method: Method, params: Any, key: None, h: Any, mask
         scores: Any = parser.apply({"params": of_parser}, h, heads, method="of_relations")
         return heads, jnp.argmax(scores, -1)
 
-    def tree(arcs, projective=False):
-        return exact.DependencyTree(-arcs, projective=projective, mask=mask).best().y
+    def trees(arcs, projective=False):
+        return exact.DependencyTree(-arcs, projective=projective, mask=mask)
 
-    scores, path = context["logits"], []
+    def tree(arcs, projective=False):
+        return labelled(trees(arcs, projective).best().y)
+
+    scores, path, found = context["logits"], [], {}
     if method.steps:
         predictor = predictor_of(method)
         options = predictor.options(of_arcs, trace="y")
-        found = sx.minimize(
-            predictor.energy, of_arcs, context, predictor.points(context), **options
-        )
-        path = jnp.moveaxis(found.trace["y"], 1, 0)
-        scores = path[-1]
+        start = predictor.points(context)
+        path = sx.minimize(predictor.energy, of_arcs, context, start, **options).trace["y"]
+        path = jnp.moveaxis(path, 1, 0)
+        any_marginals = projective_marginals = path[-1]
+    else:
+        any_marginals, projective_marginals = (trees(scores, p).mean()[1] for p in (False, True))
+        found = {"best": tree(scores), "best projective": tree(scores, True)}
     return {
-        "any": labelled(tree(scores)),
-        "projective": labelled(tree(scores, projective=True)),
-        "greedy": (jnp.argmax(barred(context), -1),),
-        **{f"step {t}": labelled(tree(path[t])) for t in range(method.steps)},
+        "any": tree(any_marginals),
+        "projective": tree(projective_marginals, True),
+        "greedy": (jnp.argmax(scores, -1),),
+        **found,
+        **{f"step {t}": tree(path[t]) for t in range(method.steps)},
     }
