@@ -49,6 +49,12 @@ def test_without_a_width_the_longest_array_gives_it():
 
 def test_nan_may_fill_floats():
     assert np.isnan(padded([[1.0], [1.0, 2.0]], fill=np.nan)[0][0, 1])
+    assert padded(np.ones((1, 1), np.float32), 2, np.float64(0.1))[0][0, 1] == np.float32(0.1)
+
+
+def test_empty_arrays_leave_the_type_to_the_others():
+    assert padded([[1, 2], []])[0].dtype == int
+    assert padded([[True], []])[0].dtype == bool
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,9 @@ def test_nan_may_fill_floats():
         (([[1], [[1]]],), r"arrays\[0\] has the shape \(1,\) and arrays\[1\] \(1, 1\)"),
         (([[1], [1, 2, 3]], 2), r"width=2 .* arrays\[1\] has 3 places: take a greater width"),
         (([[1], [1, 2]], 2, 0.5), "fill=0.5 must be .* int64"),
+        (([[1], [1, 2]], 2, np.nan), "fill=nan must be .* int64"),
+        (([[True], []], 2, np.nan), "fill=nan must be .* bool"),
+        ((np.ones((1, 1), np.float32), 2, 1e300), r"fill=1e\+300 must be .* float32"),
         (([["a"]],), r"arrays\[0\] must be an array of numbers.*<U1"),
         (([1, 2],), r"arrays\[0\] must be an array of numbers with an axis"),
         (([[[1], [1, 2]]],), r"arrays\[0\] must be one array of numbers; NumPy says"),
@@ -123,6 +132,8 @@ def test_groups_survive_copies():
     for other in copy.deepcopy(groups), pickle.loads(pickle.dumps(groups)):
         assert isinstance(other, data.Groups)
         assert [a.tolist() for a in other.rows] == [a.tolist() for a in groups.rows]
+    first = groups[:1]
+    assert isinstance(first, data.Groups) and first[0] is groups[0] and len(first.rows) == 1
 
 
 @pytest.mark.parametrize(

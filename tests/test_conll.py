@@ -185,6 +185,13 @@ def test_columns_of_words_are_read_by_name(tmp_path):
     ]
 
 
+def test_only_blanks_make_a_line_blank(tmp_path):
+    text = "a\n\u3000\nb\n \t\nc\n"
+    assert [s["word"] for s in columns(tmp_path, text, ["word"])] == [("a", "\u3000", "b"), ("c",)]
+    with pytest.raises(data.DataError, match="none of them empty"):
+        columns(tmp_path, "a\tO\n\t\n", ["word", "tag"], "\t")
+
+
 def test_a_tab_keeps_spaces_in_columns(tmp_path):
     assert columns(tmp_path, "two words\tO\n", ["word", "tag"], "\t") == [
         {"word": ("two words",), "tag": ("O",)}

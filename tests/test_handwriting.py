@@ -41,7 +41,7 @@ def test_easy_letters_are_read_without_being_told_their_borders(tmp_path, monkey
         handwriting.main(config)
     result = json.loads((out / "result.json").read_text())
     test = {name: {what: v[0] for what, v in of.items()} for name, of in result["test"].items()}
-    assert result["test_strips"] == 8
+    assert result["test_strips"] == 4
     assert test["likelihood"]["letters_wrong"] < 25 and test["likelihood"]["lexicon"] > 80
     assert test["perceptron"]["letters_wrong"] < 25  # where letters always look alike it learns too
     assert test["true cuts"]["letters_wrong"] < 10

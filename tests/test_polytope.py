@@ -175,6 +175,10 @@ def test_a_polytope_says_what_it_needs():
         sx.minimize(first_order, None, context, known=(mask, start), domain=Polytope())
     with pytest.raises(ValueError, match="no entropy"):
         sx.minimize(first_order, None, context, domain=Polytope(), temperature=1.0)
+    predictor = sx.Predictor(first_order, domain=Polytope())
+    for objective in sx.objectives.max_margin, sx.objectives.maximum_likelihood:
+        with pytest.raises(ValueError, match="Polytope is trained by objectives.end_to_end alone"):
+            objective(predictor)
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ def windows_by_hand(params, y, n, shift):
     return -np.sum(units @ np.asarray(params["v"]))
 
 
+@pytest.mark.slow
 def test_windows_are_sums_over_neighbours_within_each_sequence():
     spen = ChainSPEN(Network(), (Windows((4, 5), (3, 5), sees_features=True),), transitions=False)
     params, features, energy = made(spen)
@@ -143,6 +144,7 @@ def test_a_language_model_is_a_distribution_over_all_sequences_and_looks_back_on
     assert abs(jnp.sum(jnp.exp(-jax.vmap(energy)(every))) - 1) < 1e-5
     shorter = energy(every[5].at[2].set(0)) - energy(every[5][:2])
     assert abs(shorter) < 1e-6
+    assert abs(energy(every[5].astype(int)) - energy(every[5])) < 1e-6
 
 
 @pytest.mark.slow

@@ -99,11 +99,12 @@ def test_measures_count_words_that_training_has_not():
 
 def test_lines_of_a_file():
     line = "1\tthe\t_\t_\t_\t_\t_\t_\t_\t_"
-    assert [word_of(x) for x in ("", "# text = a", line, line.replace("1", "1-2"), "dog")] == [
+    lines = "", "# text = a", "#newdoc", line, line.replace("1", "1-2")
+    assert [word_of(each, True) for each in lines] == [None, None, None, "the", None]
+    assert [word_of(each, False) for each in ("", "# a", "#tag", "dog")] == [
         None,
         None,
-        "the",
-        None,
+        "#tag",
         "dog",
     ]
     assert with_tag(line, "DET").split("\t")[3] == "DET" and with_tag("dog", "X") == "dog\tX"

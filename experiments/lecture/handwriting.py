@@ -11,13 +11,13 @@ by likelihood (37.5) the perceptron has 37.7, 91.3 and MCE 36.5, 91.1; told the 
 
 Protocol: the OCR letters, words of 3 to 6 letters (2,619). Each letter is cut to the columns of its ink, and w columns
 become round(u w), u even in 0.6 to 1, by averages; it stands -1, 0 or 1 columns after the one before it, an overlap
-being the darker of the two; segments have 1 to 9 columns. Folds 8 and 9 test (497 strips), one of the others, by the
-seed, validates, seven train, each word drawn four times. The best wrong answer of MCE is exactly that of all other
+being the darker of the two; segments have 1 to 9 columns. Fold 8 tests, fold 9 validates, the
+others train, each word drawn four times. The best wrong answer of MCE is exactly that of all other
 strings of letters, with any cuts: the k best answers mostly spell one word by other cuts, and wrong words of a lexicon
 alone would teach nothing about reading without one. Steps of 16 strips by Adam, a falling cosine; each method tries two
 rates, and the first seed's validation strips choose by letters wrong; MCE's inverse temperature, 1, was not tuned.
-Likelihood and letters take the higher rate of two, what follows it the lower. The network, the folds and the drawings
-were settled after looks at 200 strips of fold 9, by likelihood and true cuts. All folds have all 55 words.
+Likelihood and letters take the higher rate of two, what follows it the lower. The network and the drawings were settled
+after looks at 200 strips of fold 9, by likelihood and true cuts. All folds have all 55 words.
 A cut is right within a pixel of a true border, where letters overlap or leave a gap of either side of it; F1 of cuts
 found and true. The spread of energies is their standard deviation over what it was where the loss began.
 Minutes: 8 on one core, of which one is compilation.
@@ -60,22 +60,14 @@ from experiments.lecture.handwriting_strips import (
 )
 from spen_jax import data, exact, losses, training
 
-BATCH, DRAWINGS, EARLY = (
-    16,
-    4,
-    20,
-)  # strips a step, drawings of each training word, steps of the early picture
+BATCH, DRAWINGS, EARLY = 16, 4, 20
+"""Strips a step, drawings of each training word, steps of the early picture."""
 READ = "letters_wrong", "words_right", "lexicon", "lexicon_free"
 CUT = "cuts", "cuts_of_the_word", "spread"
-VALID, TEST = (
-    range(8),
-    (8, 9),
-)  # folds of which one validates, by the seed, and the others train; those of test
-RATES, AFTER, FIRST = (
-    (0.003, 0.01),
-    (0.001, 0.003),
-    0.01,
-)  # tried from random weights, and after that of likelihood
+VALID, TEST = 9, 8
+"""The folds that validate and test; the eight others train."""
+RATES, AFTER, FIRST = (0.003, 0.01), (0.001, 0.003), 0.01
+"""Tried from random weights, and after that of likelihood."""
 
 
 @dataclass(frozen=True)
@@ -274,8 +266,8 @@ def run_seed(seed: int, letters_of: data.Letters, config: Config, chosen: dict) 
     drawn = [strips(letters_of, config.longest, (seed, i)) for i in range(DRAWINGS)]
     steps = max(int(np.max(d.width)) for d in drawn)
     drawn = [d._replace(image=d.image[:, :, :steps]) for d in drawn]
-    valid, test = (drawn[0].of(np.isin(drawn[0].fold, folds)) for folds in (VALID[seed % 8], TEST))
-    learned = [d.of(~np.isin(d.fold, (VALID[seed % 8], *TEST))) for d in drawn]
+    valid, test = (drawn[0].of(drawn[0].fold == fold) for fold in (VALID, TEST))
+    learned = [d.of(~np.isin(d.fold, (VALID, TEST))) for d in drawn]
     learned = Strips(*(np.concatenate(parts) for parts in zip(*learned, strict=True)))
     wide = np.sum(learned.width) / np.sum(learned.letters)
     cuts = {"true": learned.cuts}

@@ -79,10 +79,6 @@ def ends_of(word: str) -> str:
     return word if len(word) <= CHARACTERS else word[:half] + word[-half:]
 
 
-def _filled(ids: Any) -> np.ndarray:
-    return np.pad(ids, (0, CHARACTERS - len(ids)))
-
-
 class WordEncoder(nn.Module):
     """h (B, T, 2 H): every word in its sentence, by stacked GRUs over its embeddings; beyond the mask 0.
 

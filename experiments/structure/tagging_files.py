@@ -13,6 +13,7 @@ from experiments.structure.encoder import Lexicon, WordEncoder
 from experiments.structure.tagging_data import TESTED, Tested
 from experiments.structure.tagging_models import models
 from spen_jax.data import Treebank, Vocabulary, by_length, read_conllu
+from spen_jax.data.lines import read_lines
 from spen_jax.training import checkpoints
 
 FOLDER = "Folder that holds ud_english_ewt; else SPEN_JAX_DATA, else the cache, else a download."
@@ -58,7 +59,7 @@ def tag_file(folder: Path | None, model: str, source: Path | None, out: Path | N
     if out.exists():
         shared.fail(f"--out {out} exists; name a new file")
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(source)
         files = sorted(folder.glob(f"{model}-*.npz"), key=lambda p: int(p.stem.split("-")[-1]))
         if not files:
             shared.fail(f"--run {folder} has no model {model!r}")
@@ -66,7 +67,8 @@ def tag_file(folder: Path | None, model: str, source: Path | None, out: Path | N
     except (OSError, ValueError) as error:
         shared.fail(str(error))
     lexicon = Lexicon(**{k: Vocabulary(tuple(v)) for k, v in known["lexicon"].items()})
-    rows = [word_of(line) for line in lines]
+    in_columns = any(len(line.split("\t")) == 10 for line in lines)
+    rows = [word_of(line, in_columns) for line in lines]
     sentences, at = [[]], [[]]
     for i, word in enumerate(rows):
         if word is not None:
@@ -87,13 +89,13 @@ def tag_file(folder: Path | None, model: str, source: Path | None, out: Path | N
     for places, tags in zip(at, of, strict=True):
         for i, tag in zip(places, tags, strict=False):
             lines[i] = with_tag(lines[i], known["tags"][tag])
-    out.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    out.write_text("\n".join(lines), encoding="utf-8")
     shared.say(f"tagged {sum(map(len, at))} words of {len(at)} sentences; wrote {out}")
 
 
-def word_of(line: str) -> str | None:
+def word_of(line: str, in_columns: bool) -> str | None:
     """The word of a line, in CoNLL-U its second column; None for what is no word."""
-    if not line.strip() or line.startswith("# "):
+    if not line.strip() or line.startswith("#" if in_columns else "# "):
         return None
     columns = line.split("\t")
     if len(columns) == 10:

@@ -33,6 +33,11 @@ class Groups(tuple):
     def __getnewargs__(self) -> tuple:
         return tuple(self), self.rows
 
+    def __getitem__(self, place: Any) -> Any:
+        """One group, or of a slice `Groups`."""
+        found = super().__getitem__(place)
+        return Groups(found, self.rows[place]) if isinstance(place, slice) else found
+
     def back(self, answers: Sequence[Any], width: int | None = None, fill: float = 0) -> np.ndarray:
         """What was found for each group, in the order of the data's rows.
 
@@ -63,7 +68,7 @@ def padded(
     """N arrays (t, ...) of various lengths t as one array (N, T, ...), and its mask bool (N, T).
 
     T is `width`, or the greatest length; beyond an array's own places stands `fill`. The type is
-    the one that holds all of them. ValueError for no arrays, for shapes that differ in more than
+    the one that holds all that are not empty. ValueError for no arrays, for shapes that differ in more than
     their lengths, for an array longer than `width`, and for a fill that the type does not hold.
     """
     found = [_numbers(f"arrays[{i}]", a) for i, a in enumerate(arrays)]
@@ -77,9 +82,11 @@ def padded(
             f"width={width} must hold the longest array, but arrays[{lengths.argmax()}] has "
             f"{lengths.max()} places: take a greater width, or cut it"
         )
-    dtype = np.result_type(*{a.dtype for a in found})
-    filler = np.asarray(fill).astype(dtype)
-    if filler != fill and fill == fill:  # NaN equals nothing
+    dtype = np.result_type(*({a.dtype for a in found if a.size} or {a.dtype for a in found}))
+    with np.errstate(over="ignore", invalid="ignore"):
+        filler = np.asarray(float(fill)).astype(dtype)
+    held = dtype.kind in "fc" and np.isfinite(filler) == np.isfinite(fill)
+    if not held and not (np.isfinite(fill) and float(filler) == fill):
         raise ValueError(f"fill={fill} must be a number that the arrays' type {dtype} holds")
     stacked = np.full((len(found), width, *found[0].shape[1:]), filler)
     for row, array in zip(stacked, found, strict=True):
@@ -94,7 +101,8 @@ def by_length(data: Any, mask: Any, widths: Sequence[int]) -> Groups:
     `mask` (N, T), bool: an example is as long as its last True. A group of width w is a tree like
     the data, of its examples alone, in which every array (n, T, ...) is cut to (n, w, ...): axis 1
     where its size is T, and no other axis. So of scores (N, T, T + 1) the last axis stays, and
-    features (N, D) are cut where D happens to be T: give them as (N, 1, D). Groups without examples
+    features (N, D) are cut where D happens to be T, and edges (N, m, 2) where m is: give them as
+    (N, 1, D) and (N, 1, m, 2), or T one place more than either. Groups without examples
     are left out.
 
     ValueError for a mask or arrays of other shapes, for widths that do not ascend from 1 to at most

@@ -77,9 +77,9 @@ def read_conllu(path: str | Path) -> list[Sentence]:
     for anything else, a file without sentences included.
     """
     path = Path(path)
-    lines = [line.removesuffix("\r") for line in read_lines(path)]
+    lines = read_lines(path)
     sentences = []
-    for block in _blocks(lines):
+    for block in _blocks(lines, " "):
         rows = [(number, line) for number, line in block if line[0] != "#"]
         if rows:
             sentences.append(_sentence(path, rows))
@@ -101,10 +101,10 @@ def read_columns(
     path = Path(path)
     if not names or isinstance(names, str) or len({*names}) < len(names):
         raise ValueError(f"names must be distinct, one to each column, got {names!r}")
-    lines = [line.removesuffix("\r") for line in read_lines(path)]
+    lines = read_lines(path)
     words = ["" if line.startswith("-DOCSTART-") else line for line in lines]
     sentences = []
-    for block in _blocks(words):
+    for block in _blocks(words, " \t" if separator is None else " ".replace(separator, "")):
         rows = [_entries(path, number, line, len(names), separator) for number, line in block]
         sentences.append(dict(zip(names, zip(*rows, strict=True), strict=True)))
     if not sentences:
@@ -112,11 +112,11 @@ def read_columns(
     return sentences
 
 
-def _blocks(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
-    """The lines between blank ones, with their numbers."""
+def _blocks(lines: list[str], blanks: str) -> Iterator[list[tuple[int, str]]]:
+    """The lines between those of nothing but `blanks`, with their numbers."""
     block = []
     for number, line in enumerate([*lines, ""], 1):
-        if line.strip():
+        if line.strip(blanks) if blanks else line:
             block.append((number, line))
         elif block:
             yield block

@@ -102,7 +102,10 @@ class Messages(nn.Module):
 
 
 def adjacencies(edges: jax.Array, mask: jax.Array) -> jax.Array:
-    """1 where an edge (B, m, 2) joins two nodes that count by the mask (B, n), else 0: symmetric, (B, n, n)."""
+    """1 where an edge (B, m, 2) joins two nodes that count by the mask (B, n), else 0: symmetric, (B, n, n).
+
+    Nodes are numbered from 0; a row with a number below 0, or of n and more, is no edge.
+    """
     n = mask.shape[1]
     # Of a row that is no edge both ends lie beyond the nodes, and are dropped.
     ends = jnp.where(jnp.any(edges < 0, -1, keepdims=True), n, edges)

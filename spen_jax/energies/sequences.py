@@ -115,9 +115,7 @@ class LanguageModel(nn.Module):
         V = self.param("V", _normal(width**-0.5), (width, K))
         c = self.param("c", nn.initializers.zeros, (K,))
         before = jnp.pad(y[:-1], [(self.order, 0), (0, 0)])
-        sums = lax.conv_general_dilated(
-            before[None], W, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
-        )[0]
+        sums = _convolution(before, W, "VALID")
         scores = softplus(sums + b[None]) @ V + c[None]
         return -self.weight * jnp.sum(y * jax.nn.log_softmax(scores))
 
@@ -125,6 +123,17 @@ class LanguageModel(nn.Module):
 def over_places(units: jax.Array, W: jax.Array) -> jax.Array:
     """The convolution over places, (T, in) by (size, in, out) to (T, out), with zeros beyond the ends."""
     edge = len(W) // 2
+    return _convolution(units, W, [(edge, edge)])
+
+
+def _convolution(units: jax.Array, W: jax.Array, padding: Any) -> jax.Array:
+    dtype = jnp.result_type(
+        units, W
+    )  # what a product of both would have; a convolution asks for equal ones
     return lax.conv_general_dilated(
-        units[None], W, (1,), [(edge, edge)], dimension_numbers=("NWC", "WIO", "NWC")
+        units[None].astype(dtype),
+        W.astype(dtype),
+        (1,),
+        padding,
+        dimension_numbers=("NWC", "WIO", "NWC"),
     )[0]

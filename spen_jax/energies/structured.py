@@ -54,8 +54,9 @@ class ChainSPEN(nn.Module):
     def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
         """The chain of -s and A, of a batch."""
         batch, _, labels = logits.shape
-        energies = self.pairs(labels) if self.pairs else jnp.zeros((labels, labels), logits.dtype)
-        each = jnp.broadcast_to(energies[None, None], (batch, 1, labels, labels))
+        if not self.pairs:
+            return Chain(-logits, mask=mask)
+        each = jnp.broadcast_to(self.pairs(labels)[None, None], (batch, 1, labels, labels))
         return Chain(-logits, each, mask=mask)
 
     def energy(self, context: dict[str, Any], y: Any) -> jax.Array:

@@ -27,8 +27,9 @@ class Polytope(Domain):
     energy has E(y) - min E <= gap.
 
     Inference starts at the structure's own marginals at beta = 1. Truth and masks are those of the structure's relaxed
-    answers, (T, K) or (n, n + 1), and the loss is their cross-entropy. What is known, implicit derivatives and
-    sampling have no place here. Sources: Graber & Schwing (2019); Wainwright & Jordan (2008).
+    answers, (T, K) or (n, n + 1), and the loss is their cross-entropy. Only `objectives.end_to_end` trains here; what
+    is known, implicit derivatives and sampling have no place. Sources: Graber & Schwing (2019); Wainwright & Jordan
+    (2008).
     """
 
     @property

@@ -242,12 +242,17 @@ def _check_truth(domain, corners, data):
             )
 
 
-def check_predictor(predictor: Any) -> None:
-    """ValueError for anything that is not a `Predictor`."""
+def check_predictor(predictor: Any, unrolled: bool = False) -> None:
+    """ValueError for anything that is not a `Predictor`, and for a polytope's where its inference is not unrolled."""
     if not isinstance(predictor, Predictor):
         raise ValueError(
             "an objective needs a predictor first, which says how answers are found: sx.Predictor(energy, features); "
             f"got {predictor!r}"
+        )
+    if predictor.domain.needs_context and not unrolled:
+        raise ValueError(
+            f"{type(predictor.domain).__name__} is trained by objectives.end_to_end alone, through its inference: "
+            "the other objectives compare energies of points that only a structure's context makes"
         )
 
 

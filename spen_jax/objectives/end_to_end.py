@@ -92,7 +92,7 @@ def end_to_end(
 
     Raises ValueError for options that do not go together.
     """
-    check_predictor(predictor)
+    check_predictor(predictor, unrolled=True)
     check_share(known)
     mode = predictor.differentiate or "unrolled"
     weights = None if weights is None else tuple(weights)  # a list may change under our hands
