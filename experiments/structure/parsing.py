@@ -112,7 +112,8 @@ def first_training(
     few = jax.tree.map(lambda a: jnp.asarray(a[:2]), groups[0])
     params = jax.jit(parser.init)(first, few["x"], few["heads"], mask=few["mask"])["params"]
     recipe = training.Recipe(config.epochs, 2.5e-3, 1e-2, batch_size=32)
-    steps = training.train(first_objective(parser), params, groups, recipe, key)
+    objective = first_objective(parser)  # pyright: ignore[reportArgumentType]
+    steps = training.train(objective, params, groups, recipe, key)
     found = shared.followed(steps, progress, f"seed {seed}, {FIRST}", config.epochs)
     return found.params, found.seconds
 

@@ -14,13 +14,19 @@ from jax import lax
 
 import spen_jax as sx
 from experiments.structure.encoder import WordEncoder
+from experiments.structure.sequences import (
+    answered,
+    chain_of,
+    from_network,
+    init_of,
+    of_iterates,
+    scored,
+)
 from spen_jax.energies import ChainSPEN, Windows, softplus
 from spen_jax.energies.sequences import over_places
-from spen_jax.exact import Chain
-from spen_jax.objectives import read
 
 STEPS, STEP_SIZE = 6, 0.5
-LAST_HALF = [0.0] * 3 + [0.25] * 4
+LAST_HALF = (0.0,) * 3 + (0.25,) * 4
 """How much each iterate counts in the loss, the start first."""
 WIDTHS, SIZES = (64, 64), (5, 3)
 
@@ -113,52 +119,23 @@ def models(encoder: WordEncoder, tags: int) -> dict[str, Model]:
 
 def alone(network: Any) -> Model:
     """The network by itself, each tag by cross-entropy."""
-    logits = sx.logits_of(network)
-    objective = sx.objectives.feed_forward(logits, domain=sx.Simplex())
-    answer = scored(network)
-    return Model(
-        "BiGRU, each tag alone", network, init_of(network, False), objective, answer, False
-    )
+    objective = sx.objectives.feed_forward(sx.logits_of(network), domain=sx.Simplex())
+    title = "BiGRU, each tag alone"
+    return Model(title, network, init_of(network), objective, scored(network), False)
 
 
 def tied(network: Any) -> Model:
     """The control."""
     module: Any = Tied(network)
-    of = init_of(module, False), iterated(module), scored(module)
+    of = init_of(module), of_iterates(module, LAST_HALF), scored(module)
     return Model("the same layers, no energy", network, *of)
-
-
-def scored(module: Any) -> Callable[..., jax.Array]:
-    """(params, x, mask) -> logits of a module without an energy."""
-    logits = sx.logits_of(module)
-    return jax.jit(lambda params, x, mask: logits(params, x, mask=mask))
-
-
-@lru_cache
-def iterated(module: Any) -> Any:
-    """The loss of the iterates' last half, as the SPEN has it."""
-    judge = jax.vmap(sx.Simplex().loss_of_scores)
-
-    def objective(params, batch, key):
-        x, y, mask = read(batch)
-        path = module.apply({"params": params}, x, True, mask, rngs={"dropout": key}, method="path")
-        each = jax.vmap(lambda z: jnp.mean(judge(z, y, mask)))(path)
-        value = jnp.asarray(LAST_HALF) @ each
-        return value, {"loss": value}
-
-    return objective
-
-
-def chain_of(params: Any, context: Any) -> Chain:
-    """The chain of one sentence: the tags' energies from the context, transitions from the parameters."""
-    return Chain(-context["logits"], params["pairs"]["A"], mask=context["mask"])
 
 
 def crf(network: Any) -> Model:
     """The conditional random field, exact in training and answers."""
     predictor = crf_of(network)
     objective = sx.objectives.maximum_likelihood(predictor)
-    return Model("CRF", network, init_of(ChainSPEN(network)), objective, answered(predictor))
+    return Model("CRF", network, init_of(ChainSPEN(network), True), objective, answered(predictor))
 
 
 @lru_cache
@@ -172,7 +149,9 @@ def spen(network: Any) -> Model:
     """The SPEN, trained through its steps."""
     predictor = predictor_of(network)
     objective = sx.objectives.end_to_end(predictor, weights=LAST_HALF)
-    return Model("SPEN", network, init_of(spen_module(network)), objective, answered(predictor))
+    return Model(
+        "SPEN", network, init_of(spen_module(network), True), objective, answered(predictor)
+    )
 
 
 def spen_module(network: Tagger) -> ChainSPEN:
@@ -183,32 +162,4 @@ def spen_module(network: Tagger) -> ChainSPEN:
 @lru_cache
 def predictor_of(network: Any, trace: tuple[str, ...] = ()) -> sx.Predictor:
     """z <- z / 2 - grad E / 2 from z = s: mirror descent from the network's own answer."""
-    module = spen_module(network)
-    features, energy = sx.functions_of(module)
-    return sx.Predictor(
-        energy,
-        features,
-        domain=sx.Simplex(),
-        solver=sx.MirrorDescent(STEP_SIZE),
-        temperature=1.0,
-        steps=STEPS,
-        start=sx.logits_of(module),
-        differentiate="unrolled",
-        trace=trace,
-    )
-
-
-def answered(predictor: sx.Predictor) -> Callable[..., jax.Array]:
-    """(params, x, mask) -> relaxed tags."""
-    return jax.jit(lambda params, x, mask: predictor(params, x, mask=mask).y)
-
-
-def init_of(module: Any, with_y: bool = True) -> Callable[[jax.Array, Any], Any]:
-    """(key, batch) -> parameters of a Flax module."""
-
-    @jax.jit
-    def init(key, batch):
-        y = (batch["y"],) if with_y else ()
-        return module.init(key, batch["x"], *y, mask=batch["mask"])["params"]
-
-    return lambda key, batch: init(key, jax.tree.map(lambda a: a[:1], batch))
+    return from_network(spen_module(network), STEPS, trace)

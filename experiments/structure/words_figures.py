@@ -8,14 +8,15 @@ import numpy as np
 
 import spen_jax as sx
 from experiments import shared
-from experiments.structure.words_models import COLUMNS, CONTESTANTS, ROWS, SPEN, STEPS, predictor_of
+from experiments.structure.sequences import from_network
+from experiments.structure.words_models import COLUMNS, CONTESTANTS, ROWS, SPEN, STEPS
 
 SHOWN = 6
 
 
 def draw_steps(params: Any, groups: Any, path: Path) -> None:
     """Letters and words right after each step, and words that inference mended, as it read them on the way."""
-    predictor = predictor_of(SPEN)
+    predictor = from_network(SPEN, STEPS)
     features: Any = predictor.features
     right, read = [], []
     for g in groups:

@@ -13,14 +13,20 @@ from flax import linen as nn
 from jax import lax
 
 import spen_jax as sx
+from experiments.structure.sequences import (
+    answered,
+    chain_of,
+    from_network,
+    init_of,
+    of_iterates,
+    scored,
+)
 from spen_jax.energies import softplus
 from spen_jax.energies.sequences import over_places
-from spen_jax.exact import Chain
-from spen_jax.objectives import read
 
 LETTERS, ROWS, COLUMNS = 26, 16, 8
 STEPS = 10
-LAST_HALF = [0.0] * 6 + [0.2] * 5
+LAST_HALF = (0.0,) * 6 + (0.2,) * 5
 
 
 class Linear(nn.Module):
@@ -174,32 +180,10 @@ class Contestant(NamedTuple):
     rate: float
 
 
-def chain_of(params, context):
-    """The chain of one word: letters' energies from the context, transitions from the parameters."""
-    return Chain(-context["logits"], params["pairs"]["A"], mask=context["mask"])
-
-
-def init_of(module, with_y=False):
-    """(key, batch) -> parameters of a Flax module, compiled."""
-
-    @jax.jit
-    def init(key, batch):
-        y = (batch["y"],) if with_y else ()
-        return module.init(key, batch["x"], *y, mask=batch["mask"])["params"]
-
-    return lambda key, batch: init(key, {k: v[:2] for k, v in batch.items()})
-
-
 def feed_forward(title, module, rate):
     """A network alone, by cross-entropy."""
-    logits = sx.logits_of(module)
-    objective = sx.objectives.feed_forward(logits, domain=sx.Simplex())
-    return Contestant(title, init_of(module), objective, compiled(logits), rate)
-
-
-def compiled(logits):
-    """(params, x, mask) -> logits, compiled."""
-    return jax.jit(lambda params, x, mask: logits(params, x, mask=mask))
+    objective = sx.objectives.feed_forward(sx.logits_of(module), domain=sx.Simplex())
+    return Contestant(title, init_of(module), objective, scored(module), rate)
 
 
 def chain(title, network, rate, objective=sx.objectives.maximum_likelihood):
@@ -210,46 +194,19 @@ def chain(title, network, rate, objective=sx.objectives.maximum_likelihood):
     return Contestant(title, init_of(module, True), objective(predictor), answered(predictor), rate)
 
 
-def answered(predictor):
-    """(params, x, mask) -> relaxed letters."""
-    return lambda params, x, mask: predictor(params, x, mask=mask).y
-
-
 def iterated(title, module, rate):
     """A network whose iterates of the last half are all judged, as the SPEN's are."""
-    weights = LAST_HALF if module.steps == STEPS else [0.0] * module.steps + [1.0]
+    weights = LAST_HALF if module.steps == STEPS else (0.0,) * module.steps + (1.0,)
 
-    def objective(params, batch, key):
-        x, y, mask = read(batch)
-        path = module.apply({"params": params}, x, True, mask, rngs={"dropout": key}, method="path")
-        judge = jax.vmap(sx.Simplex().loss_of_scores)
-        each = jax.vmap(lambda z: jnp.mean(judge(z, y, mask)))(path)
-        value = jnp.asarray(weights) @ each
-        return value, {"loss": value, "last": each[-1]}
-
-    return Contestant(title, init_of(module), objective, compiled(sx.logits_of(module)), rate)
+    objective = of_iterates(module, weights)
+    return Contestant(title, init_of(module), objective, scored(module), rate)
 
 
 def spen(title, module, rate):
     """An energy, through the unrolled steps of inference."""
-    predictor = predictor_of(module)
+    predictor = from_network(module, STEPS)
     objective = sx.objectives.end_to_end(predictor, weights=LAST_HALF)
     return Contestant(title, init_of(module, True), objective, answered(predictor), rate)
-
-
-def predictor_of(module):
-    """z <- z / 2 - grad E / 2 from z = s, by entropic mirror descent."""
-    features, energy = sx.functions_of(module)
-    return sx.Predictor(
-        energy,
-        features,
-        domain=sx.Simplex(),
-        solver=sx.MirrorDescent(0.5),
-        temperature=1.0,
-        steps=STEPS,
-        start=sx.logits_of(module),
-        differentiate="unrolled",
-    )
 
 
 SPEN = sx.energies.ChainSPEN(Convolutional(), terms=(sx.energies.Windows(),))
