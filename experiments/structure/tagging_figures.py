@@ -41,8 +41,9 @@ def draw_steps(of: dict[str, dict[str, Any]], path: Path) -> None:
         lower.set_xlabel("steps of inference")
     axes[0, 0].set_ylabel("test tokens right, %")
     axes[1, 0].set_ylabel("tags changed")
-    axes[1, 0].legend(fontsize=8)
-    figure.tight_layout()
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8, frameon=False)
     shared.save_figure(figure, path)
 
 
