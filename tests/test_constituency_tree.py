@@ -78,9 +78,7 @@ def test_without_rules(x64):
 @pytest.mark.slow
 def test_in_single_precision():
     structure, answers = problem(jnp.float32)
-    for beta in BETAS:
-        check_every_answer(structure, answers, beta, 1e-5)
-    check_samples(structure, answers, 0.7)
+    check_every_answer(structure, answers, 1.0, 1e-5)
 
 
 @pytest.mark.slow
@@ -124,11 +122,10 @@ def test_a_grammar_gives_the_probability_of_words_and_the_counts_of_its_rules():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [(), (300,)])
-def test_a_large_batch_in_blocks_gives_the_same(batch):
+def test_a_large_batch_in_blocks_gives_the_same():
     rng = np.random.default_rng(2)
     spans = jnp.float32(rng.normal(size=(300, 3, 3, 2)))
-    rules = jnp.float32(rng.normal(size=(*batch, 2, 2, 2)))
+    rules = jnp.float32(rng.normal(size=(300, 2, 2, 2)))
     lengths = jnp.array(rng.integers(0, 4, 300))
 
     @jax.jit
@@ -140,14 +137,13 @@ def test_a_large_batch_in_blocks_gives_the_same(batch):
         return jax.grad(total, (0, 1), has_aux=True)(spans, rules)
 
     (of_spans, of_rules), free = asked(spans, rules, lengths)
-    want = asked(spans[:200], rules[:200] if batch else rules, lengths[:200])
-    rest = asked(spans[100:], rules[100:] if batch else rules, lengths[100:])
+    want = asked(spans[:200], rules[:200], lengths[:200])
+    rest = asked(spans[100:], rules[100:], lengths[100:])
     np.testing.assert_allclose(free, jnp.concatenate([want[1], rest[1][100:]]), rtol=1e-5)
     both = jnp.concatenate([want[0][0], rest[0][0][100:]])
     np.testing.assert_allclose(of_spans, both, rtol=1e-5, atol=1e-6)
-    if batch:
-        both = jnp.concatenate([want[0][1], rest[0][1][100:]])
-        np.testing.assert_allclose(of_rules, both, rtol=1e-5, atol=1e-6)
+    both = jnp.concatenate([want[0][1], rest[0][1][100:]])
+    np.testing.assert_allclose(of_rules, both, rtol=1e-5, atol=1e-6)
 
 
 def test_shapes_that_do_not_fit_are_refused():
