@@ -10,7 +10,7 @@ def test_contestants_agree_and_each_has_a_row(monkeypatch):
     sizes = {
         "PLACES": 5,
         "LABELS": 3,
-        "BATCHES": (2, 3),
+        "BATCHES": (2,),
         "SENTENCES": 4,
         "WORDS": 5,
         "SECONDS": 0.01,
@@ -19,9 +19,8 @@ def test_contestants_agree_and_each_has_a_row(monkeypatch):
         monkeypatch.setattr(structure, name, size)
     rows = structure.measure()
     times = {(r["structure"], r["name"], r["batch"]) for r in rows if "seconds" in r}
-    for batch in (2, 3):
-        assert {("chain", name, batch) for name in ("spen_jax", "jax_logsumexp")} <= times
-        assert ("chain, best", "spen_jax", batch) in times
+    assert {("chain", name, 2) for name in ("spen_jax", "jax_logsumexp")} <= times
+    assert ("chain, best", "spen_jax", 2) in times
     assert {
         ("tree", "spen_jax", 4),
         ("tree", "jax_slogdet", 4),
