@@ -192,9 +192,10 @@ def read_query(
     """X (N, D) in the order of the run's attributes; without `words` only an ARFF file can be read."""
     if len(query) == 1 and (query[0].lower().endswith(".arff") or Path(query[0]).is_file()):
         try:
-            split, names, _ = sx.data.read_arff(query[0])
+            found = sx.data.read_arff(query[0], labels=())
         except (sx.data.DataError, OSError) as error:
             shared.fail(str(error))
+        names = found.feature_names
         unknown = [n for n in names if n not in known and n not in labels]
         missing = [n for n in known if n not in names]
         if unknown or missing:
@@ -202,7 +203,8 @@ def read_query(
                 f"{query[0]} must declare the attributes of the run's data, but has the unknown "
                 f"{unknown[:3]} and lacks {missing[:3]} (first three of {len(unknown)} and {len(missing)})"
             )
-        return split.x[:, [names.index(name) for name in known]]
+        x = found.x if isinstance(found.x, np.ndarray) else found.x.toarray()
+        return x[:, [names.index(name) for name in known]]
     if not words:
         shared.fail("--predict needs an .arff file: the inputs of this data set are not words")
     given = [word.strip(".,;:!?()\"'").lower() for text in query for word in text.split()]

@@ -519,59 +519,6 @@ def test_free_energies_orders_ranks_and_minima_are_those_of_numpy_or_refused(ene
 
 # Data.
 
-ARFF = "@relation r\n@attribute a numeric\n@attribute 'b c' {0,1}\n@attribute L1 {0,1}\n@data\n"
-FILES = [ARFF + "1.5,0,1\n-2e-1,1,0\n", ARFF + "{0 1.5,2 1}\n{}\n{1 1}\n"]
-LABELS = '<?xml version="1.0"?>\n<labels>\n<label name="L1"></label>\n</labels>\n'
-BITS = [
-    "",
-    "{",
-    "}",
-    ",",
-    "'",
-    '"',
-    "\n",
-    " ",
-    "@data",
-    "%",
-    "nan",
-    "inf",
-    "1e99",
-    "-1",
-    "\0",
-    "é",
-    "?",
-    "\\",
-    "&",
-]
-
-
-@st.composite
-def edited(draw, text):
-    for _ in range(draw(st.integers(1, 4))):
-        at, length = draw(st.integers(0, len(text))), draw(st.integers(0, 3))
-        text = text[:at] + draw(st.sampled_from(BITS)) + text[at + length :]
-    return text
-
-
-@fuzz(200)
-@given(st.sampled_from(FILES).flatmap(edited), st.just(LABELS) | edited(LABELS), st.booleans())
-def test_broken_files_are_read_right_or_refused_by_their_name(tmp_path_factory, arff, xml, broken):
-    folder = tmp_path_factory.mktemp("arff", numbered=True)
-    encoding = "latin-1" if broken else "utf-8"
-    (folder / "t.arff").write_bytes(arff.encode(encoding))
-    (folder / "t.xml").write_bytes(xml.encode(encoding))
-    try:
-        split, features, labels = data.read_arff(folder / "t.arff", folder / "t.xml")
-    except data.DataError as error:
-        assert str(folder) in str(error)
-        return
-    assert split.x.shape == (len(split.x), len(features)) and split.y.shape == (
-        len(split.x),
-        len(labels),
-    )
-    assert np.isfinite(split.x).all() and np.isin(split.y, (0, 1)).all() and labels
-
-
 NUMBERS = st.sampled_from([0, 1, 3, -1, 0.25, 0.5, math.nan, "1", None, 1j, np.int8(2), [1], True])
 
 

@@ -96,6 +96,23 @@ def test_the_page_on_sequences_prints_what_it_says(capsys):
         assert abs(float(re.search(r"0\.\d+", line)[0]) - float(right)) < 0.05
 
 
+def test_the_page_on_data_prints_what_it_says(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/data.md")
+    page = (ROOT / "docs/data.md").read_text()
+    assert capsys.readouterr().out.strip() == re.search(r"```\n(4 rows.*?)\n```", page, re.DOTALL)[1]
+    assert (names["data"].x.shape, names["data"].y.shape, names["data"].mask) == ((4, 2), (4, 3), None)
+    assert names["more"].x.tolist() == [[70, 2.5]]
+
+
+def test_the_page_on_data_splits_bibtex_as_it_says(capsys):
+    try:
+        run("docs/data.md", "python bibtex")
+    except (FileNotFoundError, data.DataError, data.DownloadError) as error:
+        pytest.skip(f"BibTeX is not there: {error}")
+    assert [f"{float(line):.3f}" for line in capsys.readouterr().out.split()] == ["0.040", "0.005"]
+
+
 @pytest.mark.slow
 def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
     run("docs/sparse.md")

@@ -1,6 +1,8 @@
 """Data sets: read, checked, made up."""
 
+from spen_jax.data.arff import read_arff
 from spen_jax.data.batches import Groups, by_length, padded
+from spen_jax.data.cells import Text
 from spen_jax.data.conll import (
     Sentence,
     Treebank,
@@ -8,6 +10,8 @@ from spen_jax.data.conll import (
     read_columns,
     read_conllu,
 )
+from spen_jax.data.describing import describe
+from spen_jax.data.examples import Column, Examples
 from spen_jax.data.files import (
     SOURCES,
     DataError,
@@ -20,15 +24,20 @@ from spen_jax.data.files import (
     verify,
 )
 from spen_jax.data.letters import Letters, load_letters, read_letters
-from spen_jax.data.mulan import load, read_arff, read_mulan
+from spen_jax.data.published import load, read_mulan
+from spen_jax.data.reading import read
 from spen_jax.data.splits import Dataset, Split, split
+from spen_jax.data.svmlight import read_svmlight
 from spen_jax.data.synthetic import exclusive_blocks, tagging_corpus
+from spen_jax.data.tables import read_table
 from spen_jax.data.vocabulary import Vocabulary
 
 __all__ = [
+    "Column",
     "DataError",
     "Dataset",
     "DownloadError",
+    "Examples",
     "Groups",
     "Letters",
     "Progress",
@@ -36,9 +45,11 @@ __all__ = [
     "Sentence",
     "Source",
     "Split",
+    "Text",
     "Treebank",
     "Vocabulary",
     "by_length",
+    "describe",
     "exclusive_blocks",
     "find",
     "load",
@@ -46,11 +57,14 @@ __all__ = [
     "load_treebank",
     "padded",
     "print_progress",
+    "read",
     "read_arff",
     "read_columns",
     "read_conllu",
     "read_letters",
     "read_mulan",
+    "read_svmlight",
+    "read_table",
     "sha256",
     "split",
     "tagging_corpus",

@@ -40,7 +40,12 @@ class Source(NamedTuple):
 
 
 class DataError(ValueError):
-    """A data file that is damaged or malformed; the message is one sentence that says where."""
+    """A data file that is damaged or malformed; the message is one sentence that says where.
+
+    `line` is the number of the line that is at fault, None where it is the file.
+    """
+
+    line: int | None = None
 
 
 class DownloadError(OSError):

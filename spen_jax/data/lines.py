@@ -1,9 +1,94 @@
-"""Lines of text files, and the one error for those that are not what they should be."""
+"""Lines of text files, packed or not, and the one error for those that are not what they should be."""
 
+import bz2
+import codecs
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spen_jax.data.files import DataError
+
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+NEWLINE = b"\n"
+OTHERS = {
+    b"PK\x03\x04": "a zip archive or a workbook: unpack it, or save its sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old office file: save its sheet as CSV",
+    b"\x89HDF": "an HDF5 file: give its arrays to the functions that train",
+    b"\x93NUMPY": "a NumPy array: give it to the functions that train",
+    b"\x80\x04\x95": "a pickle, which is never read",
+    b"%PDF": "a PDF document",
+}
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def opened(path: Path) -> Any:
+    """A file of bytes, unpacked where it begins as gzip, bzip2 or xz do."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    for mark, how in PACKED.items():
+        if start.startswith(mark):
+            return how(path, "rb")
+    return open(path, "rb")
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """`DataError` for a packed file that is damaged."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system
+            raise
+        raise DataError(f"{path}: expected a whole packed file, got {error}") from None
+
+
+def content(path: Path) -> bytes:
+    """All bytes of a file, unpacked; `DataError` for archives that are damaged or files of other kinds."""
+    with unpacking(path), opened(path) as file:
+        found = file.read()
+    for mark, what in OTHERS.items():
+        if found.startswith(mark):
+            raise DataError(f"{path}: expected text, got {what}")
+    return found
+
+
+def decoded(path: Path, encoding: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The text of a file, and what had to be guessed of it, in words.
+
+    UTF-8, or UTF-16 with a byte order mark; other bytes are taken for Windows-1252, the old encoding of western
+    languages, and the words say so. `encoding` says which it is.
+    """
+    raw, said = content(path), encoding
+    encoding = encoding or next((e for mark, e in MARKS.items() if raw.startswith(mark)), "utf-8")
+    notes: tuple[str, ...] = ()
+    try:
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError as error:
+            if said or encoding != "utf-8":
+                raise
+            line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
+            text = raw.decode("cp1252")
+            notes = (
+                f"line {line} is not UTF-8 (byte {byte:#04x}): read as Windows-1252; encoding= says otherwise",
+            )
+    except (UnicodeError, LookupError) as error:
+        at = getattr(error, "start", None)
+        line = "" if at is None else f":{1 + raw[:at].count(NEWLINE)}"
+        raise DataError(f"{path}{line}: expected text in {encoding}, got {error}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        fail(
+            path,
+            line,
+            "text",
+            "a zero byte: the file is not text, or in UTF-16, which encoding= says",
+        )
+    return text, notes
 
 
 def read_lines(path: Path) -> list[str]:
@@ -19,7 +104,9 @@ def read_lines(path: Path) -> list[str]:
 
 def fail(path: Path, line: int, expected: str, found: str) -> NoReturn:
     """Raise `DataError`, which says where, what was expected and what came."""
-    raise DataError(f"{path}:{line}: expected {expected}, got {found}")
+    error = DataError(f"{path}:{line}: expected {expected}, got {found}")
+    error.line = line
+    raise error
 
 
 def short(text: str) -> str:

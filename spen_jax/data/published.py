@@ -1,0 +1,67 @@
+"""The data sets of `SOURCES` that are Mulan files: `<name>-train.arff`, `<name>-test.arff`, `<name>.xml`."""
+
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from spen_jax.data.arff import attributes_of, read_arff
+from spen_jax.data.examples import Examples
+from spen_jax.data.files import (
+    Progress,
+    check_reader,
+    find,
+    print_progress,
+    sha256,
+    verify,
+)
+from spen_jax.data.lines import fail
+from spen_jax.data.splits import Dataset, Split
+
+
+def load(
+    name: str, data_dir: str | Path | None = None, progress: Progress = print_progress
+) -> Dataset:
+    """Find or download a data set, check every file's SHA-256, and read both splits.
+
+    Raises what `find` raises, `DataError` for a file that is not the published one, and ValueError
+    for a data set that another function reads.
+    """
+    check_reader("load", name)
+    folder = find(name, data_dir, progress)
+    verify(name, folder)
+    return read_mulan(folder, name)
+
+
+def read_mulan(folder: str | Path, name: str) -> Dataset:
+    """Read `<name>-train.arff`, `<name>-test.arff` and `<name>.xml` of any Mulan data set.
+
+    Raises `DataError` as `read_arff` does, and if the two splits declare different attributes.
+    """
+    train, test, xml = paths = [
+        Path(folder) / f"{name}{end}" for end in ("-train.arff", "-test.arff", ".xml")
+    ]
+    splits = [read_arff(path, xml) for path in (train, test)]
+    (here, _), (there, rows) = attributes_of(train), attributes_of(test)
+    for a, b in zip_longest(here, there):
+        if a is None or b is None or a[:-1] != b[:-1]:
+            what = " in place of ".join(
+                "none" if each is None else repr(each.name) for each in (b, a)
+            )
+            fail(test, b.line if b else rows, f"the attributes of {train.name}", what)
+    checksums = {path.name: sha256(path) for path in paths}
+    features, labels = splits[0].feature_names, splits[0].label_names
+    return Dataset(
+        name,
+        _dense(splits[0]),
+        _dense(splits[1]),
+        tuple(features),
+        tuple(labels),
+        checksums,
+        synthetic=False,
+    )
+
+
+def _dense(examples: Examples) -> Split:
+    x = examples.x if isinstance(examples.x, np.ndarray) else examples.x.toarray()
+    return Split(x, examples.y, examples.mask)
