@@ -44,7 +44,8 @@ def sklearn(path: Path) -> Any:
     """The same by scikit-learn; labels are tuples."""
     from sklearn.datasets import load_svmlight_file
 
-    return load_svmlight_file(str(path), multilabel=True, dtype=np.float32)
+    kind: Any = np.float32
+    return load_svmlight_file(str(path), multilabel=True, dtype=kind)
 
 
 def memory_of(name: str, path: Path) -> tuple[float, float]:

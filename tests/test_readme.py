@@ -100,8 +100,14 @@ def test_the_page_on_data_prints_what_it_says(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run("docs/data.md")
     page = (ROOT / "docs/data.md").read_text()
-    assert capsys.readouterr().out.strip() == re.search(r"```\n(4 rows.*?)\n```", page, re.DOTALL)[1]
-    assert (names["data"].x.shape, names["data"].y.shape, names["data"].mask) == ((4, 2), (4, 3), None)
+    assert (
+        capsys.readouterr().out.strip() == re.search(r"```\n(4 rows.*?)\n```", page, re.DOTALL)[1]
+    )
+    assert (names["data"].x.shape, names["data"].y.shape, names["data"].mask) == (
+        (4, 2),
+        (4, 3),
+        None,
+    )
     assert names["more"].x.tolist() == [[70, 2.5]]
 
 
