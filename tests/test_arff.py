@@ -92,6 +92,30 @@ def test_a_meka_header_says_how_many_labels_stand_where(tmp_path, said, labels):
         read(tmp_path, text.replace(f"-C {said}", "-C 9"))
 
 
+@pytest.mark.parametrize(
+    "relation",
+    ["'d-weka.SMO -F 5 -- -C 1.0 -L 0.001'", "'d: -C 0.25'", "t % -C 1", "'d -C 1'", "'a: b -C 0'"],
+)
+def test_other_headers_say_nothing_of_labels(tmp_path, relation):
+    text = f"@relation {relation}\n@attribute a numeric\n@attribute '' numeric\n@data\n1,2,\n"
+    found = read(tmp_path, text)
+    assert (
+        found.label_names == ()
+        and found.feature_names == ("a", "")
+        and found.x.tolist() == [[1, 2]]
+    )
+
+
+@pytest.mark.parametrize(
+    "row", ["'" + "\\'" * 20000, "1" + " " * 100_000 + "%", "x 'a" + " " * 100_000]
+)
+def test_odd_rows_take_no_time(tmp_path, row):
+    with pytest.raises(data.DataError):
+        read(tmp_path, f"@attribute a numeric\n@attribute b {{0,1}}\n@data\n{row}\n")
+    with pytest.raises(data.DataError):
+        read(tmp_path, "@attribute a numeric" + " " * 100_000 + "x\n@data\n1\n")
+
+
 def test_without_a_word_about_labels_there_are_none_which_notes_say(tmp_path):
     found = read(tmp_path, "@attribute x numeric\n@data\n1\n")
     assert found.y.shape == (1, 0) and "labels= does" in found.notes[0]

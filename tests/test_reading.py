@@ -69,6 +69,12 @@ def test_small_files_as_people_have_them():
         (b"# text\n1\tA\t" + b"\t".join([b"_"] * 8) + b"\n", "CoNLL-U: read_conllu reads it"),
         (b"a,b\n1,\0\n", r"t\.dat:2: expected text, got a zero byte"),
         (b"PAR1 but no more", "expected Parquet"),
+        (b'{"a": 1, "b": 2}\n', "got JSON"),
+        (
+            b"@relatoin x\n@attribute a numeric\n@data\n1\n",
+            r"t\.dat:1: expected '@attribute name type' or @data",
+        ),
+        (b"2 5 2000000000\n-1 1:1\n2 1:1\n", r"t\.dat:2: expected a label among the 2000000000"),
     ],
 )
 def test_what_is_no_table_is_said_to_be_what_it_is(tmp_path, content, said):
@@ -78,6 +84,23 @@ def test_what_is_no_table_is_said_to_be_what_it_is(tmp_path, content, said):
         pytest.importorskip("pyarrow")
     with pytest.raises(data.DataError, match=said):
         data.read(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 1:1 2:\n-1 2:1\n",
+        "1 1:1 23\n0 1:1\n",
+        "a 1:1\n1 1:1\n",
+        "-1 2O:1\n1 1:1\n",
+        "2 3 1\n1 -1:5\n0 1:1\n",
+        "0, 4 1:0.5\n1 1:1\n",
+    ],
+)
+def test_one_row_that_is_none_does_not_make_a_table_of_sparse_text(tmp_path, text):
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(data.DataError, match=r"t:\d: expected (labels|'index:value')"):
+        data.read(tmp_path / "t")
 
 
 def test_a_format_is_found_by_content(tmp_path):
@@ -192,7 +215,7 @@ def test_nothing_that_matters_is_guessed(tmp_path):
     for text, said in (
         (
             "a;b\n1,5;2\n2,25;3\n",
-            r":2: expected numbers with '\.' in 'a', got '1,5'; text=Text\(decimal=','\) reads them",
+            r":2: expected numbers with '\.' in 'a', got '1,5'; text=Text\(decimal=','\) reads decimal marks",
         ),
         ("a,d\n1,31/12/2020\n", "whose day and month are guesswork"),
         ("1,2\n3,4\n", r"text=Text\(header=False\) reads them as a row"),
@@ -207,11 +230,31 @@ def test_nothing_that_matters_is_guessed(tmp_path):
     ):
         with pytest.raises(data.DataError, match=said):
             table(tmp_path, text, ())
+    labels = "a;p\n1;1,5\n2;2,5\n"
+    with pytest.raises(data.DataError, match="reads decimal marks"):
+        table(tmp_path, labels, "p")
+    with pytest.raises(data.DataError, match=":2: expected a number for 'p', got '1.234'"):
+        table(tmp_path, "a;p\n1;1.234\n", (), text=data.Text(decimal=","), columns={"p": "number"})
     decimals = table(tmp_path, "a;b\n1,5;2\n2,25;3\n", (), text=data.Text(decimal=","))
     assert decimals.x.tolist() == [[1.5, 2], [2.25, 3]]
     assert table(tmp_path, "1,2\n3,4\n", -1, text=data.Text(header=False)).y.tolist() == [[2], [4]]
     big = table(tmp_path, "a,b\n16777217,1\n16777217,1\n", ())
     assert "whose last digits float32 rounds" in " ".join(big.notes)
+
+
+def test_columns_of_nothing_of_one_value_and_of_sep(tmp_path):
+    found = table(tmp_path, "sep=;\na;l;m\n1;;0\n2;;1\n", ["l", "m"])
+    np.testing.assert_array_equal(found.y, [[np.nan, 0], [np.nan, 1]])
+    assert found.label_names == ("l", "m") and found.mask.tolist() == [[False, True]] * 2
+    first = table(tmp_path, "x,rare\n1,no\n2,no\n", "rare")
+    assert table(tmp_path, "x,rare\n1,yes\n", like=first).y.tolist() == [[1]]
+
+
+def test_names_of_identifiers(tmp_path):
+    names = "Id,ID,customer_id,userId,PAID,heat_index,index,l"
+    rows = "\n".join(",".join([str(i + 5)] * 7 + ["1"]) for i in range(5))
+    found = table(tmp_path, f"{names}\n{rows}\n", "l")
+    assert found.feature_names == ("PAID", "heat_index")
 
 
 def test_kinds_may_be_said(tmp_path):
@@ -287,9 +330,12 @@ def test_parquet_is_a_frame_in_a_file(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.table({"a": [1.5, 2], "l": ["yes", "no"]}), tmp_path / "t")
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.5, 2], "l": ["yes", "no"]}, index=[7, 3])
+    parquet.write_table(pyarrow.Table.from_pandas(frame), tmp_path / "t")
     found = data.read(tmp_path / "t", labels="l")
     assert (found.x.tolist(), found.y.tolist()) == ([[1.5], [2]], [[1], [0]])
+    assert "the index of the frame" in found.notes[0]
 
 
 # What is said, and parts

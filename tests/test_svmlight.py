@@ -61,6 +61,7 @@ def test_rows_have_several_labels_or_none_and_features_or_none(tmp_path):
 def test_a_zero_says_that_indices_are_from_zero(tmp_path):
     found = read(tmp_path, "1 0:1 2:2\n")
     assert found.x.toarray().tolist() == [[1, 0, 2]] and found.feature_names[0] == "0"
+    assert read(tmp_path, "\ufeff1 01:1 2:2\n").x.toarray().tolist() == [[1, 2]]
     assert read(tmp_path, "1 1:1 2:2\n", first=0).x.toarray().tolist() == [[0, 1, 2]]
     with pytest.raises(data.DataError, match=r"t\.svm:2: expected an index from 1 to 2, got 0"):
         read(tmp_path, "1 1:1 2:2\n1 0:1\n", first=1)
@@ -128,6 +129,10 @@ def test_another_file_is_read_like_the_first(tmp_path):
         ("1 2", "'index:value', got '2'"),
         ("1 -1:2", "'index:value', got '-1:2'"),
         ("1 1.5:2", "'index:value', got '1.5:2'"),
+        ("1 +16:2", "'index:value', got '+16:2'"),
+        ("1 1.:2", "'index:value', got '1.:2'"),
+        ("1 1E0:2", "'index:value', got '1E0:2'"),
+        ("1 1:1\x0b2:3", "'index:value', got '1:1"),
         ("1 1:nan", "'index:value', got '1:nan'"),
         ("1 1:1e39", "a value that float32 can hold, got '1:1e39'"),
         ("1 2147483647:1", "an index of at most 2147483646"),

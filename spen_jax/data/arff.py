@@ -30,10 +30,10 @@ _NAME = re.compile(
     r"""@attribute\s+(?: '((?:\\.|[^\\'])*)' | "((?:\\.|[^\\"])*)" | ([^\s'"]\S*)(?=\s) )\s*(.*)""",
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
-_NAME_AND_BRACE = re.compile(r"""@attribute\s+()()([^\s'"{]+)(\{.*)""", re.ASCII | re.IGNORECASE)
-_KIND = re.compile(r"(numeric|real|integer)\s*(?:\[[^\]]*\])?\s*(?:%.*)?", re.ASCII | re.IGNORECASE)
+_NAME_AND_BRACE = re.compile(r"""@attribute\s+(?:(?!)()())?([^\s'"{]+)(\{.*)""", re.ASCII | re.IGNORECASE)
+_KIND = re.compile(r"(numeric|real|integer)(?:\s*\[[^\]]*\])?\s*(?:%.*)?", re.ASCII | re.IGNORECASE)
 _REFUSED = re.compile(r"(string|date|relational)\b", re.ASCII | re.IGNORECASE)
-_MEKA = re.compile(r"(?:^|[\s:])-C\s+(-?\d+)(?!\d)", re.ASCII)
+_MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d*)(?![\d.])", re.ASCII)
 
 
 def read_arff(
@@ -120,7 +120,7 @@ def _header(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[str, list[Att
         if keyword == "@data" and declared:
             return relation, [*declared.values()]
         if keyword == "@relation":
-            relation = line[9:].strip().strip("'\"")
+            relation = bare(cells_of(line, 9, "")[0][0])
             continue
         if not line:
             fail(path, number, "@data after the attributes", "the end of the file")
@@ -138,8 +138,8 @@ def _attribute(path: Path, number: int, line: str) -> Attribute:
         if not (match := pattern.fullmatch(line)):
             continue
         single, double, plain, kind = match.groups()
-        quoted = single or double
-        name = plain if not quoted else re.sub(r"\\(['\"])", r"\1", quoted)
+        quoted = double if single is None else single
+        name = plain if quoted is None else re.sub(r"\\(['\"])", r"\1", quoted)
         said = said or f"{short(kind)!r} for {name!r}"
         if _KIND.fullmatch(kind):
             return Attribute(name, "numeric", (), number)
@@ -170,7 +170,7 @@ def _which_labels(
 ) -> tuple[np.ndarray, bool, tuple[str, ...]]:
     """Whether each attribute is a label, whether each has to be 0 or 1, and who said so."""
     is_label, notes, strict = np.zeros(len(names), bool), (), False
-    meka = _MEKA.search(relation)
+    meka = _MEKA.match(relation)
     if labels is None:
         beside = _beside(path)
         if meka:

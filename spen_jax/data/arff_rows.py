@@ -18,6 +18,7 @@ from spen_jax.data.numbers import LARGEST, NUMBER, numbers
 _QUOTED = re.compile(r"""\s*('(?:\\.|[^\\'])*'|"(?:\\.|[^\\"])*")\s*""")
 _BARE = {"": re.compile(r"[^,]*"), "}": re.compile(r"[^,}]*")}
 _WORD = re.compile(r"""'(?:\\.|[^\\'])*'(?!\S)|"(?:\\.|[^\\"])*"(?!\S)|[^\s,]+(?!\S)""")
+_MARKS = re.compile(r"""\\.|['",]""")
 _COMMENT = re.compile(r"(?:^|\s)%")
 _INDEX = re.compile(r"\s*(\d+)\s+", re.ASCII)
 _ENTRY = re.compile(
@@ -59,6 +60,18 @@ def cells_of(text: str, at: int, end: str) -> tuple[list[str], int]:
             closed = text[at : at + 1] == end if end else True
             return found, at + 1 if closed else 0
         at += 1
+
+
+def comma_outside(line: str) -> bool:
+    """Whether a comma stands outside of quotes; where they do not close, anywhere."""
+    open_quote = ""
+    for match in _MARKS.finditer(line):
+        mark = match[0]
+        if mark == "," and not open_quote:
+            return True
+        if mark in ("'", '"') and open_quote in ("", mark):
+            open_quote = "" if open_quote else mark
+    return bool(open_quote) and "," in line
 
 
 def bare(cell: str) -> str:
@@ -115,14 +128,15 @@ class Rows:
 
     def _dense(self, number: int, line: str) -> tuple[Any, list[str]]:
         width = len(self.attributes)
-        outside = line
         if "'" in line or '"' in line or "%" in line:
-            outside, (cells, _) = _QUOTED.sub("", line), cells_of(line, 0, "")
+            cells, _ = cells_of(line, 0, "")
         else:
             cells = [cell.strip() for cell in line.split(",")]
-        if "," not in outside:  # Weka takes blanks between them as well
+        if not comma_outside(line):  # Weka takes blanks between them as well
             words = _WORD.findall(line)
             cells = words if len(words) == width else cells
+        if len(cells) == width + 1 and not cells[-1]:  # and commas for blanks
+            cells = cells[:-1]
         if len(cells) != width:
             weight = len(cells) == width + 1 and cells[-1][:1] == "{"
             what = (
@@ -173,7 +187,16 @@ class Rows:
         found = numbers(cells) if self.plain else None
         if found is None:
             found, errors = np.empty(len(cells)), list[DataError]()
-            order = np.argsort(places, kind="stable")
+            at = np.flatnonzero(self._numeric[places])
+            plain = numbers([cells[i] for i in at])
+            if plain is not None:
+                found[at] = plain
+            left = (
+                np.flatnonzero(~self._numeric[places])
+                if plain is not None
+                else np.arange(len(cells))
+            )
+            order = left[np.argsort(places[left], kind="stable")]
             ends = np.flatnonzero(np.diff(places[order])) + 1
             for entries in np.split(order, ends) if len(order) else ():
                 try:
@@ -191,6 +214,17 @@ class Rows:
     def plain(self) -> bool:
         """Whether what is written is what is meant, in every column."""
         return all(a.kind == "numeric" or a.values == ("0", "1") for a in self.attributes)
+
+    @cached_property
+    def _numeric(self) -> np.ndarray:
+        return np.array([c.kind == "number" for c in self.columns], bool)
+
+    @cached_property
+    def _codes(self) -> list[dict[str, float]]:
+        """Of nominal attributes what each of their values becomes."""
+        both = zip(self.attributes, self.columns, strict=True)
+        places = ({v: float(i) for i, v in enumerate(c.values)} for _, c in both)
+        return [*places]
 
     def _of_column(
         self, place: int, lines: np.ndarray, cells: list[str], entries: np.ndarray
@@ -215,9 +249,9 @@ class Rows:
 
     def _value(self, place: int, line: int, cell: str) -> float:
         """One cell that was not seen in this column before."""
-        attribute, column = self.attributes[place], self.columns[place]
-        value = bare(cell)
-        if cell == "?" or (cell.lower() == "nan" and cell not in attribute.values):
+        attribute = self.attributes[place]
+        value, codes = bare(cell), self._codes[place]
+        if cell == "?" or (cell.lower() == "nan" and cell not in codes):
             if not self.missing[place]:
                 fail(
                     self.path,
@@ -229,12 +263,13 @@ class Rows:
         number = float(value) if NUMBER.fullmatch(value) else None
         if attribute.kind == "numeric" and number is not None and abs(number) <= LARGEST:
             return number
-        if value not in attribute.values and number is not None:  # 1.0 for 1
-            same = [v for v in attribute.values if NUMBER.fullmatch(v) and float(v) == number]
-            value = same[0] if same else value
-        if value not in attribute.values:
+        if value not in codes and number is not None:  # 1.0 for 1
+            value = next(
+                (v for v in attribute.values if NUMBER.fullmatch(v) and float(v) == number), value
+            )
+        if value not in codes or (value not in attribute.values and len(attribute.values) < 2):
             self._reject(line, place, cell)
-        return float(column.values.index(value))
+        return codes[value]
 
     def _reject(self, line: int, place: int, cell: str) -> NoReturn:
         attribute = self.attributes[place]

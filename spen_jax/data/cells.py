@@ -1,6 +1,9 @@
 """What stands in tables: the cells of text files and Parquet, and of the frames of pandas, polars and Arrow."""
 
 import csv
+import decimal
+import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +15,10 @@ import numpy as np
 
 from spen_jax.data import columns as kinds
 from spen_jax.data.columns import Refused, is_missing
+from spen_jax.data.examples import several
 from spen_jax.data.files import DataError
 from spen_jax.data.lines import decoded, fail, short
+from spen_jax.data.numbers import LARGEST, NUMBER
 
 DELIMITERS = ",;\t|"
 _ROWS = 2000
@@ -73,7 +78,7 @@ def frame_of(frame: Any) -> Table:
         items = [(name, frame.column(i).to_pylist()) for i, name in enumerate(frame.column_names)]
     elif hasattr(frame, "get_columns"):  # polars
         items = [(series.name, series.to_list()) for series in frame.get_columns()]
-    elif hasattr(frame, "items") and hasattr(frame, "dtypes"):  # pandas
+    elif hasattr(frame, "items") and hasattr(frame, "columns"):  # pandas
         items = list(frame.items())
     else:
         raise DataError(
@@ -83,7 +88,18 @@ def frame_of(frame: Any) -> Table:
     if len({*names}) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{what}: expected each column name once, got {twice!r} twice")
-    cells = [_plain(values) for _, values in items]
+    cells = []
+    for name, values in items:
+        try:
+            cells.append(_plain(values))
+        except Refused as refused:
+            row = "" if refused.row is None else f", row {refused.row}"
+            said = f"expected {refused.expected} in {str(name)!r}, got {refused.found}"
+            raise DataError(f"{what}{row}: {said}") from None
+        except TypeError:
+            raise DataError(
+                f"{what}: expected a column {str(name)!r}, got {type(values).__name__}"
+            ) from None
     lengths = {len(values) for values in cells}
     if len(lengths) != 1 or 0 in lengths:
         raise DataError(
@@ -95,17 +111,31 @@ def frame_of(frame: Any) -> Table:
 
 def _plain(values: Any) -> Any:
     """float64 of what NumPy holds as real numbers, or Python's own; else a list of objects."""
-    array = getattr(values, "to_numpy", None)
+    categories = str(getattr(values, "dtype", "")) == "category"
+    array = None if categories else getattr(values, "to_numpy", None)
     found = array() if array else values if isinstance(values, np.ndarray) else None
     if found is not None and found.ndim == 1 and found.dtype.kind in "iuf":
-        return found.astype(float)
+        return _held(found.astype(float))
+    if found is not None and found.dtype.kind == "M":
+        return found.astype("datetime64[us]").tolist()
     objects = values.tolist() if hasattr(values, "tolist") else list(values)
+    if categories:
+        return [None if is_missing(v) else str(v) for v in objects]
     numbers = [v for v in objects if not is_missing(v)]
-    if numbers and all(
-        isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in numbers
-    ):
-        return np.array([np.nan if is_missing(v) else float(v) for v in objects])
+    kinds_of = int | float | np.number | decimal.Decimal
+    if numbers and all(isinstance(v, kinds_of) and not isinstance(v, bool) for v in numbers):
+        try:
+            return _held(np.array([np.nan if is_missing(v) else float(v) for v in objects]))
+        except OverflowError:
+            raise Refused(None, "numbers that float32 can hold", "one beyond them") from None
     return objects
+
+
+def _held(numbers: np.ndarray) -> np.ndarray:
+    """The numbers; `Refused` for those that float32 cannot hold."""
+    for row in np.flatnonzero(np.abs(numbers) > LARGEST)[:1]:
+        raise Refused(int(row), "a number that float32 can hold", f"{numbers[row]:g}")
+    return numbers
 
 
 # Files
@@ -118,7 +148,9 @@ def table_of(path: Path, how: Text, words: set[str]) -> Table:
             return _parquet(path)
     text, notes = decoded(path, how.encoding)
     text = text.removeprefix("\ufeff")
-    delimiter = _delimiter(text)
+    if said := re.match(r"sep=([^\n])\r?\n", text):  # of Excel
+        text = "\n" + text[said.end() :]
+    delimiter = said[1] if said else _delimiter(text)
     names, first = _names(path, text, delimiter, how.header)
     may = [name not in words for name in names]
     numeric = _which_are_numbers(path, text, delimiter, may, first, how.decimal)
@@ -138,7 +170,9 @@ def table_of(path: Path, how: Text, words: set[str]) -> Table:
         )
     cells = [np.concatenate(c) if number else c for c, number in zip(cells, numeric, strict=True)]
     at = np.concatenate(lines)
-    said = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[delimiter]
+    said = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}.get(
+        delimiter, repr(delimiter)
+    )
     return Table(
         str(path),
         names,
@@ -162,8 +196,12 @@ def _parquet(path: Path) -> Table:
         table = parquet.read_table(path)
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: expected Parquet, got {str(error).splitlines()[0]}") from None
-    found = frame_of(table)
+    about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+    index = [name for name in about.get("index_columns", ()) if isinstance(name, str)]
+    found = frame_of(table.drop_columns([name for name in index if name in table.column_names]))
     found.where = str(path)
+    if index:
+        found.notes = (f"the index of the frame that was written is left out ({several(index)})",)
     return found
 
 
@@ -180,7 +218,9 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
             yield line
 
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        lines(), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
+    )
     try:
         while True:
             line = reader.line_num + 1
@@ -190,6 +230,8 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
                 return
             except csv.Error as error:
                 fail(path, line, "cells with both their quotes", str(error))
+            if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in row):
+                fail(path, line, "cells with both their quotes", repr(short("\t".join(row))))
             if row and (len(row) > 1 or row[0].strip()):
                 yield line, [cell.strip() for cell in row]
     finally:
@@ -220,18 +262,22 @@ def _names(path: Path, text: str, delimiter: str, header: bool) -> tuple[list[st
     if first is None:
         fail(path, 1, "a row of names of columns", "the end of the file")
     line, names = first
+    if len(names) == 1 and re.search(r"\S[\s:]+\S", names[0]):
+        fail(path, line, "names between commas, semicolons, tabs or bars", repr(short(names[0])))
     if not header:
         return [str(i + 1) for i in range(len(names))], 0
-    if all(name and kinds.plain_numbers([name], ".") is not None for name in names):
+    if any(NUMBER.fullmatch(name) and not name.isdecimal() for name in names) or all(
+        map(str.isdecimal, names)
+    ):
         fail(
             path,
             line,
             "a row of names of columns",
             f"numbers, {short(str(names))}; text=Text(header=False) reads them as a row",
         )
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            fail(path, line, "each column name once", f"{name!r} twice")
+    if len({*names}) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        fail(path, line, "each column name once", f"{twice!r} twice")
     return names, line
 
 

@@ -16,13 +16,18 @@ from spen_jax.data.numbers import LARGEST, NUMBER, numbers
 
 KINDS = "number", "category", "date", "text", "left out"
 """What `columns=` may say."""
-MISSING = frozenset(["", "na", "n/a", "#n/a", "nan", "null", "none", "?"])
+MISSING = frozenset(
+    ["", "na", "n/a", "#n/a", "nan", "null", "none", "?", "<na>", "#value!", "#div/0!"]
+)
 """What stands for nothing among numbers and dates, in lower case; among words only an empty cell does."""
 _IDENTIFIER = re.compile(
-    r"(?:.*[_\s.-])?(?:id|uuid|guid|index|idx|key|row|rownum|unnamed: 0)|.+I[Dd]|", re.ASCII
+    r"(?i:(?:.*[_\s.-])?(?:id|uuid|guid)|index|idx|key|row|rownum|unnamed: 0)|.*[a-z]I[Dd]|",
+    re.ASCII,
 )
 _SOME_CODE = re.compile(r"(?:^| )[-+]?0\d+(?= |$)", re.ASCII)
 _CODE = re.compile(r"[-+]?0\d+", re.ASCII)
+_MARKED = re.compile(r"[-+]?\d+(?:[.,]\d+)*", re.ASCII)
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:[.,]\d{3})+", re.ASCII)
 _ISO = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[-+]\d\d:?\d\d)?)?", re.ASCII
 )
@@ -66,19 +71,19 @@ def is_code(cell: str) -> bool:
 def as_numbers(values: np.ndarray, name: str, said: bool, is_label: bool) -> Told:
     """A column of numbers, unless it numbers the rows; NaN is missing."""
     known = values[~np.isnan(values)]
-    whole = len(known) > 0 and bool((known == np.floor(known)).all())
+    whole = len(known) > 1 and bool((known == np.floor(known)).all())
     if (
         not said
         and not is_label
         and whole
         and _IDENTIFIER.fullmatch(name)
-        and len(np.unique(known)) == len(values)
+        and len(np.unique(known)) == len(known)
     ):
         return _left_out(name, len(values))
     note = ""
     if whole and np.abs(known).max(initial=0) > 2**24:
         note = f"{name!r} holds whole numbers above 16,777,216, whose last digits float32 rounds"
-    if is_label and len({*known[:100]} - {0.0, 1.0}):
+    if is_label and not np.isin(known, (0, 1)).all():
         note = f"the label {name!r} holds numbers: a regression; columns={{{name!r}: 'category'}} makes classes of them"
     return Told(Column(name, "number"), values, note=note)
 
@@ -89,30 +94,51 @@ def as_words(cells: Sequence[str | None], name: str, kind: str | None, is_label:
     values = sorted({*known})
     if kind == "text":
         return _text(cells, name)
+    if not known and kind is None:
+        return Told(Column(name, "number"), np.full(len(cells), np.nan))
     if kind == "category" or is_label and kind is None:
         return coded(
             cells, Column(name, "category", tuple(values)) if kind else column_of(name, values)
         )
-    if known and all(_ISO.fullmatch(cell) for cell in known) and kind in (None, "date"):
-        return Told(Column(name, "date"), _days(cells))
+    dates = [cell for cell in known if cell.lower() not in MISSING]
+    if dates and all(_ISO.fullmatch(cell) for cell in dates):
+        return Told(Column(name, "date"), _days([c if c in {*dates} else None for c in cells]))
     if kind == "date":
         row = next(i for i, c in enumerate(cells) if c is not None and not _ISO.fullmatch(c))
         raise Refused(row, f"a date such as 2024-12-31 for {name!r}", repr(cells[row]))
-    if known and all(_SOME_DATE.fullmatch(cell) for cell in known):
-        raise Refused(0, f"dates such as 2024-12-31 in {name!r}, or columns={{{name!r}: 'category'}} or 'left out'",
-                      f"{known[0]!r}, whose day and month are guesswork")  # fmt: skip
+    if dates and all(_SOME_DATE.fullmatch(cell) for cell in dates):
+        expected = f"dates such as 2024-12-31 in {name!r}, or columns={{{name!r}: 'category'}} or 'left out'"
+        raise Refused(
+            cells.index(dates[0]), expected, f"{dates[0]!r}, whose day and month are guesswork"
+        )
     if len(values) <= 2 and on_of(values):
         return coded(cells, column_of(name, values))
-    words = sum(len(cell.split()) for cell in values) / max(len(values), 1)
-    if (
-        len(values) == len(cells)
-        and words <= 1
-        and (_IDENTIFIER.fullmatch(name) or len(values) > _SOME)
-    ):
+    words = sum(len(cell.split()) for cell in values) / len(values)
+    if len(values) == len(known) > 1 and words <= 1 and _IDENTIFIER.fullmatch(name):
         return _left_out(name, len(cells))
     if words > 3 or len(values) > _MOST or (len(values) > _SOME and len(values) > len(cells) / 2):
         return _text(cells, name)
     return coded(cells, Column(name, "category", tuple(values)))
+
+
+def check_alike(cells: Sequence[str | None], name: str, decimal: str) -> None:
+    """`Refused` for text that might have been meant as numbers: most of it is, or all with the other decimal mark."""
+    known = [(row, cell) for row, cell in enumerate(cells) if cell and cell.lower() not in MISSING]
+    other = "," if decimal == "." else "."
+    with_other = [row for row, cell in known if other in cell]
+    if with_other and all(_MARKED.fullmatch(cell) or NUMBER.fullmatch(cell) for _, cell in known):
+        row = with_other[0]
+        if all(_THOUSANDS.fullmatch(cells[row] or "") for row in with_other):
+            advice = "a mark of thousands or of decimals: write it without"
+        else:
+            advice = f"text=Text(decimal={other!r}) reads decimal marks"
+        raise Refused(row, f"numbers with {decimal!r} in {name!r}", f"{cells[row]!r}; {advice}")
+    odd = [(row, cell) for row, cell in known if not NUMBER.fullmatch(cell.replace(decimal, "."))]
+    if odd and 2 * len(odd) <= len(known):
+        expected = (
+            f"a number for {name!r}, as most of its cells are, or columns={{{name!r}: 'category'}}"
+        )
+        raise Refused(odd[0][0], expected, repr(odd[0][1]))
 
 
 def coded(cells: Sequence[str | None], column: Column) -> Told:
@@ -136,7 +162,7 @@ def as_dates(values: Sequence[Any], name: str) -> Told:
     )
 
 
-def alike(column: Column, cells: Sequence[str | None]) -> Told:
+def alike(column: Column, cells: Sequence[str | None], decimal: str) -> Told:
     """Words read as the column of other examples was."""
     if column.kind == "left out":
         return Told(column, np.zeros(len(cells)))
@@ -149,7 +175,7 @@ def alike(column: Column, cells: Sequence[str | None]) -> Told:
             else Told(column, np.full(len(cells), np.nan))
         )
     if column.kind == "number":
-        return Told(column, said_numbers(cells, column.name, "."))
+        return Told(column, said_numbers(cells, column.name, decimal))
     return coded(cells, column)
 
 
@@ -174,7 +200,7 @@ def said_numbers(cells: Sequence[str | None], name: str, decimal: str) -> np.nda
     found = np.full(len(cells), np.nan)
     for i, cell in enumerate(cells):
         if cell is not None and cell.lower() not in MISSING:
-            number = cell.replace(decimal, ".")
+            number = cell.replace(decimal, ".") if decimal == "." or "." not in cell else ""
             if not NUMBER.fullmatch(number) or abs(float(number)) > LARGEST:
                 raise Refused(i, f"a number for {name!r}", repr(cell))
             found[i] = float(number)

@@ -143,9 +143,14 @@ def _plain(value: str) -> str:
 
 def column_of(name: str, values: Sequence[str]) -> Column:
     """A column of these values: binary where they are spelled so, else a category."""
-    if len(values) <= 2 and on_of(values):
-        off = [v for v in values if not is_on(v)] or [""]
-        on = [v for v in values if is_on(v)] or [""]
+    pair = on_of(values) if len(values) <= 2 else None
+    if pair and [v.strip().lower() for v in values] not in (
+        ["f"],
+        ["n"],
+    ):  # of one letter it might be anything
+        off, on = ([v for v in values if is_on(v) == which] for which in (False, True))
+        cases = str.upper if values[0].isupper() else str.title if values[0].istitle() else str
+        off, on = off or [cases(pair[0])], on or [cases(pair[1])]
         if len(off) == len(on) == 1:
             return Column(name, "binary", (off[0], on[0]))
     return Column(name, "category", tuple(values))
@@ -179,8 +184,8 @@ def counted(n: Any, what: str) -> str:
 
 def several(names: Iterable[str], most: int = 8) -> str:
     """The first names, and how many there are beyond them."""
-    names = list(names)
-    beyond = f" and {len(names) - most} more" if len(names) > most else ""
+    names = names if isinstance(names, Sequence) else list(names)
+    beyond = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(repr(name) for name in names[:most]) + beyond
 
 

@@ -11,15 +11,15 @@ from spen_jax.data.cells import Text
 from spen_jax.data.examples import Examples, Labels, Missing
 from spen_jax.data.files import DataError
 from spen_jax.data.lines import MARKS, OTHERS, opened, unpacking
+from spen_jax.data.numbers import NUMBER
 from spen_jax.data.svmlight import read_svmlight
 from spen_jax.data.tables import read_table
 
 _HEAD = 2**16
-_SVM = re.compile(
-    r"\s*(?:[-+.\deE]+(?:,[-+.\deE]+)*)?(?:\s+qid:\S+)?(?:\s*(?<!\S)\d+:[-+.\w]+)*\s*(?:#.*)?",
-    re.ASCII,
-)
-_PAIR = re.compile(r"(?:^|\s)\d+:[-+.\d]", re.ASCII)
+_DECLARES = re.compile(r"@(relation|attribute|data)\b", re.IGNORECASE)
+_LABELS = rf"{NUMBER.pattern}(?:,{NUMBER.pattern})*"
+_SVM = re.compile(rf"(?:{_LABELS}\s+)?(?:qid:\S+\s+)?\d+:[-+.\d]", re.ASCII | re.IGNORECASE)
+_ONLY_LABELS = re.compile(rf"{_LABELS}(?:\s+#.*)?", re.ASCII | re.IGNORECASE)
 
 
 def read(
@@ -57,7 +57,7 @@ def read(
     """
     if missing not in ("nan", "error"):
         raise ValueError(f"missing must be 'nan' or 'error', got {missing!r}")
-    kind = format_of(Path(source)) if isinstance(source, str | Path) else "table"
+    kind = format_of(Path(source), text) if isinstance(source, str | Path) else "table"
     of_tables = {"separator": separator, "columns": columns}
     if kind != "table" and (
         given := [name for name, value in of_tables.items() if value is not None]
@@ -97,7 +97,7 @@ def _checked(found: Examples, like: Examples, source: Any) -> Examples:
     return found
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Path, text: Text = Text()) -> str:
     """Whether a file is "arff", "libsvm" or a "table", by its beginning; `DataError` for what is none of them."""
     with unpacking(path), opened(path) as file:
         head = file.read(_HEAD)
@@ -107,22 +107,33 @@ def format_of(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return "table"
     coding = next((c for mark, c in MARKS.items() if head.startswith(mark)), "latin-1")
-    content = head.decode(coding, "replace")
+    content = head.decode(text.encoding or coding, "replace")
     lines = [line.strip() for line in content.split("\n")]
     if len(head) == _HEAD and len(lines) > 1:
         lines = lines[:-1]  # it may be cut
     said = [line for line in lines if line and line[0] not in "%#"]
     if not any(lines):
         raise DataError(f"{path}:1: expected ARFF, libsvm text or a table, got the end of the file")
-    if said and re.match(r"@(relation|attribute|data)\b", said[0], re.IGNORECASE):
+    if any(_DECLARES.match(line) for line in said):
         return "arff"
+    if said and said[0][0] in "[{":
+        raise DataError(
+            f"{path}: expected examples, got JSON: give a dict of columns, or a frame made of it"
+        )
     if said and said[0][0] == "<":
         raise DataError(
             f"{path}: expected examples, got XML: give it as labels=, beside its ARFF file"
         )
-    if said and re.fullmatch(r"\d+(?:-\d+|\.\d+)?(?:\t[^\t]*){9}", said[0]):
+    if said and re.fullmatch(r"1\t[^\t]+\t[^\t]+\t(?:[A-Z]+|_)(?:\t[^\t]+){6}", said[0]):
         raise DataError(f"{path}: expected examples, got CoNLL-U: read_conllu reads it")
-    rows = said[1:] if said and re.fullmatch(r"\d+[ \t]+\d+[ \t]+\d+", said[0], re.ASCII) else said
-    if any(_PAIR.search(line) for line in rows) and all(_SVM.fullmatch(line) for line in rows):
+    rows = [line for line in said if not _ONLY_LABELS.fullmatch(line)]
+    if rows and re.fullmatch(r"\d+[ \t]+\d+[ \t]+\d+", rows[0], re.ASCII):
+        rows = rows[1:]
+    of_svm = sum(bool(_SVM.match(line)) for line in rows)
+    if of_svm and 2 * of_svm >= len(rows):  # one that is not is an error of that line
         return "libsvm"
+    if not said:
+        raise DataError(
+            f"{path}: expected ARFF, libsvm text or a table, got comments and blank lines"
+        )
     return "table"

@@ -1,5 +1,6 @@
 """The rows of sparse text, many at once; `spen_jax.data.svmlight` reads files with them."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ _KINDS = bytes(
     1 if chr(b) in ":, \t\r\n" else 0 if chr(b) in "0123456789+-.eE" else 2 for b in range(256)
 )
 """Of each character whether it stands between numbers (1), in them (0), or nowhere (2)."""
+_TENS = np.array([0, *(10**k for k in range(1, 12))])
+"""A whole number from _TENS[k - 1] on has k digits."""
 _COMMA, _COLON, _NEWLINE = b",:\n"
 
 
@@ -41,6 +44,8 @@ def chunks(path: Path, header: Any) -> Iterator[bytes]:
             file.readline()
         blank, parts = b"", []
         while data := file.read(CHUNK):
+            if file.tell() == len(data):
+                data = data.removeprefix(codecs.BOM_UTF8)
             cut = data.rfind(b"\n") + 1
             if not cut:
                 parts.append(data)
@@ -129,8 +134,10 @@ def cells_of(chunk: bytes) -> Cells | None:
         return None
     if colons and (indices.max() > MOST or indices.min() < 0 or np.abs(values).max() > LARGEST):
         return None
-    if (indices != np.floor(indices)).any():
-        return None
+    longer = ends[is_index] - begins[is_index] != np.searchsorted(_TENS, indices, side="right")
+    for i in np.flatnonzero(longer):  # leading zeros, or no whole number
+        if not text[begins[is_index][i] : ends[is_index][i]].tobytes().isdigit():
+            return None
     newlines, pairs = np.flatnonzero(text == _NEWLINE), begins[is_index]
     row_ends = np.searchsorted(pairs, newlines)
     places, heads = begins[label], before[label] != _COMMA
@@ -160,7 +167,7 @@ def _rows_in_words(path: Path, header: Any) -> Iterator[tuple[int, str]]:
 def explain(path: Path, header: Any) -> NoReturn:
     """Raise the error of the first line that is not what it should be."""
     for number, row in _rows_in_words(path, header):
-        tokens = row.split()
+        tokens = [token for token in re.split(r"[ \t\r]+", row) if token]
         labels = tokens.pop(0) if tokens and ":" not in tokens[0] else ""
         if labels and not _LABELS.fullmatch(labels):
             fail(path, number, "labels, numbers between commas", repr(short(labels)))

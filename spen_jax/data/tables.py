@@ -81,7 +81,7 @@ def read_table(
             elif like is None:
                 found = _told(table, name, cells, said.get(name), label, text.decimal)
             else:
-                found = _alike(known.get(name), name, cells)
+                found = _alike(known.get(name), name, cells, text.decimal)
             if (
                 missing == "error"
                 and not label
@@ -118,7 +118,7 @@ def _which(
     if labels is None:
         note = "nothing says which columns are labels: y has no columns; labels= does"
         return [False] * len(table.names), (note,)
-    places = _places(table, labels)
+    places = {*_places(table, labels)}
     return [i in places for i in range(len(table.names))], ()
 
 
@@ -163,20 +163,12 @@ def _told(table: Table, name: str, cells: Any, kind: str | None, label: bool, de
     words = [None if is_missing(v) or v == "" else v for v in cells]
     if kind == "number":
         return Told(Column(name, kind), kinds.said_numbers(words, name, decimal))
-    if not table.typed and kind is None and not label:
-        other = "," if decimal == "." else "."
-        if any(words) and kinds.plain_numbers([w or "" for w in words], other) is not None:
-            if any(other in (w or "") for w in words):
-                row = next(i for i, w in enumerate(words) if w and other in w)
-                raise Refused(
-                    row,
-                    f"numbers with {decimal!r} in {name!r}",
-                    f"{words[row]!r}; text=Text(decimal={other!r}) reads them",
-                )
+    if not table.typed and kind is None:
+        kinds.check_alike(words, name, decimal)
     return kinds.as_words(words, name, kind, label)
 
 
-def _alike(column: Column | None, name: str, cells: Any) -> Told:
+def _alike(column: Column | None, name: str, cells: Any, decimal: str) -> Told:
     """A column as that of other examples."""
     if column is None:
         return Told(
@@ -187,12 +179,14 @@ def _alike(column: Column | None, name: str, cells: Any) -> Told:
     if isinstance(cells, np.ndarray):
         if column.kind in ("number", "left out"):
             return Told(column, cells if column.kind == "number" else np.zeros(len(cells)))
-        return kinds.alike(column, [kinds.word(v) for v in cells])
+        return kinds.alike(column, [kinds.word(v) for v in cells], decimal)
     if column.kind == "number" and all(is_missing(v) or v == "" for v in cells):
         return Told(column, np.full(len(cells), np.nan))
     if column.kind == "date" and not any(isinstance(v, str) for v in cells):
         return kinds.as_dates(cells, column.name)
-    return kinds.alike(column, [None if is_missing(v) or v == "" else str(v) for v in cells])
+    return kinds.alike(
+        column, [None if is_missing(v) or v == "" else str(v) for v in cells], decimal
+    )
 
 
 def _in_order(table: Table, told: list[Told], like: Examples | None) -> list[Told]:
@@ -205,8 +199,9 @@ def _in_order(table: Table, told: list[Told], like: Examples | None) -> list[Tol
             raise DataError(
                 f"{table.where}: expected a column {column.name!r}, got {several(table.names)}"
             )
+    names = {c.name for c in like.columns}
     first = [by_name[c.name] for c in like.columns if c.name in by_name]
-    return first + [t for t in told if t.column.name not in {c.name for c in like.columns}]
+    return first + [t for t in told if t.column.name not in names]
 
 
 def _lists(cells: Any) -> bool:
