@@ -196,6 +196,19 @@ def test_an_xml_may_be_in_any_encoding_that_it_declares(tmp_path, encoding):
     assert data.read_arff(tmp_path / "t.arff").label_names == (name,)
 
 
+def test_names_that_some_writers_escape_are_those_of_the_xml(tmp_path):
+    (tmp_path / "t.xml").write_text('<labels><label name="R&amp;B"/><label name="50%"/></labels>')
+    text = HEADER.replace("L1", r"'R\&B'").replace(" b ", r" '50\%' ")
+    (tmp_path / "t.arff").write_text(text + "7,1,0\n")
+    assert data.read_arff(tmp_path / "t.arff").y.tolist() == [[1, 0]]
+
+
+def test_another_xml_beside_the_file_is_not_its_labels(tmp_path):
+    (tmp_path / "t.xml").write_text("<settings/>")
+    (tmp_path / "t.arff").write_text(HEADER.replace("\n", "\r") + "7,1,0\r")
+    assert data.read_arff(tmp_path / "t.arff").y.shape == (1, 0)
+
+
 def test_a_hierarchy_of_labels_is_flattened_with_a_word(tmp_path):
     xml = '<labels><label name="L1"><label name="b"/></label></labels>'
     (tmp_path / "t.xml").write_text(xml)

@@ -312,6 +312,24 @@ def test_frames_are_taken_at_their_word(name, frame):
         data.read(frame, labels="tags", missing="error")
 
 
+def test_labels_in_cells_of_frames():
+    found = data.read({"x": [1, 2, 3], "t": [["a", None], None, []]}, labels="t")
+    np.testing.assert_array_equal(found.y, [[1], [np.nan], [0]])
+    assert found.mask.tolist() == [[True], [False], [True]]
+    with pytest.raises(data.DataError, match="a column for each label"):
+        data.read({"x": [1, 2], "t": [[0, 1], [1, 0]]}, labels="t")
+    large = {"u": np.array([9007199254740993, 9007199254740992]), "l": [1, 0]}
+    found = data.read(large, labels=np.int64(-1), columns={"u": "category"})
+    assert found.feature_names == ("u=9007199254740992", "u=9007199254740993")
+    days = {"d": [datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)]}
+    assert data.read(days, (), columns={"d": "category"}).feature_names == (
+        "d=2020-01-01",
+        "d=2020-01-02",
+    )
+    times = data.read({"d": np.array(["2020-01-01T12:00"], "M8[ns]")}, ())
+    assert times.x.tolist() == [[18262.5]] and "times of day" in times.notes[1]
+
+
 def test_frames_that_make_no_table_are_refused():
     for frame, said in (
         ([1, 2], "expected a path, a frame"),

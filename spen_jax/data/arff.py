@@ -30,7 +30,9 @@ _NAME = re.compile(
     r"""@attribute\s+(?: '((?:\\.|[^\\'])*)' | "((?:\\.|[^\\"])*)" | ([^\s'"]\S*)(?=\s) )\s*(.*)""",
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
-_NAME_AND_BRACE = re.compile(r"""@attribute\s+(?:(?!)()())?([^\s'"{]+)(\{.*)""", re.ASCII | re.IGNORECASE)
+_NAME_AND_BRACE = re.compile(
+    r"""@attribute\s+(?:(?!)()())?([^\s'"{]+)(\{.*)""", re.ASCII | re.IGNORECASE
+)
 _KIND = re.compile(r"(numeric|real|integer)(?:\s*\[[^\]]*\])?\s*(?:%.*)?", re.ASCII | re.IGNORECASE)
 _REFUSED = re.compile(r"(string|date|relational)\b", re.ASCII | re.IGNORECASE)
 _MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d*)(?![\d.])", re.ASCII)
@@ -190,12 +192,20 @@ def _which_labels(
             notes += (
                 f"the hierarchy of {xml.name} is flattened: each of its labels stands for itself",
             )
-        for label, line in of_xml.items():
-            if label not in names:
+        plain = {
+            re.sub(r"\\(.)", r"\1", name): name for name in names
+        }  # as it was before some writers escaped it
+        known = {*names}
+        wanted = {
+            label if label in known else plain.get(label, label): line
+            for label, line in of_xml.items()
+        }
+        for label, line in wanted.items():
+            if label not in known:
                 fail(
                     xml, line, f"a label that {path.name} declares", f"unknown attribute {label!r}"
                 )
-        places = [i for i, name in enumerate(names) if name in of_xml]
+        places = [i for i, name in enumerate(names) if name in wanted]
     else:
         places = _places(path, labels, names)
     is_label[places] = True
@@ -206,6 +216,7 @@ def _beside(path: Path) -> Path | None:
     """The .xml of a file's name, or of its data set's."""
     stem = path.name.split(".arff")[0] if ".arff" in path.name else path.stem
     for name in (stem, re.sub(r"[-_](train|test)$", "", stem, flags=re.IGNORECASE)):
-        if (found := path.with_name(f"{name}.xml")).is_file():
+        found = path.with_name(f"{name}.xml")
+        if found.is_file() and "<label" in found.read_bytes().replace(b"\0", b"").decode("latin-1"):
             return found
     return None

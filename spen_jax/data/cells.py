@@ -114,6 +114,12 @@ def _plain(values: Any) -> Any:
     categories = str(getattr(values, "dtype", "")) == "category"
     array = None if categories else getattr(values, "to_numpy", None)
     found = array() if array else values if isinstance(values, np.ndarray) else None
+    if (
+        found is not None
+        and found.dtype.kind in "iu"
+        and np.abs(found.astype(float)).max(initial=0) >= 2**53
+    ):
+        return [str(v) for v in found.tolist()]  # numbers that large are names
     if found is not None and found.ndim == 1 and found.dtype.kind in "iuf":
         return _held(found.astype(float))
     if found is not None and found.dtype.kind == "M":

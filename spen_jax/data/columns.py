@@ -102,7 +102,9 @@ def as_words(cells: Sequence[str | None], name: str, kind: str | None, is_label:
         )
     dates = [cell for cell in known if cell.lower() not in MISSING]
     if dates and all(_ISO.fullmatch(cell) for cell in dates):
-        return Told(Column(name, "date"), _days([c if c in {*dates} else None for c in cells]))
+        return _dates(
+            name, _days([None if c is None or c.lower() in MISSING else c for c in cells])
+        )
     if kind == "date":
         row = next(i for i, c in enumerate(cells) if c is not None and not _ISO.fullmatch(c))
         raise Refused(row, f"a date such as 2024-12-31 for {name!r}", repr(cells[row]))
@@ -157,9 +159,7 @@ def coded(cells: Sequence[str | None], column: Column) -> Told:
 
 def as_dates(values: Sequence[Any], name: str) -> Told:
     """A column of dates, and times, as days since 1970."""
-    return Told(
-        Column(name, "date"), np.array([np.nan if is_missing(v) else _day(v) for v in values])
-    )
+    return _dates(name, np.array([np.nan if is_missing(v) else _day(v) for v in values]))
 
 
 def alike(column: Column, cells: Sequence[str | None], decimal: str) -> Told:
@@ -216,6 +216,16 @@ def word(number: float) -> str | None:
         if number == int(number)
         else repr(float(number))
     )
+
+
+def _dates(name: str, days: np.ndarray) -> Told:
+    times = bool((days[~np.isnan(days)] % 1).any())
+    note = (
+        f"{name!r} has times of day, which days in float32 tell apart by three minutes"
+        if times
+        else ""
+    )
+    return Told(Column(name, "date"), days, note=note)
 
 
 def _left_out(name: str, n: int) -> Told:

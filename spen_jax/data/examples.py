@@ -158,7 +158,8 @@ def column_of(name: str, values: Sequence[str]) -> Column:
 
 def chosen(labels: str | int | Sequence[str], names: Sequence[str]) -> list[int]:
     """The places of the labels among the names; ValueError, which says what there is, for those that are not there."""
-    if isinstance(labels, int):
+    if isinstance(labels, int | np.integer):
+        labels = int(labels)
         if not 0 < abs(labels) <= len(names):
             raise ValueError(
                 f"labels={labels}: expected at most the {len(names)} columns there are, and not 0"

@@ -20,6 +20,7 @@ OTHERS = {
     b"\x89HDF": "an HDF5 file: give its arrays to the functions that train",
     b"\x93NUMPY": "a NumPy array: give it to the functions that train",
     b"\x80\x04\x95": "a pickle, which is never read",
+    b"\x80\x05\x95": "a pickle, which is never read",
     b"%PDF": "a PDF document",
 }
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -88,6 +89,8 @@ def decoded(path: Path, encoding: str | None = None) -> tuple[str, tuple[str, ..
             "text",
             "a zero byte: the file is not text, or in UTF-16, which encoding= says",
         )
+    if "\r" in text:  # of Windows, and of old Macs alone
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text, notes
 
 

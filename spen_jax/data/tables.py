@@ -63,6 +63,8 @@ def read_table(
     known = {c.name: c for c in like.columns} if like else {}
     said = dict(columns or {}) | {name: c.kind for name, c in known.items()}
     words = {name for name, kind in said.items() if kind != "number"}
+    if separator is not None and isinstance(labels, str):
+        words.add(labels)
     is_file = isinstance(source, str | Path)
     table = table_of(Path(source), text, words) if is_file else frame_of(source)
     for name in columns or {}:
@@ -129,7 +131,8 @@ def _places(table: Table, which: Any) -> list[int]:
         )
     try:
         return chosen(
-            which if isinstance(which, str | int) else [str(name) for name in which], table.names
+            which if isinstance(which, str | int | np.integer) else [str(name) for name in which],
+            table.names,
         )
     except ValueError as error:
         raise DataError(f"{table.where}: {error}") from None
@@ -148,7 +151,11 @@ def _told(table: Table, name: str, cells: Any, kind: str | None, label: bool, de
         return kinds.as_words(words, name, kind, label)
     types = {type(v) for v in cells if not is_missing(v)}
     if types and all(issubclass(t, datetime.date) for t in types):
-        return kinds.as_dates(cells, name)
+        if kind in (None, "date"):
+            return kinds.as_dates(cells, name)
+        return kinds.as_words(
+            [None if is_missing(v) else v.isoformat() for v in cells], name, kind, label
+        )
     if types <= {bool, np.bool_}:
         return kinds.as_words([None if is_missing(v) else str(v) for v in cells], name, kind, label)
     if not types <= {str}:
@@ -222,6 +229,10 @@ def _tags(name: str, cells: Any, separator: str | None, known: Column | None, la
         )
     if isinstance(cells, np.ndarray):
         cells = [kinds.word(v) for v in cells]
+    if _is_matrix(cells):
+        raise Refused(
+            0, f"the names of labels in {name!r}, or a column for each label", short(repr(cells[0]))
+        )
     each = [_split(cell, separator) for cell in cells]
     distinct = sorted({tag for tags in each for tag in tags})
     column = known or Column(name, "tags", tuple(distinct))
@@ -231,16 +242,39 @@ def _tags(name: str, cells: Any, separator: str | None, known: Column | None, la
             raise Refused(row, f"for {name!r} some of {several(column.values)}", repr(unknown[0]))
     starts = np.concatenate([[0], np.cumsum([len(tags) for tags in each])])
     at = np.array([places[tag] for tags in each for tag in tags], np.int64)
-    y = sparse.csr_array(
+    y: Any = sparse.csr_array(
         (np.ones(len(at), np.float32), at, starts), shape=(len(each), len(column.values))
     )
-    empty = sum(not tags for tags in each)
+    gone = np.flatnonzero([is_missing(cell) for cell in cells])
+    if len(gone):
+        y = y.toarray()
+        y[gone] = np.nan
+    empty = sum(not tags for tags in each) - len(gone)
     note = f"{counted(empty, 'row')} without {name}: all labels are 0" if empty else ""
     return Told(column, np.zeros(len(each)), note=note), y
+
+
+def _is_matrix(cells: Any) -> bool:
+    """Whether cells are rows of a matrix of zeros and ones."""
+    first = [cell for cell in cells if not is_missing(cell) and not isinstance(cell, str)]
+    if not first or not all(hasattr(cell, "__len__") for cell in first):
+        return False
+    numbers = all(isinstance(v, int | float | np.number | np.bool_) for cell in first for v in cell)
+    alike = len({len(cell) for cell in first}) == 1
+    return (
+        numbers and alike and len(first[0]) > 1 and all(v in (0, 1) for cell in first for v in cell)
+    )
 
 
 def _split(cell: Any, separator: str | None) -> list[str]:
     if is_missing(cell):
         return []
-    parts = cell.split(separator) if isinstance(cell, str) else [str(tag) for tag in cell]
+    if isinstance(cell, str):
+        parts = cell.split(separator)
+    else:
+        parts = [
+            str(tag)
+            for tag in (cell if hasattr(cell, "__iter__") else [cell])
+            if not is_missing(tag)
+        ]
     return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
