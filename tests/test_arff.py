@@ -75,10 +75,17 @@ def test_what_a_sparse_row_does_not_say_is_zero_or_the_first_value(tmp_path):
         "{0 2,1 green,2 0}\n{}\n{1 'blue', 3 1}\n{0 ?,1 ?}\n"
     )
     found = read(tmp_path, text, ["l", "k"])
-    assert scipy.sparse.issparse(found.x)
+    assert scipy.sparse.issparse(found.x)  # half of its columns are 0 where nothing is said
     want = [[2, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [np.nan] * 4]
     np.testing.assert_array_equal(dense(found.x), want)
     assert found.y.tolist() == [[0, 0], [1, 0], [1, 1], [1, 0]]
+
+
+def test_a_sparse_file_that_mostly_says_something_in_silence_is_dense(tmp_path):
+    text = "@attribute a {yes,no}\n@attribute b {r,g}\n@data\n{}\n{0 no,1 g}\n{1 ?}\n"
+    found = read(tmp_path, text, ())
+    want = [[1, 1, 0], [0, 0, 1], [1, np.nan, np.nan]]
+    np.testing.assert_array_equal(found.x, want)
 
 
 @pytest.mark.parametrize(("said", "labels"), [("2", ("a", "b")), ("-1", ("d",))])

@@ -159,23 +159,23 @@ def table_of(path: Path, how: Text, words: set[str]) -> Table:
     delimiter = said[1] if said else _delimiter(text)
     names, first = _names(path, text, delimiter, how.header)
     may = [name not in words for name in names]
-    numeric = _which_are_numbers(path, text, delimiter, may, first, how.decimal)
-    cells: list[Any] = [[] for _ in names]
-    lines: list[np.ndarray] = []
-    intern: dict[str, str] = {}
-    for at, block in _blocks(path, text, delimiter, len(names), first):
-        lines.append(np.array(at, np.int32))
-        for place, column in enumerate(zip(*block, strict=True)):
-            if numeric[place]:
-                cells[place].append(kinds.plain_numbers(column, how.decimal))
-            else:
-                cells[place] += [intern.setdefault(cell, cell) for cell in column]
-    if not lines:
+    numeric, n = _which_are_numbers(path, text, delimiter, may, first, how.decimal)
+    if not n:
         fail(
             path, 1 + text.count("\n"), "rows below the names of the columns", "the end of the file"
         )
-    cells = [np.concatenate(c) if number else c for c, number in zip(cells, numeric, strict=True)]
-    at = np.concatenate(lines)
+    cells: list[Any] = [np.empty(n) if number else [] for number in numeric]
+    at = np.empty(n, np.int32)
+    intern: dict[str, str] = {}
+    row = 0
+    for lines, block in _blocks(path, text, delimiter, len(names), first):
+        rows = slice(row, row + len(lines))
+        at[rows], row = lines, rows.stop
+        for place, column in enumerate(zip(*block, strict=True)):
+            if numeric[place]:
+                cells[place][rows] = kinds.plain_numbers(column, how.decimal)
+            else:
+                cells[place] += [intern.setdefault(cell, cell) for cell in column]
     said = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}.get(
         delimiter, repr(delimiter)
     )
@@ -301,13 +301,14 @@ def _blocks(
 
 def _which_are_numbers(
     path: Path, text: str, delimiter: str, may: list[bool], first: int, decimal: str
-) -> list[bool]:
-    """Which of the columns that may hold nothing but numbers, at least one."""
-    some = [False] * len(may)
-    for _, block in _blocks(path, text, delimiter, len(may), first):
+) -> tuple[list[bool], int]:
+    """Which of the columns that may hold nothing but numbers, at least one; and how many rows there are."""
+    some, n = [False] * len(may), 0
+    for lines, block in _blocks(path, text, delimiter, len(may), first):
+        n += len(lines)
         for place, column in enumerate(zip(*block, strict=True)):
             if may[place]:
                 found = kinds.plain_numbers(column, decimal)
                 may[place] = found is not None
                 some[place] |= found is not None and bool((~np.isnan(found)).any())
-    return [a and b for a, b in zip(may, some, strict=True)]
+    return [a and b for a, b in zip(may, some, strict=True)], n

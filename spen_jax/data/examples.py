@@ -273,14 +273,17 @@ def _dense_side(entries: Entries, side: np.ndarray, columns: Sequence[Column], s
 
 
 def _sparse_side(entries: Entries, side: np.ndarray, columns: Sequence[Column], size: int) -> Any:
-    """(n, features) CSR."""
+    """(n, features) CSR, or an array where most columns say something by saying nothing."""
     assert entries.places is not None and entries.rows is not None and entries.absent is not None
-    own = side[entries.places]
+    own, n = side[entries.places], entries.n
     places = (np.cumsum(side) - 1)[entries.places[own]]
-    return _csr(
-        Entries(entries.n, entries.values[own], entries.rows[own], places, entries.absent[side]),
-        columns,
-    )
+    rows, values, absent = entries.rows[own], entries.values[own], entries.absent[side]
+    loud = sum(c.kind == "category" or a != 0 for c, a in zip(columns, absent, strict=True))
+    if 2 * loud > len(columns) and fits(n, sum(len(c.features) for c in columns), size):
+        raw = np.tile(absent.astype(np.float32), (n, 1))
+        raw[rows, places] = values
+        return _dense_side(Entries(n, raw.ravel()), np.ones(len(columns), bool), columns, size)
+    return _csr(Entries(n, values, rows, places, absent), columns)
 
 
 def _csr(entries: Entries, columns: Sequence[Column]) -> Any:

@@ -76,7 +76,8 @@ def read_table(
     is_label, notes = _which(table, labels, like)
     tags = separator is not None or any(c.kind == "tags" for c in known.values())
     told, y = list[Told](), None
-    for name, cells, label in zip(table.names, table.cells, is_label, strict=True):
+    for place, (name, label) in enumerate(zip(table.names, is_label, strict=True)):
+        cells = table.cells[place]
         try:
             if label and (tags or _lists(cells)):
                 found, y = _tags(name, cells, separator, known.get(name), sum(is_label))
@@ -94,12 +95,14 @@ def read_table(
                 )
         except Refused as refused:
             table.reject(refused)
-        told.append(found._replace(column=found.column._replace(label=label)))
+        values = found.values.astype(np.float32)
+        told.append(found._replace(column=found.column._replace(label=label), values=values))
+        table.cells[place] = None  # it may be large
     return _together(table, _in_order(table, told, like), notes, y)
 
 
 def _together(table: Table, told: list[Told], notes: tuple[str, ...], y: Any) -> Examples:
-    values = np.stack([t.values for t in told], 1).astype(np.float32)
+    values = np.stack([t.values for t in told], 1)
     said = (*table.notes, *notes, *(t.note for t in told if t.note))
     entries = Entries(table.n, values.ravel())
     found = examples_of(entries, [t.column for t in told], table.size, said, y)
