@@ -99,6 +99,16 @@ def test_a_meka_header_says_how_many_labels_stand_where(tmp_path, said, labels):
         read(tmp_path, text.replace(f"-C {said}", "-C 9"))
 
 
+def test_headers_of_keel_say_what_goes_out(tmp_path):
+    text = (
+        "@relation r\n@attribute a real [0,1]\n@attribute w numeric {0.5}\n@attribute c {p,q,}\n"
+        "@inputs a, w\n@outputs c\n@data\n.5,1,q\n"
+    )
+    found = read(tmp_path, text)
+    assert (found.feature_names, found.label_names) == (("a", "w"), ("c=p", "c=q"))
+    assert (found.x.tolist(), found.y.tolist()) == ([[0.5, 1]], [[0, 1]])
+
+
 @pytest.mark.parametrize(
     "relation",
     ["'d-weka.SMO -F 5 -- -C 1.0 -L 0.001'", "'d: -C 0.25'", "t % -C 1", "'d -C 1'", "'a: b -C 0'"],

@@ -33,7 +33,9 @@ _NAME = re.compile(
 _NAME_AND_BRACE = re.compile(
     r"""@attribute\s+(?:(?!)()())?([^\s'"{]+)(\{.*)""", re.ASCII | re.IGNORECASE
 )
-_KIND = re.compile(r"(numeric|real|integer)(?:\s*\[[^\]]*\])?\s*(?:%.*)?", re.ASCII | re.IGNORECASE)
+_KIND = re.compile(
+    r"(numeric|real|integer)(?:\s*(?:\[[^\]]*\]|\{[^}]*\}))?\s*(?:%.*)?", re.ASCII | re.IGNORECASE
+)
 _REFUSED = re.compile(r"(string|date|relational)\b", re.ASCII | re.IGNORECASE)
 _MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d*)(?![\d.])", re.ASCII)
 
@@ -68,7 +70,7 @@ def read_arff(
     path = Path(path)
     text, notes = decoded(path, encoding)
     lines, size = _lines(text), path.stat().st_size
-    relation, attributes = _header(path, lines)
+    relation, attributes, outputs = _header(path, lines)
     names = [a.name for a in attributes]
     out = {*_places(path, drop, names)} if drop else set()
     for i, a in enumerate(attributes):
@@ -79,7 +81,9 @@ def read_arff(
                 f"the type numeric or nominal for {a.name!r}",
                 f"{a.kind}; drop= leaves it out",
             )
-    is_label, strict, why = _which_labels(path, labels, relation, names)
+    is_label, strict, why = _which_labels(
+        path, labels if labels is not None else outputs or None, relation, names
+    )
     is_label[list(out)] = False
     columns = [
         Column(a.name, "left out") if i in out else
@@ -114,15 +118,19 @@ def attributes_of(path: Path) -> tuple[list[Attribute], int]:
     return _header(path, lines)[1], next(lines)[0]
 
 
-def _header(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[str, list[Attribute]]:
-    """The relation's name and the attributes; `lines` are left at the first row."""
-    relation, declared = "", dict[str, Attribute]()
+def _header(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[str, list[Attribute], list[str]]:
+    """The relation's name, the attributes, and which are outputs, as KEEL says; `lines` are left at the first row."""
+    relation, declared, outputs = "", dict[str, Attribute](), list[str]()
     for number, line in lines:
         keyword = line.split(None, 1)[0].lower() if line else ""
         if keyword == "@data" and declared:
-            return relation, [*declared.values()]
+            return relation, [*declared.values()], outputs
         if keyword == "@relation":
             relation = bare(cells_of(line, 9, "")[0][0])
+            continue
+        if keyword in ("@input", "@inputs", "@output", "@outputs"):
+            said = [bare(cell) for cell in cells_of(line, len(keyword), "")[0]]
+            outputs += said if keyword.startswith("@output") else []
             continue
         if not line:
             fail(path, number, "@data after the attributes", "the end of the file")
@@ -150,6 +158,7 @@ def _attribute(path: Path, number: int, line: str) -> Attribute:
         if kind.startswith("{"):
             found, after = cells_of(kind, 1, "}")
             rest = kind[after:].strip()
+            found = found[:-1] if len(found) > 1 and not found[-1] else found
             values = [bare(v) for v in found]
             if after and (not rest or rest[0] == "%") and values and "" not in found:
                 if len({*values}) < len(values):
