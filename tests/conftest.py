@@ -23,7 +23,7 @@ AROUND = set(
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem not in AROUND:
+        if item.path.stem not in AROUND and not item.get_closest_marker("long"):
             item.add_marker(pytest.mark.core)
 
 
@@ -32,7 +32,8 @@ MAPS, TESTS = Path("/proc/self/maps"), itertools.count(1)
 
 def pytest_runtest_teardown(item, nextitem):
     # Each compiled program holds memory maps, of which Linux gives a process 65,530: XLA aborts beyond.
-    now = item.get_closest_marker("slow") or next(TESTS) % 20 == 0
+    slow = item.get_closest_marker("slow") or item.get_closest_marker("long")
+    now = slow or next(TESTS) % 20 == 0
     if now and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
 

@@ -8,7 +8,7 @@ from test_benchmarks import ROOT, run
 SCRIPT = ROOT / "benchmarks" / "energies.py"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_energies_times_all_contestants_once_their_answers_are_equal(tmp_path):
     """The script itself stops unless all contestants find the same y, loss and gradient."""
     file, energies = tmp_path / "rows.json", ["chain", "hyper"]

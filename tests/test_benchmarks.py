@@ -86,7 +86,7 @@ def test_the_inference_benchmark_refuses_a_peer_it_does_not_know():
     assert "no such peer: spen_jax, torchh" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_training_benchmark_times_a_step_of_each_objective(tmp_path):
     """Where PyTorch is installed, the script itself stops unless both compute the same loss and gradient."""
     file = tmp_path / "rows.json"
@@ -107,7 +107,7 @@ def test_the_training_benchmark_times_a_step_of_each_objective(tmp_path):
     assert "Milliseconds of a first layer of 1,000 units, 1 thread\n" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_cold_starts_says_what_takes_the_seconds(tmp_path):
     file = tmp_path / "rows.json"
     done = run("--repeats", "1", "--json", str(file), script=ROOT / "benchmarks" / "compile.py")

@@ -42,7 +42,7 @@ def offline(monkeypatch):
     shared.synthetic = False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_main_job_offline_runs_on_the_stand_in_and_says_so_in_every_line(
     offline, tmp_path, capsys
 ):

@@ -59,7 +59,7 @@ def check_bowl(solver, steps, dtype, shape, atol, **options):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("x64, dtype", MODES)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_takes_both_types_in_both_modes(name, x64, dtype):
@@ -69,7 +69,7 @@ def test_every_solver_takes_both_types_in_both_modes(name, x64, dtype):
         check_bowl(solver, steps, dtype, SHAPES["batch"], atol)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["one", "scalars", "empty"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_takes_one_example_scalars_and_none(name, shape):

@@ -126,6 +126,7 @@ def test_a_run_learns_and_its_taggers_tag_files(tmp_path, monkeypatch):
         plain.write_text("they\nwalk\nthe\nwalk\n")
         tagging.main(tagging.Config(run=out, tag=plain, out=tagged, model=model))
         assert tagged.read_text() == "they\tPRON\nwalk\tVERB\nthe\tDET\nwalk\tNOUN\n"
+    monkeypatch.setattr(tagging, "NAMES", ("spen",))
     rates = dataclasses.replace(config, rates=(2e-3,), quick=True, out=tmp_path / "rates")
     found = tagging.main(rates)
     assert found and 0 < found["rates"]["200: spen"]["0.002"] <= 100
