@@ -156,7 +156,7 @@ def column_of(name: str, values: Sequence[str]) -> Column:
     return Column(name, "category", tuple(values))
 
 
-def chosen(labels: str | int | Sequence[str], names: Sequence[str]) -> list[int]:
+def chosen(labels: str | int | np.integer | Sequence[str], names: Sequence[str]) -> list[int]:
     """The places of the labels among the names; ValueError, which says what there is, for those that are not there."""
     if isinstance(labels, int | np.integer):
         labels = int(labels)
