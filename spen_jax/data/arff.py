@@ -58,8 +58,8 @@ def read_arff(
     Args:
       path: the file.
       labels: which attributes are labels. Without it: the file's MEKA header says so (`-C 6`: the first six, `-C -6`:
-        the last), or the Mulan .xml of the same name beside it; where neither is there, y has no columns, and
-        `notes` say so.
+        the last), or KEEL's `@outputs`, or the Mulan .xml of the same name beside it; where none is there, y has no
+        columns, and `notes` say so.
       drop: attributes to leave out, by name or pattern; strings and dates have to be.
       missing: of features; "nan" keeps '?' as NaN, "error" refuses it. A missing label is NaN and False in `mask`.
       encoding: where the text is neither UTF-8 nor Windows-1252.
@@ -201,9 +201,8 @@ def _which_labels(
             notes += (
                 f"the hierarchy of {xml.name} is flattened: each of its labels stands for itself",
             )
-        plain = {
-            re.sub(r"\\(.)", r"\1", name): name for name in names
-        }  # as it was before some writers escaped it
+        # Some writers escape more than quotes.
+        plain = {re.sub(r"\\(.)", r"\1", name): name for name in names}
         known = {*names}
         wanted = {
             label if label in known else plain.get(label, label): line

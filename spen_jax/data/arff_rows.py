@@ -222,9 +222,7 @@ class Rows:
     @cached_property
     def _codes(self) -> list[dict[str, float]]:
         """Of nominal attributes what each of their values becomes."""
-        both = zip(self.attributes, self.columns, strict=True)
-        places = ({v: float(i) for i, v in enumerate(c.values)} for _, c in both)
-        return [*places]
+        return [{v: float(i) for i, v in enumerate(c.values)} for c in self.columns]
 
     def _of_column(
         self, place: int, lines: np.ndarray, cells: list[str], entries: np.ndarray

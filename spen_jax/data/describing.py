@@ -73,7 +73,7 @@ def _of_features(x: Any) -> dict[str, Any]:
                 for f, v in ((np.min, np.inf), (np.max, -np.inf))
             )
     else:
-        least, most = (f(x, axis=0).toarray().ravel() for f in (_least, _most))
+        least, most = (found.toarray().ravel() for found in (x.min(axis=0), x.max(axis=0)))
     spread = np.where(np.isfinite(most - least), most - least, 0)
     some = spread[spread > 0]
     scales = float(some.max() / some.min()) if len(some) else 1.0
@@ -82,14 +82,6 @@ def _of_features(x: Any) -> dict[str, Any]:
         "constant": len(found["constant_places"]),
         "scales": scales if scales > 100 else None,
     }
-
-
-def _least(x, axis):
-    return x.min(axis=axis)
-
-
-def _most(x, axis):
-    return x.max(axis=axis)
 
 
 def _of_labels(y: Any) -> dict[str, Any]:

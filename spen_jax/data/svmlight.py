@@ -67,9 +67,8 @@ def _read(
     n_rows, n_pairs = (sum(c) for c in zip(*counts, strict=True)) if counts else (0, 0)
     n = rows_of(path, header, n_rows)
     indices, values = np.empty(n_pairs, np.int32), np.empty(n_pairs, np.float32)
-    kind = (
-        np.int32 if n_pairs < 2**31 else np.int64
-    )  # SciPy gives the indices the type of the starts
+    # SciPy gives the indices the type of the starts.
+    kind = np.int32 if n_pairs < 2**31 else np.int64
     starts, label_starts, labels = np.zeros(n + 1, kind), np.zeros(n + 1, np.int64), []
     row, pair, label, ascending = 0, 0, 0, True
     for number, chunk in enumerate(chunks(path, header), 1):
