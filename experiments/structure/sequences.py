@@ -45,7 +45,7 @@ def of_iterates(module: Any, weights: tuple[float, ...]) -> Any:
     judge = jax.vmap(sx.Simplex().loss_of_scores)
 
     def objective(params, batch, key):
-        x, y, mask = read(batch)
+        x, y, mask, _ = read(batch)
         path = module.apply({"params": params}, x, True, mask, rngs={"dropout": key}, method="path")
         each = jax.vmap(lambda z: jnp.mean(judge(z, y, mask)))(path)
         value = jnp.asarray(weights) @ each

@@ -2,7 +2,8 @@
 
 Data says once which parts of y count. A batch has fields x and y, and optionally `mask` (B, ...), booleans with
 leading axes of y ((B, T) for y (B, T, K)), or `length` (B,), how many entries of y's first axis count. Where y
-is a tree, a mask is one array for all leaves or a tree of such arrays.
+is a tree, a mask is one array for all leaves or a tree of such arrays. Objectives that say so also take `weight`
+(B,), how much each example counts in their mean.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     x: Any
     y: Any
     mask: Any = None
+    weight: Any = None
 
 
 def field(batch: Any, name: str) -> Any:
@@ -37,13 +39,13 @@ def field(batch: Any, name: str) -> Any:
     return batch.get(name) if isinstance(batch, Mapping) else getattr(batch, name, None)
 
 
-def read(batch: Any) -> Batch:
-    """(x, y, mask or None) of a NamedTuple, dataclass or dict with fields of those names, or of a pair (x, y).
+def read(batch: Any, *, weighted: bool = False) -> Batch:
+    """(x, y, mask or None, weight or None) of a NamedTuple, dataclass or dict with such fields, or of a pair (x, y).
 
-    What does not count may be anything in the data, NaN too. ValueError for a batch without y, and for a mask or
-    lengths that do not fit it.
+    What does not count may be anything in the data, NaN too. ValueError for a batch without y, for a mask, lengths or
+    weights that do not fit it, and for weights where they are not asked for.
     """
-    y, mask, length = (field(batch, name) for name in ("y", "mask", "length"))
+    y, mask, length, weight = (field(batch, name) for name in ("y", "mask", "length", "weight"))
     if y is None:
         raise ValueError(
             "a batch needs fields x and y, and mask or length where not all of y counts, or is a pair (x, y); got a "
@@ -59,7 +61,27 @@ def read(batch: Any) -> Batch:
         mask = jax.tree.map(jnp.asarray, mask)
         jax.tree.map(_check_mask, jax.tree.broadcast(mask, y), y)
         y = counting(mask, y)
-    return Batch(field(batch, "x"), y, mask)
+    weight = None if weight is None else _weight(weight, size_of(y), weighted)
+    return Batch(field(batch, "x"), y, mask, weight)
+
+
+def _weight(weight, n, weighted):
+    if not weighted:
+        raise ValueError(
+            "this objective does not weigh examples: leave the field weight out, or take end_to_end or feed_forward"
+        )
+    weight = jnp.asarray(weight)
+    if weight.shape != (n,):
+        raise ValueError(f"weight must be one number for each of {n} examples, got {weight.shape}")
+    return weight
+
+
+def weighted_mean(values: jax.Array, weight: Any) -> jax.Array:
+    """sum_i w_i v_i / sum_i w_i over examples, the plain mean without weights; 0 where all weights are 0."""
+    if weight is None:
+        return jnp.mean(values)
+    total = jnp.sum(weight)
+    return jnp.where(total > 0, weight @ values / jnp.where(total > 0, total, 1), 0)
 
 
 def check_dense(batch: Any) -> None:
@@ -118,6 +140,7 @@ class Given(NamedTuple):
       context: what the features made of x, or x itself.
       truth: y, as floats.
       mask: what counts, arranged like the truth, or None.
+      weight: how much each example counts, or None.
     """
 
     energy: Energy
@@ -125,6 +148,7 @@ class Given(NamedTuple):
     context: Any
     truth: Any
     mask: Any
+    weight: Any = None
 
     @property
     def inputs(self) -> Any:
@@ -155,16 +179,18 @@ def of_each(function: Any, params: Any, inputs: Any, y: Any) -> Any:
     return jax.vmap(function, (None, 0, 0))(params, inputs, y)
 
 
-def given(predictor: Predictor, params: Any, batch: Any, key: Any) -> Given:
+def given(
+    predictor: Predictor, params: Any, batch: Any, key: Any, *, weighted: bool = False
+) -> Given:
     """The batch as the predictor's features and energy see it; the key is for dropout."""
-    x, truth, mask = read(batch)
+    x, truth, mask, weight = read(batch, weighted=weighted)
     context = predictor.context(params, x, key=key, mask=mask)
     if not predictor.domain.needs_context:  # there a point may have more parts than a truth
         check_energy(predictor.energy, params, *trees.one_of((context, truth)))
     if mask is None:
-        return Given(predictor.energy, params, context, truth, None)
+        return Given(predictor.energy, params, context, truth, None, weight)
     counts = jax.tree.broadcast(mask, truth)
-    return Given(of_what_counts(predictor.energy), params, context, truth, counts)
+    return Given(of_what_counts(predictor.energy), params, context, truth, counts, weight)
 
 
 def size_of(tree: Any) -> int:
@@ -228,7 +254,7 @@ def checking(objective: Objective, domain: Domain | None, *, corners: bool = Fal
 
 def _check_truth(domain, corners, data):
     says = field(data, "mask") is not None or field(data, "length") is not None
-    y, mask = field(data, "y"), read(data).mask if says else None
+    y, mask = field(data, "y"), read(data, weighted=True).mask if says else None
     check_inside(domain, y, "data.y", mask)
     if corners:
         y = as_floats(y)

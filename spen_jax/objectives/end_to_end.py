@@ -18,6 +18,7 @@ from spen_jax.objectives.batch import (
     hint,
     read,
     size_of,
+    weighted_mean,
 )
 from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Features, Objective
@@ -29,6 +30,8 @@ def feed_forward(
 ) -> Objective:
     """Mean over the batch of loss(link(logits(x)), truth): a feature network alone, with no energy.
 
+    By the field `weight` (B,) of a batch, where it has one, examples count more or less in the mean.
+
     Args:
       logits: `(params, x) -> scores` (B, ...) of the truth's shape, such as `logits_of` makes; handed `key` and `mask`
         where it has parameters of those names.
@@ -38,10 +41,10 @@ def feed_forward(
     judge = losses.counted(loss or domain.loss)
 
     def objective(params, batch, key):
-        x, truth, mask = read(batch)
+        x, truth, mask, weight = read(batch, weighted=True)
         y = domain.link(handing(logits, key=key, mask=mask)(params, x))
         counts = None if mask is None else jax.tree.broadcast(mask, truth)
-        value = jnp.mean(jax.vmap(judge)(y, truth, counts))
+        value = weighted_mean(jax.vmap(judge)(y, truth, counts), weight)
         return value, {"loss": value}
 
     return checking(objective, domain)
@@ -78,6 +81,8 @@ def end_to_end(
     give it the steps to get there, and `stop_early`. Where it has not, or its linear solve fails, the gradient is wrong
     or NaN: watch `converged`. Source: Blondel et al. (2022).
 
+    By the field `weight` (B,) of a batch, where it has one, examples count more or less in the mean.
+
     Args:
       predictor: how y is found, "unrolled" unless it says otherwise; `weights` and `convergence` need unrolled
         steps. Projected gradient descent stands still, as does cross-entropy, where it has put a label at 0 or 1;
@@ -103,7 +108,7 @@ def end_to_end(
 
     def objective(params, batch, key):
         feature_key, start_key = jax.random.split(key)
-        seen = given(predictor, params, batch, feature_key)
+        seen = given(predictor, params, batch, feature_key, weighted=True)
         held, counts = hint(predictor.domain, seen, known, key)
         # The energy as prediction has it: parts that do not count may be unknown labels, which it has to find too.
         solution = minimize(
@@ -115,11 +120,12 @@ def end_to_end(
             **predictor.options(params, differentiate=mode, trace=trace),
         )
         shown = predictor.domain.shown
-        last = value = jnp.mean(jax.vmap(judge)(shown(solution.y), seen.truth, counts))
+        of_last = jax.vmap(judge)(shown(solution.y), seen.truth, counts)
+        last = value = weighted_mean(of_last, seen.weight)
         if weights is not None:
             of_path = jax.vmap(judge, (0, None, None))
             each = jax.vmap(of_path)(shown(solution.trace["y"]), seen.truth, counts)  # (B, T + 1)
-            value = jnp.asarray(weights) @ jnp.mean(each, axis=0)
+            value = weighted_mean(each @ jnp.asarray(weights), seen.weight)
         if convergence:
             value += convergence * _last_step(solution)
         metrics = {"loss": value, "last": last}

@@ -205,7 +205,7 @@ def _both(predictor, answer, params, batch, key):
             f'params must be {{"energy": theta, "answer": phi}}, those of both players, got {got}'
         )
     feature_key, answer_key, key = jax.random.split(key, 3)
-    x, _, mask = read(batch)
+    x, _, mask, _ = read(batch)
     seen = given(predictor, params["energy"], batch, feature_key)
     scores = handing(answer, key=answer_key, mask=mask)(params["answer"], x)
     shapes, wanted = (jax.tree.map(jnp.shape, tree) for tree in (scores, seen.truth))

@@ -72,7 +72,7 @@ def check_finite(data: Any) -> None:
     """ValueError for numbers that are not finite, but for those of y that by `mask` or `length` do not count."""
     wrong = _not_finite(data)
     if wrong and {"mask", "length"} & set(fields_of(data)):
-        wrong = _not_finite(replaced(data, y=read(data).y))
+        wrong = _not_finite(replaced(data, y=read(data, weighted=True).y))
     for where, count in wrong.items():
         raise ValueError(
             f"data{where} must be finite, but {count} of its values are not; drop or mend those rows, or say in a "

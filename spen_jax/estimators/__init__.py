@@ -1,0 +1,5 @@
+"""scikit-learn estimators."""
+
+from spen_jax.estimators.classifier import SPENClassifier
+
+__all__ = ["SPENClassifier"]

@@ -1,0 +1,251 @@
+"""How the estimators train: members on folds, each stopped early by its own held-out rows; chunks of one size predict.
+
+N rows, D inputs, L outputs, P parameters, K members. Programs depend on a `Shape` and on N to within a quarter, and on
+no rate, share, decay or number of epochs, so that a search over those, or over folds, compiles once.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from threading import Thread
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spen_jax import sparse
+from spen_jax.estimators.model import Shape, factors, model_of, started
+from spen_jax.training import State, init, step
+
+CHUNK = 64
+"""Rows that are predicted at once, always: another number of rows is no other program."""
+CLIP = 5.0
+SCORED = 2000
+"""At most so many held-out rows are looked at after each epoch."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a training, none of which decides a program but `batch_size`."""
+
+    input_dropout: float
+    dropout: float
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    batch_size: int
+    global_rate: float = 10.0
+    """Factor of the global term's learning rate."""
+    patience: int = 10
+
+
+class Data(NamedTuple):
+    """Rows to learn from: x (N, D) scaled, dense or CSR; y (N, L); mask (N, L) or None; weight (N,) or None."""
+
+    x: Any
+    y: np.ndarray
+    mask: np.ndarray | None = None
+    weight: np.ndarray | None = None
+
+
+class Member(NamedTuple):
+    """One training: its parameters (P,), the epoch that they are of, and the held-out loss after each epoch."""
+
+    flat: np.ndarray
+    epoch: int
+    losses: tuple[float, ...]
+    state: State
+
+
+# Optimizer
+
+
+class Numbers(NamedTuple):
+    """What an optimizer is told, as arrays."""
+
+    rate: Any
+    decay: Any
+    steps: Any
+    """Of the whole schedule; 0 for a rate that stays."""
+    factors: Any
+
+
+class Moments(NamedTuple):
+    """AdamW's state."""
+
+    count: Any
+    first: Any
+    second: Any
+    numbers: Numbers
+
+
+def _no_moments(flat):
+    nothing = np.zeros_like(flat)
+    return Moments(np.int32(0), nothing, nothing, Numbers(*np.zeros(2, np.float32), np.int32(0), nothing))
+
+
+def _adamw(gradient, state, flat):
+    """AdamW with a clipped gradient; the rate warms up for a tenth of the steps and falls as a cosine."""
+    count, numbers = state.count + 1, state.numbers
+    gradient *= jnp.minimum(1, CLIP / jnp.maximum(jnp.linalg.norm(gradient), 1e-12))
+    first = 0.9 * state.first + 0.1 * gradient
+    second = 0.999 * state.second + 0.001 * gradient**2
+    unbiased = first / (1 - 0.9**count), second / (1 - 0.999**count)
+    up = numbers.steps // 10 + 1
+    down = jnp.clip((count - up) / (numbers.steps + 1 - up), 0, 1)
+    falling = jnp.where(count < up, count / up, (1 + jnp.cos(jnp.pi * down)) / 2)
+    rate = numbers.rate * jnp.where(numbers.steps > 0, falling, 1)
+    descent = numbers.factors * unbiased[0] / (jnp.sqrt(unbiased[1]) + 1e-8)
+    shrunk = jnp.where(numbers.factors > 0, numbers.decay * flat, 0)
+    return -rate * (descent + shrunk), Moments(count, first, second, numbers)
+
+
+OPTIMIZER = optax.GradientTransformation(_no_moments, _adamw)
+
+
+def state_of(shape: Shape, settings: Settings, flat: np.ndarray, steps: int, seed: int) -> State:
+    """The state before the first of so many steps."""
+    state = init(flat, OPTIMIZER, jax.random.key(seed))
+    numbers = Numbers(
+        np.float32(settings.learning_rate),
+        np.float32(settings.weight_decay),
+        np.int32(steps),
+        factors(shape, settings.global_rate),
+    )
+    return jax.device_put(state._replace(opt_state=state.opt_state._replace(numbers=numbers)))
+
+
+# Training
+
+
+def on_device(data: Data) -> dict[str, Any]:
+    """The fields that there are, filled up with rows that are never drawn to one of few sizes."""
+    given = {name: a for name, a in data._asdict().items() if a is not None}
+    if sparse.is_scipy(data.x):
+        return sparse.matrices(data=given)
+    n = len(data.y)
+    size = next(m for k in range(60) for j in range(4, 8) if (m := j * 2**k // 4) >= n)
+    return {
+        name: jnp.asarray(np.pad(a, [(0, size - n)] + [(0, 0)] * (a.ndim - 1)))
+        for name, a in given.items()
+    }
+
+
+def passes(rows: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The batches of one pass in a drawn order, the last filled up with the first."""
+    order = rng.permutation(rows)
+    size = min(size, len(rows))
+    filled = np.concatenate([order, order[: -len(rows) % size]])
+    return iter(filled.reshape(-1, size))
+
+
+def train_member(
+    shape: Shape,
+    settings: Settings,
+    data: Any,
+    rows: np.ndarray,
+    start: State | np.ndarray,
+    rng: np.random.Generator,
+    *,
+    loss: Callable[[np.ndarray], float] | None = None,
+    report: Callable[[str], None] = lambda note: None,
+) -> Member:
+    """Trains on `rows` of `data`, that of `on_device`; keeps the epoch whose `loss` of parameters is least.
+
+    One epoch's loss is noisy: it counts in the mean with those of the two epochs before.
+    FloatingPointError where no batch of an epoch gave a finite step.
+    """
+    objective = model_of(shape).objective
+    each = -(-len(rows) // min(settings.batch_size, len(rows)))
+    state = start
+    if not isinstance(state, State):
+        state = state_of(shape, settings, start, settings.epochs * each, int(rng.integers(2**31)))
+    best, losses = (np.inf, state.params, 0), []
+    for epoch in range(1, settings.epochs + 1):
+        left_out = []
+        for batch in passes(rows, settings.batch_size, rng):
+            state, metrics = step(objective, OPTIMIZER, state, data, batch)
+            left_out.append(metrics["left_out"])
+        if all(np.asarray(jax.device_get(left_out)) > 0):
+            raise FloatingPointError(
+                f"no batch of epoch {epoch} had a finite loss and gradient: scale the inputs, or lower learning_rate"
+            )
+        if loss is not None:
+            losses.append(loss(state.params))
+            smooth = float(np.mean(losses[-3:]))
+            if smooth < best[0]:
+                best = smooth, state.params, epoch
+        else:
+            best = np.inf, state.params, epoch
+        report(f"loss {losses[-1]:.4g}" if losses else "")
+        if epoch - best[2] >= settings.patience:
+            break
+    return Member(np.asarray(best[1]), best[2], tuple(losses), state)
+
+
+# Prediction
+
+
+@partial(jax.jit, static_argnums=0)
+def _answers(shape, flats, x, known):
+    """The mean of the members' answers, and how far apart inference left each, (B, L)."""
+    predictor, unravel = model_of(shape).predictor, model_of(shape).unravel
+
+    def of_member(flat):
+        return predictor(unravel(flat), x, known=known).y
+
+    return jnp.mean(jax.lax.map(of_member, flats), axis=0)
+
+
+def answers(shape: Shape, flats: Any, x: Any, known: Any = None) -> np.ndarray:
+    """y (N, L) of rows x (N, D), the mean over members (K, P); `known` is (mask, y) of both (N, L).
+
+    Chunks of one size, however many rows: of sparse ones as many as the room for their numbers takes.
+    """
+    shape = shape._replace(known=0.0, f1_weight=0.0)  # which play no part here
+    found = [
+        (n, _answers(shape, flats, *chunk)) for n, chunk in _chunks(x, known)
+    ]
+    parts = [np.asarray(y)[:n] for n, y in found]
+    return np.concatenate(parts) if parts else np.zeros((0, shape.outputs), np.float32)
+
+
+def _chunks(x, known):
+    """(rows that count, (x, known) of CHUNK rows)."""
+    n = x.shape[0]
+    for begin in range(0, n, CHUNK):
+        rows = np.arange(begin, min(begin + CHUNK, n))
+        filled = np.concatenate([rows, np.full(CHUNK - len(rows), rows[0])])
+        cut = x[filled].toarray() if sparse.is_scipy(x) else x[filled]
+        yield len(rows), (cut, None if known is None else tuple(a[filled] for a in known))
+
+
+def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray) -> float:
+    """The mean task loss of answers y to those rows, as training has it."""
+    truth = data.y[rows]
+    counts = np.ones(truth.shape, bool) if data.mask is None else data.mask[rows]
+    if shape.kind == "numbers":
+        each = np.sum(np.where(counts, (y - truth) ** 2, 0), axis=1)
+    else:
+        each = _cross_entropy(shape.kind, y, truth, counts)
+    if shape.f1_weight:
+        y, truth = np.where(counts, y, 0), np.where(counts, truth, 0)
+        both, either = np.sum(y * truth, axis=1), np.sum(y + truth, axis=1)
+        each += shape.f1_weight * np.where(either > 0, 1 - 2 * both / np.maximum(either, 1e-12), 0)
+    weight = np.ones(len(rows)) if data.weight is None else data.weight[rows]
+    return float(weight @ each / max(weight.sum(), 1e-12))
+
+
+def _cross_entropy(kind, y, truth, counts):
+    y = np.clip(y.astype(np.float64), 1e-7, 1 - 1e-7)
+    each = truth * np.log(y) + (0 if kind == "classes" else (1 - truth) * np.log1p(-y))
+    return -np.sum(np.where(counts, each, 0), axis=1)
+
+
+def compile_beside(shape: Shape, flats: Any, x: Any) -> Thread:
+    """Compiles prediction while the caller compiles training; join it before the first prediction."""
+    thread = Thread(target=answers, args=(shape, flats, x[:1]), daemon=True)
+    thread.start()
+    return thread
