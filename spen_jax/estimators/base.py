@@ -1,18 +1,20 @@
 """What the estimators of rows share: settings that follow from the data, members, and how rows are predicted."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
 
+import jax
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from spen_jax import sparse
+from spen_jax import __version__, sparse
 from spen_jax.estimators.inputs import Scaling, checked_x
 from spen_jax.estimators.learning import (
     Data,
+    Moments,
     Settings,
     answers,
     compile_beside,
@@ -21,97 +23,173 @@ from spen_jax.estimators.learning import (
     state_of,
     train_member,
 )
-from spen_jax.estimators.model import Shape, started
+from spen_jax.estimators.model import Kind, Shape, started
 from spen_jax.estimators.progress import reporting
+from spen_jax.estimators.saving import save
 
 FEWEST = 20
 """Rows below which none are held out."""
 MOST_HELD_OUT = 10_000
+SCORED = 2000
+"""At most so many held-out rows are looked at after each epoch."""
 
 
 class RowEstimator(BaseEstimator):
     """Shared by `SPENClassifier` and `SPENRegressor`, which add what y is and how it is decided."""
 
-    def _planned(self, kind: Any, x: Any, n: int, L: int, **of_shape: Any) -> tuple[Shape, Settings]:
+    hidden_units: int | None
+    global_units: int | None
+    steps: int
+    dropout: float | None
+    learning_rate: float | None
+    weight_decay: float | None
+    epochs: int | None
+    members: int | None
+    early_stopping: bool
+    validation_fraction: float
+    warm_start: bool
+    random_state: Any
+    verbose: bool
+
+    def save(self, path: str | Path) -> None:
+        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`."""
+        check_is_fitted(self)
+        save(self, path, __version__)
+
+    def _planned(self, kind: Kind, x: Any, L: int, **of_shape: Any) -> tuple[Shape, Settings]:
         """The shape and the settings: those given, the others from the data."""
-        D = x.shape[1]
-        wide = sparse.is_scipy(x)
-        hidden = self.hidden_units or (1000 if wide else int(np.clip(n // 8, 64, 512)))
+        (n, D), wide = x.shape, sparse.is_scipy(x)
+        self._check_settings()
+        hidden = self.hidden_units or (1000 if wide else int(np.clip(2 ** round(np.log2(n / 8)), 64, 512)))
         units = self.global_units
-        if units is None:
+        if kind == "classes" or units is None:
             units = 0 if kind == "classes" or L < 2 else 16
-        shape = Shape(kind, D, hidden, L, units, steps=self.steps, **of_shape)
         dropout = self.dropout
         if dropout is None:
-            dropout = (0.3, 0.8) if wide and L < 500 else (0.3, 0.5) if wide else (0.1, 0.5)
-        elif np.isscalar(dropout):
-            dropout = (dropout / 2, dropout)
-        batch = next(b for b, most in ((32, 1000), (64, 3000), (128, 8000), (256, np.inf)) if n < most)
-        if wide:
-            batch = max(batch, 32 if n < 1000 else 256)
-        epochs = int(np.clip(60 * (1500 / max(n, 1)) ** 0.5, 10, 80))
+            shares = (0.3, 0.8) if wide and L < 500 else (0.3, 0.5) if wide else (0.1, 0.5)
+        else:
+            shares = (dropout / 2, dropout)
+        sizes = ((32, 1000), (64, 3000), (128, 8000), (256, np.inf))
+        batch = next(size for size, most in sizes if n < most)
         settings = Settings(
-            *dropout,
+            *shares,
             learning_rate=self.learning_rate or 3e-3,
             weight_decay=0.1 if self.weight_decay is None else self.weight_decay,
-            epochs=self.epochs or epochs,
-            batch_size=batch,
+            epochs=self.epochs or int(np.clip(60 * (1500 / n) ** 0.5, 10, 80)),
+            batch_size=max(batch, 256) if wide and n >= 1000 else batch,
         )
-        return shape, settings
+        return Shape(kind, D, hidden, L, units, steps=self.steps, **of_shape), settings
+
+    def _check_settings(self) -> None:
+        """ValueError, by name, for settings that cannot be."""
+        for name in ("hidden_units", "epochs", "members"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
+                raise ValueError(f"{name} must be a whole number of 1 or more, or None, got {value!r}")
+        for name in ("steps", "global_units"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | np.integer) and value >= 0):
+                raise ValueError(f"{name} must be a whole number of 0 or more, got {value!r}")
+        for name, least, most in (
+            ("dropout", 0, 1),
+            ("learning_rate", 0, np.inf),
+            ("weight_decay", 0, np.inf),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value < most:
+                raise ValueError(f"{name} must be from {least} to below {most}, or None, got {value!r}")
+        if not 0 < self.validation_fraction <= 0.5:
+            raise ValueError(
+                f"validation_fraction must be a share of the rows above 0, at most 0.5, got {self.validation_fraction!r}"
+            )
 
     def _members(self, n: int) -> int:
         if not self.early_stopping or n < FEWEST:
-            return 1
-        return self.members or (5 if n <= 3000 else 2 if n <= 20_000 else 1)
+            return self.members or 1
+        return min(self.members or (5 if n <= 3000 else 2 if n <= 20_000 else 1), n)
 
     def _folds(self, n: int, strata: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
         """The fold of each row, with every stratum in proportion in each."""
-        share = max(1 / self.validation_fraction, n / MOST_HELD_OUT, 2)
+        folds = max(round(1 / self.validation_fraction), -(-n // MOST_HELD_OUT), self._members(n))
         order = rng.permutation(n)
         if strata is not None:
             order = order[np.argsort(strata[order], kind="stable")]
         fold = np.empty(n, int)
-        fold[order] = np.arange(n) % max(round(share), self._members(n))
+        fold[order] = np.arange(n) % folds
         return fold
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(check_random_state(self.random_state).randint(2**31))
 
     def _learn(
         self, shape: Shape, settings: Settings, data: Data, strata: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Trains the members; returns which rows some member held out, and its answers to them."""
-        n = len(data.y)
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        n, rng = len(data.y), self._rng()
         K, fold = self._members(n), self._folds(n, strata, rng)
-        before = getattr(self, "flats_", None)
-        if not (self.warm_start and before is not None and self.shape_ == shape and len(before) == K):
-            rates = settings.input_dropout, settings.dropout
-            before = np.stack([started(shape, rng, rates) for _ in range(K)])
-        beside = compile_beside(shape, before[:1], data.x)
+        starts = self._starts(shape, settings, K, rng)
+        beside = compile_beside(shape, starts[:1], data.x)
         on = on_device(data)
+        holds = self.early_stopping and n >= FEWEST
         members, held_rows, held_y = [], [], []
         with reporting(self, K * settings.epochs) as report:
             for k in range(K):
-                holds = self.early_stopping and n >= FEWEST
                 held = np.flatnonzero(fold == k) if holds else np.arange(0)
-                rows = np.setdiff1d(np.arange(n), held)
-                few = rng.permutation(held)[:2000]
+                few = rng.permutation(held)[:SCORED]
 
                 def loss(flat, few=few):
+                    beside.join()
                     return cost(shape, answers(shape, flat[None], data.x[few]), data, few)
 
-                beside.join()
                 member = train_member(
-                    shape, settings, on, rows, before[k], rng, loss=loss if holds else None, report=report
+                    shape,
+                    settings,
+                    on,
+                    np.setdiff1d(np.arange(n), held),
+                    starts[k],
+                    rng,
+                    loss=loss if holds else None,
+                    report=report,
                 )
                 members.append(member)
                 held_rows.append(held)
                 held_y.append(answers(shape, member.flat[None], data.x[held]))
-        self.shape_, self.settings_ = shape, settings
+        beside.join()
+        self.shape_, self.settings_, self.moments_ = shape, settings, None
         self.flats_ = np.stack([member.flat for member in members])
         self.n_epochs_ = [member.epoch for member in members]
         self.validation_losses_ = [list(member.losses) for member in members]
         return np.concatenate(held_rows), np.concatenate(held_y)
 
+    def _starts(self, shape, settings, K, rng):
+        """Parameters (K, P) to begin with: new ones, or with `warm_start` those of the last fit of this shape."""
+        before = getattr(self, "flats_", None)
+        if self.warm_start and before is not None and self.shape_ == shape and len(before) == K:
+            return before
+        rates = settings.input_dropout, settings.dropout
+        return np.stack([started(shape, rng, rates) for _ in range(K)])
+
+    def _go_on(self, shape: Shape, settings: Settings, data: Data) -> None:
+        """One pass over the rows at a steady rate, from what was learned before."""
+        rng = self._rng()
+        if not hasattr(self, "flats_") or self.shape_ != shape:
+            self.flats_ = self._starts(shape, settings, self.members or 1, rng)
+            self.shape_, self.settings_, self.moments_ = shape, settings, None
+        settings = replace(self.settings_, epochs=1)
+        on, flats, moments = on_device(data), [], []
+        for k, flat in enumerate(self.flats_):
+            state = state_of(shape, settings, flat, 0, int(rng.integers(2**31)))
+            if getattr(self, "moments_", None):
+                kept = Moments(*self.moments_[k], state.opt_state.numbers)
+                state = state._replace(opt_state=jax.device_put(kept))
+            member = train_member(shape, settings, on, np.arange(len(data.y)), state, rng)
+            flats.append(member.flat)
+            moments.append(tuple(np.asarray(a) for a in member.state.opt_state[:3]))
+        self.flats_, self.moments_ = np.stack(flats), moments
+        self.n_epochs_ = [1 + n for n in getattr(self, "n_epochs_", [0] * len(flats))]
+
     def _weights(self, sample_weight: Any, X: Any) -> np.ndarray | None:
+        """float32 (N,) of mean 1 over the rows that count; ValueError for what is no weight."""
         if sample_weight is None:
             return None
         weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True, dtype=np.float64)
@@ -119,8 +197,21 @@ class RowEstimator(BaseEstimator):
             raise ValueError("sample_weight must not be 0 for every row")
         return (weight / weight[weight > 0].mean()).astype(np.float32)
 
+    def _scaled(self, x: Any, *, keep: bool = False) -> Any:
+        """x at the scale of training rows, which is taken from them unless there is one to `keep`."""
+        if not (keep and hasattr(self, "scaling_")):
+            self.scaling_ = Scaling.of(x)
+        return self.scaling_(x)
+
     def _relaxed(self, X: Any, known: Any = None) -> np.ndarray:
-        """y (N, L) as inference leaves it."""
+        """y (N, L) as inference leaves it, the mean over members."""
         check_is_fitted(self)
         x = self.scaling_(checked_x(self, X, reset=False))
         return answers(self.shape_, self.flats_, x, known)
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.multi_output = True
+        return tags

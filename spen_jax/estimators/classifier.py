@@ -1,6 +1,7 @@
-"""The multi-label and multi-class estimator."""
+"""The estimator of label sets, and of one column of classes."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -9,20 +10,56 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from spen_jax import metrics, sparse
 from spen_jax.estimators.base import RowEstimator
-from spen_jax.estimators.inputs import Scaling, checked_x
+from spen_jax.estimators.frames import framed
+from spen_jax.estimators.inputs import checked_x
 from spen_jax.estimators.learning import Data
 from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of
 from spen_jax.metrics.decisions import fit_logistic
 
 TUNED_ON = 1000
 """Held-out rows that a rule is tuned on, at most: with many labels more take minutes."""
+MOST_F1 = 50.0
+"""The largest weight of 1 - soft F1 beside the cross-entropy; 2 L with fewer labels."""
 
 
 class SPENClassifier(ClassifierMixin, RowEstimator):
+    """Label sets by a structured prediction energy network; classes where y is one column.
+
+    E(x, y) = -s(x).y + k.softplus(C y + U h(x) + d) - H(y), y in [0, 1]^L, s and h a network with one hidden layer,
+    trained through the steps of inference (Belanger, Yang & McCallum 2017). For one column of classes there is nothing
+    to relate: the estimator is its network and a softmax. Several members are trained, each on four fifths of the rows,
+    and stopped early by the others, on which the decision is tuned; they answer by their mean.
+
+    y for `fit`: numbers (N, L) of 0 and 1, as an array, sparse, or a frame whose columns are the labels' names; label
+    sets, a list of names for each row; or one column of classes. A label that is not known is NaN; of a label set None
+    says that whatever is not in the set is not known, and None in its place that nothing is.
+
+    Args:
+      decision: how labels are chosen from their probabilities: "expected_f1", the set of the best expected F1;
+        "threshold", the one threshold of the best F1; a number below 1, that threshold; a whole number k, the k
+        likeliest labels. The first two train for F1, the others for the likelihood. Classes are the likeliest.
+      hidden_units, global_units, dropout, learning_rate, weight_decay, epochs, members: of the network, the global
+        term and the training, None for what follows from the data; `settings_` and `shape_` say what was taken.
+      pairs: whether the energy also has a number for each pair of labels.
+      steps: of inference.
+      known_share: the largest share of a row's labels that inference is told in training, for `predict(X, known=)`.
+      early_stopping: whether rows are held out. Below 20 rows none are.
+      validation_fraction: the share of rows that each member holds out, at most 10,000 of them.
+      warm_start: whether `fit` goes on from the parameters of the last one, where they have the same shape.
+      random_state: decides starts, folds, order and dropout; the same number gives the same answers on one machine.
+      verbose: whether to show a bar, on standard error.
+
+    Attributes:
+      classes_: the labels' names, or the classes.
+      rule_: the decision as tuned, see `spen_jax.metrics`.
+      calibration_: (a, b) of the probabilities sigmoid(a z + b), z the logits of y.
+      shape_, settings_, n_epochs_, validation_losses_: what was trained, and how it went.
+    """
+
     def __init__(
         self,
         *,
-        decision: str | float | int = "expected_f1",
+        decision: str | float = "expected_f1",
         hidden_units: int | None = None,
         global_units: int | None = None,
         pairs: bool = False,
@@ -56,105 +93,211 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SPENClassifier":
-        labels = self._read(y)
-        x = checked_x(self, X, reset=True)
-        if x.shape[0] != len(labels.y):
-            raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: {[x.shape[0], len(labels.y)]}"
-            )
-        weight = self._weights(sample_weight, x)
-        mask = labels.mask
-        keep = np.ones(len(labels.y), bool) if weight is None else weight > 0
-        if not keep.all():
-            x, weight = x[keep], weight[keep]
-            labels = labels._replace(y=labels.y[keep], mask=None if mask is None else mask[keep])
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Learns from rows X (N, D), dense, CSR or a frame, and their labels; see the class for y.
+
+        ValueError for rows or labels that cannot be read, and for settings that cannot be.
+        """
+        x, labels, weight = self._given(X, y, sample_weight, reset=True)
         self.classes_, self.form_ = labels.names, labels.form
-        self.scaling_ = Scaling.of(x)
-        x = self.scaling_(x)
-        kind = "classes" if labels.form == "column" else "labels"
-        n, L = labels.y.shape
-        more = {}
-        if kind == "labels":
-            f1 = isinstance(self.decision, str)
-            more = {"f1_weight": float(min(50, 2 * L)) if f1 else 0.0, "known": float(self.known_share), "pairs": self.pairs}
-        shape, settings = self._planned(kind, x, n, L, **more)
+        x = self._scaled(x)
+        shape, settings = self._planned_for(x, labels)
+        strata = labels.y.argmax(axis=1) if labels.form == "column" else None
         data = Data(x, labels.y, labels.mask, weight)
-        strata = labels.y.argmax(1) if kind == "classes" else None
-        rows, y = self._learn(shape, settings, data, strata)
-        if kind == "labels":
-            self._tune(y, labels.y[rows], None if labels.mask is None else labels.mask[rows], labels)
+        rows, answers = self._learn(shape, settings, data, strata)
+        self._tune(answers, labels, rows)
         return self
 
-    def _read(self, y):
-        if is_sets(y) or sparse.is_scipy(y):
-            return read_labels(y)
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
-        if np.ndim(y) == 2 and np.shape(y)[1] > 1:
-            return read_labels(y)
-        column = column_or_1d(y, warn=True)
-        check_classification_targets(column)
-        names, at = np.unique(column, return_inverse=True)
-        return Labels(names, np.eye(len(names), dtype=np.float32)[at], None, "column")
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """One pass over these rows at a steady rate, from what was learned before; nothing is held out or tuned.
 
-    def _tune(self, y, truth, mask, labels):
-        allow_empty = bool((labels.y.sum(axis=1) == 0).any())
-        y, truth = y[:TUNED_ON], truth[:TUNED_ON]
-        mask = None if mask is None else mask[:TUNED_ON]
-        self.calibration_ = (1.0, 0.0)
-        if len(y):
-            counted = np.ones(y.shape, bool) if mask is None else mask
-            if counted.any():
-                self.calibration_ = fit_logistic(_logits(y)[counted], truth[counted])
-        if self.decision == "expected_f1":
-            self.rule_ = metrics.Expected(1.0, 0.0, allow_empty)
-            if len(y):
-                self.rule_ = metrics.Expected.tune(y, truth, mask, allow_empty=allow_empty)
-        elif self.decision == "threshold":
-            self.rule_ = metrics.Tuned.tune(y, truth, mask) if len(y) else metrics.Fixed()
-        else:
-            self.rule_ = metrics.Fixed(self.decision)
+        The first call needs all `classes`, or the names of all labels where y is label sets; it also sets the scale of
+        X. ValueError for labels that it did not name.
+        """
+        first = not hasattr(self, "classes_")
+        if not first and classes is not None and list(classes) != list(self.classes_):
+            raise ValueError("classes must be those of the first call of partial_fit")
+        if first and classes is None and (is_sets(y) or np.ndim(y) < 2):
+            raise ValueError("classes must be passed on the first call to partial_fit")
+        names = classes if first else self.classes_
+        x, labels, weight = self._given(X, y, sample_weight, reset=first, names=names)
+        if first:
+            self.classes_, self.form_ = labels.names, labels.form
+            self.allow_empty_ = False
+        x = self._scaled(x, keep=not first)
+        self._go_on(*self._planned_for(x, labels), Data(x, labels.y, labels.mask, weight))
+        if first:
+            self._tune(np.zeros((0, len(self.classes_))), labels, np.arange(0))
+        return self
 
     def predict(self, X: Any, known: Any = None) -> Any:
-        y, held = self._answered(X, known)
-        if self.form_ == "column":
-            return self.classes_[y.argmax(axis=1)]
-        on = self.rule_(y)
+        """The labels of each row, in the form that `fit` was given: 0 and 1 (N, L), label sets, or classes (N,).
+
+        `known` holds labels fixed in inference: numbers (N, L) of 0, 1 and NaN, or for each row the labels that were
+        chosen already. After `set_output` 0 and 1 come as a frame.
+        """
+        if self.decision_is_of_classes():
+            return self.classes_[self._relaxed(X).argmax(axis=1)]
+        p, held = self._probable(X, known)
+        on = self._decided(p)
         if held is not None:
             on = np.where(held.mask, held.y > 0, on)
-        return sets_of(self.classes_, on) if self.form_ == "sets" else on.astype(int)
+        if self.form_ == "sets":
+            return sets_of(self.classes_, on)
+        return framed(self, on.astype(int), self.classes_, X)
 
-    def _answered(self, X, known):
-        held = None
-        if known is not None:
-            held = read_labels(known, self.classes_, chosen=True)
-        y = self._relaxed(X, None if held is None else (held.mask, held.y))
-        return y, held
-
-    def predict_proba(self, X: Any, known: Any = None) -> np.ndarray:
-        y, held = self._answered(X, known)
-        if self.form_ == "column":
-            return y / y.sum(axis=1, keepdims=True)
-        a, b = self.calibration_
-        p = 1 / (1 + np.exp(-(a * _logits(y) + b)))
-        return p if held is None else np.where(held.mask, held.y, p)
+    def predict_proba(self, X: Any, known: Any = None) -> Any:
+        """The probability of each label or class, (N, L); of a known label 0 or 1. After `set_output` a frame."""
+        if self.decision_is_of_classes():
+            y = self._relaxed(X).astype(np.float64)
+            return framed(self, y / y.sum(axis=1, keepdims=True), self.classes_, X)
+        return framed(self, self._probable(X, known)[0], self.classes_, X)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        y = self._relaxed(X)
-        if self.form_ == "column":
-            z = np.log(np.maximum(y.astype(np.float64), 1e-30))
+        """The logits of `predict_proba`, (N, L); of two classes the log odds of the second, (N,)."""
+        if self.decision_is_of_classes():
+            z = np.log(np.maximum(self._relaxed(X).astype(np.float64), 1e-30))
             return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
-        return _logits(y)
+        return self._calibrated(self._relaxed(X))
+
+    def rank(self, X: Any, known: Any = None, k: int | None = None) -> list[list[Any]]:
+        """The k labels of each row that come next, likeliest first, of those that are not known; all without k."""
+        p, held = self._probable(X, known)
+        open_ = np.ones(p.shape, bool) if held is None else ~held.mask
+        order = np.argsort(np.where(open_, -p, np.inf), axis=1, kind="stable")
+        counts = open_.sum(axis=1) if k is None else np.minimum(open_.sum(axis=1), k)
+        names = self.classes_.tolist()
+        return [[names[i] for i in row[:n]] for row, n in zip(order.tolist(), counts, strict=True)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The mean F1 of the rows' label sets, over labels that are known; of classes the share of rows that are right."""
+        if self.decision_is_of_classes():
+            return super().score(X, y, sample_weight)
+        labels = read_labels(y, self.classes_)
+        on = self._decided(self._probable(X, None)[0])
+        counts = np.ones(on.shape, bool) if labels.mask is None else labels.mask
+        on, truth = on & counts, (labels.y > 0) & counts
+        both, either = (on & truth).sum(axis=1), on.sum(axis=1) + truth.sum(axis=1)
+        each = np.where(either > 0, 2 * both / np.maximum(either, 1), 1.0)
+        return float(np.average(each, weights=sample_weight))
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Answers as "pandas" or "polars" frames, with the labels' names as columns, or as arrays, "default".
+
+        It is about `predict_proba` and label arrays of `predict`; this estimator transforms nothing.
+        """
+        if transform not in (None, "default", "pandas", "polars"):
+            raise ValueError(f"transform must be 'default', 'pandas' or 'polars', got {transform!r}")
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self
+
+    def decision_is_of_classes(self) -> bool:
+        """Whether y was one column of classes."""
+        check_is_fitted(self)
+        return self.form_ == "column"
+
+    # What y is
+
+    def _given(self, X, y, sample_weight, *, reset, names=None):
+        """Checked rows, labels and weights, without the rows of weight 0."""
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        labels = self._read(y, names)
+        x = checked_x(self, X, reset=reset)
+        if x.shape[0] != len(labels.y):
+            raise ValueError(
+                f"X and y must have as many rows, got inconsistent numbers of samples: {x.shape[0]} and {len(labels.y)}"
+            )
+        weight = self._weights(sample_weight, x)
+        if weight is not None and not weight.all():
+            keep = weight > 0
+            x, weight = x[keep], weight[keep]
+            mask = None if labels.mask is None else labels.mask[keep]
+            labels = labels._replace(y=labels.y[keep], mask=mask)
+        return x, labels, weight
+
+    def _read(self, y, names):
+        if is_sets(y) or sparse.is_scipy(y) or hasattr(y, "columns") and y.shape[1] > 1:
+            return read_labels(y, names)
+        y = np.asarray(y)
+        if y.ndim == 2 and y.shape[1] > 1:
+            return read_labels(y, names)
+        column = column_or_1d(y, warn=True)
+        check_classification_targets(column)
+        found = np.unique(column)
+        names = found if names is None else np.unique(names)
+        if unknown := [name for name in found.tolist() if name not in names.tolist()]:
+            raise ValueError(f"y holds {unknown[0]!r}, which is none of the classes {names.tolist()}")
+        at = np.searchsorted(names, column)
+        return Labels(names, np.eye(len(names), dtype=np.float32)[at], None, "column")
+
+    def _planned_for(self, x, labels):
+        if labels.form == "column":
+            return self._planned("classes", x, labels.y.shape[1])
+        L, known = labels.y.shape[1], float(self.known_share)
+        f1 = min(MOST_F1, 2.0 * L) if isinstance(self.decision, str) else 0.0
+        return self._planned("labels", x, L, f1_weight=f1, known=known, pairs=self.pairs)
+
+    # Decisions
+
+    def _tune(self, y, labels, rows):
+        """Sets calibration and rule by answers (n, L) to these held-out rows."""
+        if labels.form == "column":
+            return
+        y, rows = y[:TUNED_ON], rows[:TUNED_ON]
+        truth = labels.y[rows]
+        mask = None if labels.mask is None else labels.mask[rows]
+        counted = np.ones(y.shape, bool) if mask is None else mask
+        self.calibration_ = (1.0, 0.0)
+        if counted.any():
+            self.calibration_ = fit_logistic(_logits(y)[counted], truth[counted])
+        p, self.rule_ = _sigmoid(self._calibrated(y)), None
+        if self.decision == "expected_f1":
+            empty = bool((labels.y.sum(axis=1) == 0).any())
+            self.rule_ = metrics.Expected(1.0, 0.0, empty)
+            if counted.any():
+                self.rule_ = metrics.Expected.tune(p, truth, mask, allow_empty=empty)
+        elif self.decision == "threshold":
+            self.rule_ = metrics.Tuned.tune(p, truth, mask) if counted.any() else metrics.Fixed()
+        elif not isinstance(self.decision, int):
+            self.rule_ = metrics.Fixed(float(self.decision))
+
+    def _decided(self, p):
+        """Label sets (N, L) of probabilities."""
+        if self.rule_ is not None:
+            return self.rule_(p)
+        least = np.sort(p, axis=1)[:, -min(int(self.decision), p.shape[1])][:, None]
+        return p >= least
+
+    def _calibrated(self, y):
+        a, b = self.calibration_
+        return a * _logits(y) + b
+
+    def _probable(self, X, known):
+        """Probabilities (N, L), and what is known as `Labels` or None."""
+        if self.decision_is_of_classes():
+            raise ValueError(
+                "y was one column of classes, of which nothing is known or all: known= and rank are for labels"
+            )
+        if known is None:
+            return _sigmoid(self._calibrated(self._relaxed(X))), None
+        held = read_labels(known, self.classes_, chosen=True)
+        mask = np.ones(held.y.shape, bool) if held.mask is None else held.mask
+        p = _sigmoid(self._calibrated(self._relaxed(X, (mask, held.y))))
+        return np.where(mask, held.y, p), held._replace(mask=mask)
 
     def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
-        tags.target_tags.multi_output = True
         return tags
 
 
 def _logits(y):
     y = np.clip(y.astype(np.float64), 1e-7, 1 - 1e-7)
     return np.log(y) - np.log1p(-y)
+
+
+def _sigmoid(z):
+    return np.exp(-np.logaddexp(0, -z))

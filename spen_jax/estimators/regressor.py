@@ -1,0 +1,99 @@
+"""The estimator of one number or several."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_array, check_consistent_length
+
+from spen_jax.estimators.base import RowEstimator
+from spen_jax.estimators.inputs import checked_x
+from spen_jax.estimators.learning import Data
+
+
+class SPENRegressor(RegressorMixin, RowEstimator):
+    """Numbers y by a structured prediction energy network.
+
+    E(x, y) = |y - s(x)|^2 / 2 + k.softplus(C y + U h(x) + d), y in R^L standardised, s and h a network with one hidden
+    layer, trained by the squared error through the steps of inference from s. One number has nothing to relate: there
+    the estimator is its network. Members, early stopping and all arguments are those of `SPENClassifier`.
+
+    y for `fit`: numbers (N,) or (N, L), none missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_units: int | None = None,
+        global_units: int | None = None,
+        steps: int = 3,
+        dropout: float | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        epochs: int | None = None,
+        members: int | None = None,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: bool = False,
+    ):
+        self.hidden_units = hidden_units
+        self.global_units = global_units
+        self.steps = steps
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.members = members
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Learns from rows X (N, D), dense, CSR or a frame; ValueError for what cannot be read."""
+        x, y, weight = self._given(X, y, sample_weight, reset=True)
+        self.y_shift_, spread = y.mean(axis=0), y.std(axis=0)
+        self.y_scale_ = np.where(spread > 0, spread, 1.0)
+        x, data_y = self._scaled(x), self._standard(y)
+        self._learn(*self._planned("numbers", x, y.shape[1]), Data(x, data_y, None, weight))
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One pass over these rows at a steady rate; the first call sets the scales of X and y."""
+        first = not hasattr(self, "y_shift_")
+        x, y, weight = self._given(X, y, sample_weight, reset=first)
+        if first:
+            self.y_shift_, spread = y.mean(axis=0), y.std(axis=0)
+            self.y_scale_ = np.where(spread > 0, spread, 1.0)
+        x = self._scaled(x, keep=not first)
+        data = Data(x, self._standard(y), None, weight)
+        self._go_on(*self._planned("numbers", x, y.shape[1]), data)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The numbers of each row, (N,) or (N, L) as `fit` was given them."""
+        y = self._relaxed(X) * self.y_scale_ + self.y_shift_
+        return y[:, 0] if self.one_number_ else y
+
+    def _standard(self, y):
+        return ((y - self.y_shift_) / self.y_scale_).astype(np.float32)
+
+    def _given(self, X, y, sample_weight, *, reset):
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        x = checked_x(self, X, reset=reset)
+        y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
+        check_consistent_length(x, y)
+        one = y.ndim == 1
+        y = y[:, None] if one else y
+        if reset:
+            self.one_number_ = one
+        elif y.shape[1] != len(self.y_shift_):
+            raise ValueError(f"y must have the {len(self.y_shift_)} columns of the first call, got {y.shape[1]}")
+        weight = self._weights(sample_weight, x)
+        if weight is not None and not weight.all():
+            x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
+        return x, y, weight

@@ -1,0 +1,153 @@
+"""One file for a fitted estimator: arrays as safetensors, all else as JSON in its header; nothing is ever unpickled.
+
+The header's entries: `format` "spen_jax estimator", `version` of the format, `library` that wrote it, `state`, the JSON
+of class, parameters and fitted attributes, and `sha256` of state and arrays.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spen_jax import metrics
+from spen_jax.estimators.inputs import Scaling
+from spen_jax.estimators.learning import Settings
+from spen_jax.estimators.model import Shape
+from spen_jax.training.checkpoints import replacing
+
+FORMAT = "spen_jax estimator"
+VERSION = 1
+RECORDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (Shape, Settings, Scaling, metrics.Expected, metrics.Tuned, metrics.Fixed)
+}
+"""What a file may hold beside plain values: tuples with names and frozen dataclasses, by name."""
+
+
+def save(estimator: Any, path: str | Path, library: str) -> None:
+    """Writes a fitted estimator, under a temporary name that is then renamed.
+
+    Its `random_state` is kept where it is a number. TypeError for an attribute that cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    arrays: dict[str, np.ndarray] = {}
+    params = estimator.get_params(deep=False)
+    if not isinstance(params.get("random_state"), int | type(None)):
+        params["random_state"] = None
+    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
+    state = {
+        "class": type(estimator).__name__,
+        "params": _plain(params, "params", arrays),
+        "fitted": _plain(fitted, "fitted", arrays),
+    }
+    text = json.dumps(state, allow_nan=True, sort_keys=True)
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "library": library,
+        "state": text,
+        "sha256": _digest(text, arrays),
+    }
+    with replacing(path) as file:
+        file.write(to_bytes(arrays, header))
+
+
+def load(path: str | Path) -> Any:
+    """The estimator of `save`, ready to predict.
+
+    OSError where there is no file; ValueError for a file of another kind, a damaged one, and one of a later version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the file that save(path) wrote")
+    with open(path, "rb"):
+        pass  # what cannot be read says so in Python's words
+    try:
+        with safe_open(str(path), "numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged, or no file that an estimator's save(path) wrote: {error}"
+        ) from None
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} holds arrays, but no estimator of spen_jax: give the file that save(path) wrote"
+        )
+    if int(header["version"]) > VERSION:
+        raise ValueError(
+            f"{path} has version {header['version']} of the format, written by spen_jax {header['library']}; this one "
+            f"reads up to {VERSION}: install a later spen_jax"
+        )
+    if _digest(header["state"], arrays) != header["sha256"]:
+        raise ValueError(
+            f"{path} is damaged: its checksum is not that of what it holds; get it again"
+        )
+    from spen_jax import estimators
+
+    state = json.loads(header["state"])
+    estimator = getattr(estimators, state["class"])(**_read(state["params"], arrays))
+    for name, value in _read(state["fitted"], arrays).items():
+        setattr(estimator, name, value)
+    return estimator
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {a.dtype} {a.shape}".encode())
+        digest.update(a.tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """A value as JSON; arrays of numbers go into `arrays` under their path."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item(), name, arrays)
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "biuf":
+            arrays[name] = np.ascontiguousarray(value)
+            return {"array": name}
+        if all(isinstance(item, str) for item in value.ravel().tolist()):
+            return {"texts": value.tolist(), "object": value.dtype == object}
+    record = type(value).__name__
+    if RECORDS.get(record) is type(value):
+        fields = value._asdict() if hasattr(value, "_asdict") else _fields(value)
+        return {"record": record, "fields": _plain(fields, name, arrays)["dict"]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {k: _plain(v, f"{name}.{k}", arrays) for k, v in value.items()}}
+    if isinstance(value, list | tuple):
+        items = [_plain(v, f"{name}.{i}", arrays) for i, v in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
+    raise TypeError(f"{name} is a {type(value).__name__}, which a saved estimator cannot hold")
+
+
+def _fields(value):
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _read(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """What `_plain` made JSON of."""
+    if not isinstance(value, dict):
+        return value
+    if "record" in value:
+        fields = {k: _read(v, arrays) for k, v in value["fields"].items()}
+        return RECORDS[value["record"]](**fields)
+    ((kind, held),) = [item for item in value.items() if item[0] != "object"]
+    if kind == "array":
+        return arrays[held]
+    if kind == "texts":
+        return np.array(held, dtype=object if value["object"] else str)
+    if kind == "dict":
+        return {k: _read(v, arrays) for k, v in held.items()}
+    items = [_read(v, arrays) for v in held]
+    return tuple(items) if kind == "tuple" else items
