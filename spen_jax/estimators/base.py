@@ -67,16 +67,22 @@ class RowEstimator(BaseEstimator):
         dropout = self.dropout
         if dropout is None:
             shares = (0.3, 0.8) if wide and L < 500 else (0.3, 0.5) if wide else (0.1, 0.5)
+            shares = shares if D >= 32 else (0.0, 0.3)
         else:
             shares = (dropout / 2, dropout)
         sizes = ((32, 1000), (64, 3000), (128, 8000), (256, np.inf))
         batch = next(size for size, most in sizes if n < most)
+        batch = max(batch, 256) if wide and n >= 1000 else batch
+        # So many passes, but enough steps where there are few rows.
+        epochs = max(60 * (1500 / n) ** 0.5, 700 * batch / n)
+        epochs = self.epochs or int(np.clip(epochs, 10, 300))
         settings = Settings(
             *shares,
             learning_rate=self.learning_rate or 3e-3,
             weight_decay=0.1 if self.weight_decay is None else self.weight_decay,
-            epochs=self.epochs or int(np.clip(60 * (1500 / n) ** 0.5, 10, 80)),
-            batch_size=max(batch, 256) if wide and n >= 1000 else batch,
+            epochs=epochs,
+            batch_size=batch,
+            patience=max(10, epochs // 5),
         )
         return Shape(kind, D, hidden, L, units, steps=self.steps, **of_shape), settings
 
