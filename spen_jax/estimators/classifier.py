@@ -9,7 +9,9 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from spen_jax import metrics, sparse
 from spen_jax.estimators.base import RowEstimator
+from spen_jax.estimators.explaining import Explanation, explanation_of, known_of, row_of
 from spen_jax.estimators.inputs import Scaling, checked_x
+from spen_jax.estimators.interactions import Interactions, interactions_of, means_of
 from spen_jax.estimators.learning import Data
 from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of
 from spen_jax.metrics.decisions import fit_logistic
@@ -83,6 +85,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         strata = labels.y.argmax(1) if kind == "classes" else None
         rows, y = self._learn(shape, settings, data, strata)
         if kind == "labels":
+            self.mean_y_, self.mean_shift_ = means_of(shape, self.flats_, x, labels.y, labels.mask)
             self._tune(y, labels.y[rows], None if labels.mask is None else labels.mask[rows], labels)
         return self
 
@@ -146,6 +149,25 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
             z = np.log(np.maximum(y.astype(np.float64), 1e-30))
             return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
         return _logits(y)
+
+    def explain(self, X: Any, known: Any = None, top: int | None = 20) -> Explanation:
+        """What inference does to the labels of one row X, (D,) or (1, D), and which labels pull which.
+
+        known: its labels that are known, a set of names or numbers with NaN where one is not, held fixed. `pulls` are
+        among the `top` labels, or all with None. ValueError for several rows, and after a fit to one column of classes.
+        """
+        check_is_fitted(self)
+        x = self.scaling_(checked_x(self, row_of(X), reset=False))
+        known = known_of(known, self.classes_)
+        return explanation_of(self.shape_, self.flats_, x, self.classes_, known=known, top=top)
+
+    @property
+    def interactions_(self) -> Interactions:
+        """Which labels attract (negative) and repel (positive); ValueError after a fit to one column of classes."""
+        check_is_fitted(self)
+        return interactions_of(
+            self.shape_, self.flats_, self.mean_y_, self.mean_shift_, self.classes_
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
