@@ -11,7 +11,12 @@ from spen_jax import metrics, sparse
 from spen_jax.estimators.base import RowEstimator
 from spen_jax.estimators.explaining import Explanation, explanation_of, known_of, row_of
 from spen_jax.estimators.inputs import Scaling, checked_x
-from spen_jax.estimators.interactions import Interactions, interactions_of, means_of
+from spen_jax.estimators.interactions import (
+    Interactions,
+    check_relates,
+    interactions_of,
+    means_of,
+)
 from spen_jax.estimators.learning import Data
 from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of
 from spen_jax.metrics.decisions import fit_logistic
@@ -165,6 +170,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def interactions_(self) -> Interactions:
         """Which labels attract (negative) and repel (positive); ValueError after a fit to one column of classes."""
         check_is_fitted(self)
+        check_relates(self.shape_)
         return interactions_of(
             self.shape_, self.flats_, self.mean_y_, self.mean_shift_, self.classes_
         )
