@@ -38,6 +38,17 @@ from spen_jax.training import fit
 
 __version__ = "0.1.0"
 
+
+def load(path):
+    """A fitted estimator, of the file that its `save(path)` wrote; see `spen_jax.estimators.saving`.
+
+    Needs `pip install 'spen_jax[estimators]'`. ValueError for any other file.
+    """
+    from spen_jax.estimators import load
+
+    return load(path)
+
+
 __all__ = [
     "Box",
     "Exact",
@@ -69,6 +80,7 @@ __all__ = [
     "implied_logits",
     "inference",
     "interactions",
+    "load",
     "logits_of",
     "losses",
     "metrics",

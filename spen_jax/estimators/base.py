@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from spen_jax import __version__, sparse
+from spen_jax import sparse
 from spen_jax.estimators.inputs import Scaling, checked_x
 from spen_jax.estimators.learning import (
     Data,
@@ -54,13 +54,15 @@ class RowEstimator(BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`."""
         check_is_fitted(self)
-        save(self, path, __version__)
+        save(self, path)
 
     def _planned(self, kind: Kind, x: Any, L: int, **of_shape: Any) -> tuple[Shape, Settings]:
         """The shape and the settings: those given, the others from the data."""
         (n, D), wide = x.shape, sparse.is_scipy(x)
         self._check_settings()
-        hidden = self.hidden_units or (1000 if wide else int(np.clip(2 ** round(np.log2(n / 8)), 64, 512)))
+        hidden = self.hidden_units or (
+            1000 if wide else int(np.clip(2 ** round(np.log2(n / 8)), 64, 512))
+        )
         units = self.global_units
         if kind == "classes" or units is None:
             units = 0 if kind == "classes" or L < 2 else 16
@@ -91,7 +93,9 @@ class RowEstimator(BaseEstimator):
         for name in ("hidden_units", "epochs", "members"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
-                raise ValueError(f"{name} must be a whole number of 1 or more, or None, got {value!r}")
+                raise ValueError(
+                    f"{name} must be a whole number of 1 or more, or None, got {value!r}"
+                )
         for name in ("steps", "global_units"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | np.integer) and value >= 0):
@@ -103,10 +107,12 @@ class RowEstimator(BaseEstimator):
         ):
             value = getattr(self, name)
             if value is not None and not least <= value < most:
-                raise ValueError(f"{name} must be from {least} to below {most}, or None, got {value!r}")
+                raise ValueError(
+                    f"{name} must be from {least} to below {most}, or None, got {value!r}"
+                )
         if not 0 < self.validation_fraction <= 0.5:
             raise ValueError(
-                f"validation_fraction must be a share of the rows above 0, at most 0.5, got {self.validation_fraction!r}"
+                f"validation_fraction must be a share above 0, at most 0.5, got {self.validation_fraction!r}"
             )
 
     def _members(self, n: int) -> int:

@@ -1,6 +1,5 @@
 """The estimator of label sets, and of one column of classes."""
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -8,16 +7,21 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from spen_jax import metrics, sparse
+from spen_jax import sparse
 from spen_jax.estimators.base import RowEstimator
+from spen_jax.estimators.deciding import Decision, check_decision
+from spen_jax.estimators.explaining import Explanation, explanation_of, known_of, row_of
 from spen_jax.estimators.frames import framed
 from spen_jax.estimators.inputs import checked_x
+from spen_jax.estimators.interactions import (
+    Interactions,
+    check_relates,
+    interactions_of,
+    means_of,
+)
 from spen_jax.estimators.learning import Data
 from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of
-from spen_jax.metrics.decisions import fit_logistic
 
-TUNED_ON = 1000
-"""Held-out rows that a rule is tuned on, at most: with many labels more take minutes."""
 MOST_F1 = 50.0
 """The largest weight of 1 - soft F1 beside the cross-entropy; 2 L with fewer labels."""
 
@@ -51,8 +55,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
 
     Attributes:
       classes_: the labels' names, or the classes.
-      rule_: the decision as tuned, see `spen_jax.metrics`.
-      calibration_: (a, b) of the probabilities sigmoid(a z + b), z the logits of y.
+      decision_: calibration and rule as tuned, of label sets.
+      interactions_: which labels attract and repel each other, see `estimators.interactions`.
       shape_, settings_, n_epochs_, validation_losses_: what was trained, and how it went.
     """
 
@@ -105,7 +109,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         strata = labels.y.argmax(axis=1) if labels.form == "column" else None
         data = Data(x, labels.y, labels.mask, weight)
         rows, answers = self._learn(shape, settings, data, strata)
-        self._tune(answers, labels, rows)
+        self._conclude(x, labels, answers, rows)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -123,42 +127,38 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         x, labels, weight = self._given(X, y, sample_weight, reset=first, names=names)
         if first:
             self.classes_, self.form_ = labels.names, labels.form
-            self.allow_empty_ = False
         x = self._scaled(x, keep=not first)
         self._go_on(*self._planned_for(x, labels), Data(x, labels.y, labels.mask, weight))
-        if first:
-            self._tune(np.zeros((0, len(self.classes_))), labels, np.arange(0))
+        if first or labels.form != "column":
+            self._conclude(x, labels, np.zeros((0, len(self.classes_))), np.arange(0))
         return self
 
     def predict(self, X: Any, known: Any = None) -> Any:
         """The labels of each row, in the form that `fit` was given: 0 and 1 (N, L), label sets, or classes (N,).
 
         `known` holds labels fixed in inference: numbers (N, L) of 0, 1 and NaN, or for each row the labels that were
-        chosen already. After `set_output` 0 and 1 come as a frame.
+        chosen already; the decision is about the others. After `set_output` 0 and 1 come as a frame.
         """
-        if self.decision_is_of_classes():
+        if self._of_classes() and known is None:
             return self.classes_[self._relaxed(X).argmax(axis=1)]
-        p, held = self._probable(X, known)
-        on = self._decided(p)
-        if held is not None:
-            on = np.where(held.mask, held.y > 0, on)
+        on = self.decision_.sets(*self._probable(X, known))
         if self.form_ == "sets":
             return sets_of(self.classes_, on)
         return framed(self, on.astype(int), self.classes_, X)
 
     def predict_proba(self, X: Any, known: Any = None) -> Any:
         """The probability of each label or class, (N, L); of a known label 0 or 1. After `set_output` a frame."""
-        if self.decision_is_of_classes():
+        if self._of_classes() and known is None:
             y = self._relaxed(X).astype(np.float64)
             return framed(self, y / y.sum(axis=1, keepdims=True), self.classes_, X)
         return framed(self, self._probable(X, known)[0], self.classes_, X)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """The logits of `predict_proba`, (N, L); of two classes the log odds of the second, (N,)."""
-        if self.decision_is_of_classes():
+        if self._of_classes():
             z = np.log(np.maximum(self._relaxed(X).astype(np.float64), 1e-30))
             return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
-        return self._calibrated(self._relaxed(X))
+        return self.decision_.logits(self._relaxed(X))
 
     def rank(self, X: Any, known: Any = None, k: int | None = None) -> list[list[Any]]:
         """The k labels of each row that come next, likeliest first, of those that are not known; all without k."""
@@ -170,11 +170,11 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         return [[names[i] for i in row[:n]] for row, n in zip(order.tolist(), counts, strict=True)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The mean F1 of the rows' label sets, over labels that are known; of classes the share of rows that are right."""
-        if self.decision_is_of_classes():
+        """The mean F1 of the rows' label sets, over labels that are known; of classes the share of right rows."""
+        if self._of_classes():
             return super().score(X, y, sample_weight)
         labels = read_labels(y, self.classes_)
-        on = self._decided(self._probable(X, None)[0])
+        on = self.decision_.sets(self._probable(X, None)[0])
         counts = np.ones(on.shape, bool) if labels.mask is None else labels.mask
         on, truth = on & counts, (labels.y > 0) & counts
         both, either = (on & truth).sum(axis=1), on.sum(axis=1) + truth.sum(axis=1)
@@ -187,12 +187,34 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         It is about `predict_proba` and label arrays of `predict`; this estimator transforms nothing.
         """
         if transform not in (None, "default", "pandas", "polars"):
-            raise ValueError(f"transform must be 'default', 'pandas' or 'polars', got {transform!r}")
+            raise ValueError(
+                f"transform must be 'default', 'pandas' or 'polars', got {transform!r}"
+            )
         if transform is not None:
             self._sklearn_output_config = {"transform": transform}
         return self
 
-    def decision_is_of_classes(self) -> bool:
+    def explain(self, X: Any, known: Any = None, top: int | None = 20) -> Explanation:
+        """What inference does to the labels of one row X, (D,) or (1, D), and which labels pull which.
+
+        known: its labels that are known, a set of names or numbers with NaN where one is not, held fixed. `pulls` are
+        among the `top` labels, or all with None. ValueError for several rows, and after a fit to one column of classes.
+        """
+        check_is_fitted(self)
+        x = self.scaling_(checked_x(self, row_of(X), reset=False))
+        known = known_of(known, self.classes_)
+        return explanation_of(self.shape_, self.flats_, x, self.classes_, known=known, top=top)
+
+    @property
+    def interactions_(self) -> Interactions:
+        """Which labels attract (negative) and repel (positive); ValueError after a fit to one column of classes."""
+        check_is_fitted(self)
+        check_relates(self.shape_)
+        return interactions_of(
+            self.shape_, self.flats_, self.mean_y_, self.mean_shift_, self.classes_
+        )
+
+    def _of_classes(self):
         """Whether y was one column of classes."""
         check_is_fitted(self)
         return self.form_ == "column"
@@ -228,76 +250,44 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         found = np.unique(column)
         names = found if names is None else np.unique(names)
         if unknown := [name for name in found.tolist() if name not in names.tolist()]:
-            raise ValueError(f"y holds {unknown[0]!r}, which is none of the classes {names.tolist()}")
+            raise ValueError(
+                f"y holds {unknown[0]!r}, which is none of the classes {names.tolist()}"
+            )
         at = np.searchsorted(names, column)
         return Labels(names, np.eye(len(names), dtype=np.float32)[at], None, "column")
 
     def _planned_for(self, x, labels):
+        check_decision(self.decision)
         if labels.form == "column":
             return self._planned("classes", x, labels.y.shape[1])
         L, known = labels.y.shape[1], float(self.known_share)
         f1 = min(MOST_F1, 2.0 * L) if isinstance(self.decision, str) else 0.0
         return self._planned("labels", x, L, f1_weight=f1, known=known, pairs=self.pairs)
 
-    # Decisions
-
-    def _tune(self, y, labels, rows):
-        """Sets calibration and rule by answers (n, L) to these held-out rows."""
+    def _conclude(self, x, labels, y, rows):
+        """Sets the decision by answers (n, L) to these held-out rows, and what explanations stand on."""
         if labels.form == "column":
             return
-        y, rows = y[:TUNED_ON], rows[:TUNED_ON]
-        truth = labels.y[rows]
-        mask = None if labels.mask is None else labels.mask[rows]
-        counted = np.ones(y.shape, bool) if mask is None else mask
-        self.calibration_ = (1.0, 0.0)
-        if counted.any():
-            self.calibration_ = fit_logistic(_logits(y)[counted], truth[counted])
-        p, self.rule_ = _sigmoid(self._calibrated(y)), None
-        if self.decision == "expected_f1":
-            empty = bool((labels.y.sum(axis=1) == 0).any())
-            self.rule_ = metrics.Expected(1.0, 0.0, empty)
-            if counted.any():
-                self.rule_ = metrics.Expected.tune(p, truth, mask, allow_empty=empty)
-        elif self.decision == "threshold":
-            self.rule_ = metrics.Tuned.tune(p, truth, mask) if counted.any() else metrics.Fixed()
-        elif not isinstance(self.decision, int):
-            self.rule_ = metrics.Fixed(float(self.decision))
-
-    def _decided(self, p):
-        """Label sets (N, L) of probabilities."""
-        if self.rule_ is not None:
-            return self.rule_(p)
-        least = np.sort(p, axis=1)[:, -min(int(self.decision), p.shape[1])][:, None]
-        return p >= least
-
-    def _calibrated(self, y):
-        a, b = self.calibration_
-        return a * _logits(y) + b
+        self.decision_ = Decision.tune(self.decision, y, labels, rows)
+        self.mean_y_, self.mean_shift_ = means_of(
+            self.shape_, self.flats_, x, labels.y, labels.mask
+        )
 
     def _probable(self, X, known):
         """Probabilities (N, L), and what is known as `Labels` or None."""
-        if self.decision_is_of_classes():
+        if self._of_classes():
             raise ValueError(
                 "y was one column of classes, of which nothing is known or all: known= and rank are for labels"
             )
         if known is None:
-            return _sigmoid(self._calibrated(self._relaxed(X))), None
+            return self.decision_.probabilities(self._relaxed(X)), None
         held = read_labels(known, self.classes_, chosen=True)
         mask = np.ones(held.y.shape, bool) if held.mask is None else held.mask
-        p = _sigmoid(self._calibrated(self._relaxed(X, (mask, held.y))))
-        return np.where(mask, held.y, p), held._replace(mask=mask)
+        held = held._replace(mask=mask)
+        return self.decision_.probabilities(self._relaxed(X, (mask, held.y)), held), held
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _logits(y):
-    y = np.clip(y.astype(np.float64), 1e-7, 1 - 1e-7)
-    return np.log(y) - np.log1p(-y)
-
-
-def _sigmoid(z):
-    return np.exp(-np.logaddexp(0, -z))

@@ -133,6 +133,6 @@ def _check_columns(X):
         first = next((v for v in column if v is not None and v == v), None)
         if isinstance(first, str):
             raise ValueError(
-                f"column {str(name)!r} (number {i}) holds words, such as {first[:40]!r}: put a ColumnTransformer before "
-                "the estimator, with OneHotEncoder for categories and TfidfVectorizer for text"
+                f"column {str(name)!r} (number {i}) holds words, such as {first[:40]!r}: put a ColumnTransformer "
+                "before the estimator, with OneHotEncoder for categories and TfidfVectorizer for text"
             )

@@ -16,14 +16,12 @@ import numpy as np
 import optax
 
 from spen_jax import sparse
-from spen_jax.estimators.model import Shape, factors, model_of, started
+from spen_jax.estimators.model import Shape, factors, model_of
 from spen_jax.training import State, init, step
 
 CHUNK = 64
 """Rows that are predicted at once, always: another number of rows is no other program."""
 CLIP = 5.0
-SCORED = 2000
-"""At most so many held-out rows are looked at after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,9 @@ class Moments(NamedTuple):
 
 def _no_moments(flat):
     nothing = np.zeros_like(flat)
-    return Moments(np.int32(0), nothing, nothing, Numbers(*np.zeros(2, np.float32), np.int32(0), nothing))
+    return Moments(
+        np.int32(0), nothing, nothing, Numbers(*np.zeros(2, np.float32), np.int32(0), nothing)
+    )
 
 
 def _adamw(gradient, state, flat):
@@ -205,9 +205,7 @@ def answers(shape: Shape, flats: Any, x: Any, known: Any = None) -> np.ndarray:
     Chunks of one size, however many rows: of sparse ones as many as the room for their numbers takes.
     """
     shape = shape._replace(known=0.0, f1_weight=0.0)  # which play no part here
-    found = [
-        (n, _answers(shape, flats, *chunk)) for n, chunk in _chunks(x, known)
-    ]
+    found = [(n, _answers(shape, flats, *chunk)) for n, chunk in _chunks(x, known)]
     parts = [np.asarray(y)[:n] for n, y in found]
     return np.concatenate(parts) if parts else np.zeros((0, shape.outputs), np.float32)
 

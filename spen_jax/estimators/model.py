@@ -171,9 +171,7 @@ def model_of(shape: Shape) -> Model:
         predictor = _relating(shape)
         weights = (0.1, *[0.0] * (shape.steps - 1), 1.0) if shape.steps else None
         loss = _task_loss(shape.f1_weight) if shape.kind == "labels" else losses.squared_error
-        objective = objectives.end_to_end(
-            predictor, loss=loss, weights=weights, known=shape.known
-        )
+        objective = objectives.end_to_end(predictor, loss=loss, weights=weights, known=shape.known)
     unravel = unravel_of(shape)
 
     def of_flat(flat, batch, key):

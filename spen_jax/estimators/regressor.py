@@ -92,7 +92,9 @@ class SPENRegressor(RegressorMixin, RowEstimator):
         if reset:
             self.one_number_ = one
         elif y.shape[1] != len(self.y_shift_):
-            raise ValueError(f"y must have the {len(self.y_shift_)} columns of the first call, got {y.shape[1]}")
+            raise ValueError(
+                f"y must have the {len(self.y_shift_)} columns of the first call, got {y.shape[1]}"
+            )
         weight = self._weights(sample_weight, x)
         if weight is not None and not weight.all():
             x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]

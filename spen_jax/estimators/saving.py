@@ -7,12 +7,14 @@ of class, parameters and fitted attributes, and `sha256` of state and arrays.
 import dataclasses
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spen_jax import metrics
+from spen_jax.estimators.deciding import Decision
 from spen_jax.estimators.inputs import Scaling
 from spen_jax.estimators.learning import Settings
 from spen_jax.estimators.model import Shape
@@ -22,12 +24,12 @@ FORMAT = "spen_jax estimator"
 VERSION = 1
 RECORDS: dict[str, type] = {
     kind.__name__: kind
-    for kind in (Shape, Settings, Scaling, metrics.Expected, metrics.Tuned, metrics.Fixed)
+    for kind in (Shape, Settings, Scaling, Decision, metrics.Expected, metrics.Tuned, metrics.Fixed)
 }
 """What a file may hold beside plain values: tuples with names and frozen dataclasses, by name."""
 
 
-def save(estimator: Any, path: str | Path, library: str) -> None:
+def save(estimator: Any, path: str | Path) -> None:
     """Writes a fitted estimator, under a temporary name that is then renamed.
 
     Its `random_state` is kept where it is a number. TypeError for an attribute that cannot be written.
@@ -48,7 +50,7 @@ def save(estimator: Any, path: str | Path, library: str) -> None:
     header = {
         "format": FORMAT,
         "version": str(VERSION),
-        "library": library,
+        "library": version("spen_jax"),
         "state": text,
         "sha256": _digest(text, arrays),
     }

@@ -9,13 +9,13 @@ from spen_jax import sparse
 
 
 class Labels(NamedTuple):
-    """Labels of N rows: names (L,), y (N, L) of 0 and 1, mask (N, L) of what is known or None for all; how they came."""
+    """Labels of N rows: names (L,), y (N, L) of 0 and 1, mask (N, L) of what is known or None for all."""
 
     names: np.ndarray
     y: np.ndarray
     mask: np.ndarray | None
     form: str
-    """"sets", "indicator"."""
+    """How they came: "sets", "indicator" or, of classes, "column"."""
 
 
 def is_sets(Y: Any) -> bool:
@@ -25,9 +25,9 @@ def is_sets(Y: Any) -> bool:
     if getattr(Y, "ndim", 1) != 1 or not isinstance(Y, Iterable):
         return False
     rows = list(Y)
-    if not any(_is_set(row) for row in rows):
-        return False
     if not all(row is None or _is_set(row) for row in rows):
+        return False
+    if not rows:
         return False
     names = [name for row in rows if row is not None for name in row if name is not None]
     return not names or any(isinstance(name, str) for name in names)
@@ -70,7 +70,10 @@ def read_labels(Y: Any, names: Any = None, *, chosen: bool = False) -> Labels:
             "(N,), several columns of more than two classes each are not supported"
         )
     return Labels(
-        np.asarray(given), values.astype(np.float32), ~unknown if unknown.any() else None, "indicator"
+        np.asarray(given),
+        values.astype(np.float32),
+        ~unknown if unknown.any() else None,
+        "indicator",
     )
 
 

@@ -1,0 +1,259 @@
+"""Estimators of rows: scikit-learn's habits, forms of labels, what is known, and files."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy.sparse import csr_array
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import spen_jax as sx
+from spen_jax.estimators import SPENClassifier, SPENRegressor
+
+NAMES = np.array(["cold", "dry", "hot", "wet"])
+
+
+def quick(**more):
+    return SPENClassifier(
+        **{
+            "hidden_units": 32,
+            "global_units": 4,
+            "epochs": 60,
+            "learning_rate": 0.01,
+            "members": 2,
+            "random_state": 0,
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def weather():
+    """Rows (120, 5), labels (120, 4): one of cold and hot, one of dry and wet."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 5))
+    cold, dry = x[:, 0] + 0.2 * x[:, 2] > 0, x[:, 1] > 0
+    return x, np.stack([cold, dry, ~cold, ~dry], axis=1).astype(int)
+
+
+@pytest.fixture(scope="module")
+def fitted(weather):
+    return quick().fit(*weather)
+
+
+def sets_of(y):
+    return [NAMES[row > 0].tolist() for row in y]
+
+
+def test_it_learns_and_answers_in_the_form_that_it_was_given(weather, fitted):
+    x, y = weather
+    assert fitted.score(x, y) > 0.9
+    assert fitted.predict(x).shape == y.shape and fitted.predict(x).dtype.kind == "i"
+    by_sets = quick().fit(x, sets_of(y))
+    assert by_sets.classes_.tolist() == NAMES.tolist()
+    assert by_sets.predict(x[:3]) == sets_of(fitted.predict(x[:3]))
+    frame = quick().fit(x, pd.DataFrame(y, columns=NAMES))
+    assert frame.classes_.tolist() == NAMES.tolist()
+    np.testing.assert_array_equal(frame.predict_proba(x), fitted.predict_proba(x))
+    assert quick().fit(x, pl.DataFrame(y, schema=NAMES.tolist())).score(x, csr_array(y)) > 0.9
+
+
+def test_answers_come_as_frames_where_they_are_asked_for(weather):
+    x, y = weather
+    model = quick().fit(x, pd.DataFrame(y, columns=NAMES)).set_output(transform="pandas")
+    rows = pd.DataFrame(x[:3], index=["a", "b", "c"])
+    model = clone(model).fit(rows.to_numpy(), pd.DataFrame(y[:3], columns=NAMES))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        p = model.predict_proba(pd.DataFrame(x[:3], index=["a", "b", "c"]))
+    assert list(p.columns) == NAMES.tolist() and list(p.index) == ["a", "b", "c"]
+    assert model.set_output(transform="polars").predict(x[:3]).columns == NAMES.tolist()
+    assert isinstance(model.set_output(transform="default").predict(x[:3]), np.ndarray)
+    with pytest.raises(ValueError, match="must be 'default', 'pandas' or 'polars'"):
+        model.set_output(transform="excel")
+
+
+def test_sparse_rows_stay_sparse_and_words_are_weighed(weather):
+    rng = np.random.default_rng(1)
+    x = (rng.random((150, 80)) < 0.06).astype(float)
+    x[:, 0] = x[:, 1] == 0
+    y = np.stack([x[:, 1] > 0, x[:, 2] > 0], axis=1).astype(int)
+    sparse = quick(dropout=0.2, epochs=40).fit(csr_array(x), y)
+    assert sparse.scaling_.kind == "words"
+    dense = quick(dropout=0.2, epochs=40).fit(x, y)
+    np.testing.assert_allclose(
+        sparse.predict_proba(csr_array(x)), dense.predict_proba(x), atol=1e-4
+    )
+    assert sparse.score(x, y) > 0.8
+
+
+def test_one_column_of_classes_keeps_its_names(weather):
+    x, y = weather
+    column = np.where(y[:, 0] > 0, "cold", "hot")
+    model = quick().fit(x, column)
+    assert model.score(x, column) > 0.9
+    assert set(model.predict(x)) <= {"cold", "hot"}
+    np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
+    assert ((model.decision_function(x) > 0) == (model.predict(x) == "hot")).all()
+    with pytest.raises(ValueError, match="one column of classes"):
+        model.rank(x)
+
+
+def test_known_labels_are_held_and_pull_the_others(weather):
+    x, y = weather
+    told = quick(known_share=0.8, epochs=60, global_units=16).fit(x, y)
+    unclear = np.zeros((1, 5))
+    known = np.array([[1, np.nan, np.nan, np.nan]])
+    p = told.predict_proba(unclear, known=known)[0]
+    against = told.predict_proba(unclear, known=[[0, np.nan, np.nan, np.nan]])[0]
+    assert p[0] == 1 and against[0] == 0
+    assert against[2] > p[2] + 0.2  # hot, where it is not cold
+    assert told.predict(unclear, known=known)[0, 0] == 1
+    by_sets = quick(known_share=0.8).fit(x, sets_of(y))
+    assert "cold" in by_sets.predict(unclear, known=[["cold"]])[0]
+    assert "cold" not in by_sets.rank(unclear, known=[["cold"]])[0]
+    assert len(by_sets.rank(unclear, known=[None], k=2)[0]) == 2
+    with pytest.raises(ValueError, match="'mild', which fit did not see"):
+        by_sets.predict(unclear, known=[["mild"]])
+
+
+def test_labels_that_are_not_known_do_not_count(weather):
+    x, y = weather
+    partly = y.astype(float)
+    partly[::2, 3] = np.nan
+    wrong = np.where(np.isnan(partly), 1 - y, partly)
+    model, misled = quick().fit(x, partly), quick().fit(x, wrong)
+    assert model.score(x, y) > misled.score(x, y)
+    sets = sets_of(y)
+    sets[0], sets[1] = None, [*sets[1], None]
+    assert quick().fit(x, sets).score(x, sets) > 0.8
+    with pytest.raises(ValueError, match="0, 1 or NaN"):
+        quick().fit(x, y * 2)
+
+
+@pytest.mark.parametrize("decision", ["threshold", 0.5, 2])
+def test_decisions_by_rule(weather, fitted, decision):
+    x, y = weather
+    model = quick(decision=decision).fit(x, y)
+    assert model.score(x, y) > 0.85
+    if decision == 2:
+        assert (model.predict(x).sum(axis=1) == 2).all()
+    if decision == 0.5:
+        np.testing.assert_array_equal(model.predict(x), model.predict_proba(x) >= 0.5)
+        np.testing.assert_array_equal(model.predict(x), model.decision_function(x) >= 0)
+
+
+def test_numbers_are_predicted_in_their_own_units():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4))
+    y = x @ rng.normal(size=(4, 3)) * [1, 10, 1000] + [0, 5, -300]
+    model = SPENRegressor(hidden_units=64, epochs=80, random_state=0).fit(x, y)
+    assert model.score(x, y) > 0.9 and model.predict(x).shape == (200, 3)
+    one = SPENRegressor(hidden_units=64, epochs=80, random_state=0).fit(x, y[:, 0])
+    assert one.predict(x).shape == (200,) and one.score(x, y[:, 0]) > 0.9
+
+
+def test_a_search_over_settings_and_folds(weather):
+    x, y = weather
+    pipe = make_pipeline(StandardScaler(), quick(epochs=3))
+    grid = {"spenclassifier__weight_decay": [0.0, 0.1], "spenclassifier__dropout": [0.2, 0.5]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(x, y)
+    assert set(search.best_params_) == set(grid)
+
+
+def test_a_seed_decides_all_and_nothing_else_does(weather, fitted):
+    x, y = weather
+    np.testing.assert_array_equal(quick().fit(x, y).predict_proba(x), fitted.predict_proba(x))
+    assert not np.array_equal(quick(random_state=1).fit(x, y).flats_, fitted.flats_)
+
+
+def test_weights_of_rows_and_rows_of_weight_0(weather):
+    x, y = weather
+    weight = np.ones(120)
+    weight[60:] = 0
+    wrong = np.where(np.arange(120)[:, None] < 60, y, 1 - y)
+    model = quick().fit(x, wrong, sample_weight=weight)
+    assert model.score(x, y) > 0.85
+    same = quick().fit(x[:60], y[:60])
+    np.testing.assert_array_equal(model.predict_proba(x), same.predict_proba(x))
+    with pytest.raises(ValueError, match="Negative"):
+        quick().fit(x, y, sample_weight=-weight)
+
+
+def test_it_goes_on_from_before(weather):
+    x, y = weather
+    model = quick(members=1)
+    for _ in range(30):
+        model.partial_fit(x, sets_of(y), classes=NAMES)
+    assert model.score(x, sets_of(y)) > 0.9 and model.n_epochs_ == [30]
+    with pytest.raises(ValueError, match="first call"):
+        quick().partial_fit(x, sets_of(y))
+    warm = quick(warm_start=True, epochs=1).fit(x, y)
+    before = warm.flats_
+    assert np.abs(warm.fit(x, y).flats_ - before).max() < 0.5
+    assert np.abs(quick(epochs=1, random_state=1).fit(x, y).flats_ - before).max() > 1
+
+
+def test_copies_and_files_answer_alike(weather, fitted, tmp_path):
+    x, y = weather
+    p = fitted.predict_proba(x)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict_proba(x), p)
+    fitted.save(tmp_path / "model.spen")
+    loaded = sx.load(tmp_path / "model.spen")
+    np.testing.assert_array_equal(loaded.predict_proba(x), p)
+    np.testing.assert_array_equal(loaded.predict(x), fitted.predict(x))
+    assert loaded.get_params() == fitted.get_params()
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.spen"]
+    column = quick().fit(x, np.where(y[:, 0] > 0, "cold", "hot").astype(object))
+    column.save(tmp_path / "column.spen")
+    assert (sx.load(tmp_path / "column.spen").predict(x) == column.predict(x)).all()
+    numbers = SPENRegressor(hidden_units=8, epochs=2, random_state=0).fit(x, y)
+    numbers.save(tmp_path / "numbers.spen")
+    np.testing.assert_array_equal(sx.load(tmp_path / "numbers.spen").predict(x), numbers.predict(x))
+
+
+def test_files_that_are_none_are_refused(weather, fitted, tmp_path):
+    path = tmp_path / "model.spen"
+    fitted.save(path)
+    whole = path.read_bytes()
+
+    def refused(content, message, error=ValueError):
+        path.write_bytes(content)
+        with pytest.raises(error, match=message):
+            sx.load(path)
+
+    refused(b"", "damaged")
+    refused(b"x,y\n1,2\n", "damaged")
+    refused(whole[: len(whole) // 2], "damaged")
+    flipped = bytearray(whole)
+    flipped[-3] ^= 255
+    refused(bytes(flipped), "checksum")
+    refused(whole.replace(b'"version":"1"', b'"version":"9"'), "later spen_jax")
+    from safetensors.numpy import save
+
+    refused(save({"a": np.zeros(3)}), "no estimator")
+    with pytest.raises(FileNotFoundError):
+        sx.load(tmp_path / "nothing")
+    with pytest.raises(IsADirectoryError):
+        sx.load(tmp_path)
+
+
+def test_bad_rows_are_named():
+    x = pd.DataFrame({"age": [20.0, np.nan, 40.0], "town": ["Ulm", "Jena", "Bonn"]})
+    y = [["a"], ["b"], ["a", "b"]]
+    with pytest.raises(ValueError, match="'town'.*holds words, such as 'Ulm'.*OneHotEncoder"):
+        quick().fit(x, y)
+    with pytest.raises(ValueError, match="NaN: column 'age', row 1.*SimpleImputer"):
+        quick().fit(x[["age"]], y)
+    with pytest.raises(ValueError, match="as many rows"):
+        quick().fit(np.zeros((4, 2)), y)
+    with pytest.raises(ValueError, match="decision must be"):
+        quick(decision="best").fit(np.zeros((3, 2)), y)
+    with pytest.raises(ValueError, match="hidden_units must be a whole number"):
+        quick(hidden_units=0).fit(np.zeros((3, 2)), y)
