@@ -43,7 +43,7 @@ def run(
     def probabilities(strength, data, x):
         on = np.sum(data.y, axis=0)
         both = (0 < on) & (on < len(data.y))  # a label that is always off, or on, cannot be fitted
-        p = np.tile((on + 0.5) / (len(data.y) + 1), (len(x), 1))
+        p = np.tile((on + 0.5) / (len(data.y) + 1), (x.shape[0], 1))
         models = BASELINES[name](LogisticRegression(C=strength, max_iter=1000), seed, number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

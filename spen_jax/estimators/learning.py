@@ -1,6 +1,6 @@
 """How the estimators train: members on folds, each stopped early by its own held-out rows; chunks of one size predict.
 
-N rows, D inputs, L outputs, P parameters, K members. Programs depend on a `Shape` and on N to within a quarter, and on
+N rows, D inputs, L outputs, P parameters, K members. Programs depend on a `Shape` and on N to within a power of 2, and on
 no rate, share, decay or number of epochs, so that a search over those, or over folds, compiles once.
 """
 
@@ -21,6 +21,8 @@ from spen_jax.training import State, init, step
 
 CHUNK = 64
 """Rows that are predicted at once, always: another number of rows is no other program."""
+LEAST_ROWS = 256
+"""Room for rows to learn from; beyond it powers of 2, so that folds and other data sets share programs."""
 CLIP = 5.0
 
 
@@ -126,7 +128,7 @@ def on_device(data: Data) -> dict[str, Any]:
     if sparse.is_scipy(data.x):
         return sparse.matrices(data=given)
     n = len(data.y)
-    size = next(m for k in range(60) for j in range(4, 8) if (m := j * 2**k // 4) >= n)
+    size = max(LEAST_ROWS, 1 << (n - 1).bit_length())
     return {
         name: jnp.asarray(np.pad(a, [(0, size - n)] + [(0, 0)] * (a.ndim - 1)))
         for name, a in given.items()

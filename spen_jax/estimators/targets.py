@@ -25,12 +25,18 @@ def is_sets(Y: Any) -> bool:
     if getattr(Y, "ndim", 1) != 1 or not isinstance(Y, Iterable):
         return False
     rows = list(Y)
-    if not all(row is None or _is_set(row) for row in rows):
+    if not all(_is_unknown(row) or _is_set(row) for row in rows):
         return False
     if not rows:
         return False
-    names = [name for row in rows if row is not None for name in row if name is not None]
+    if all(isinstance(row, float | np.floating) for row in rows):
+        return False
+    names = [name for row in rows if _is_set(row) for name in row if name is not None]
     return not names or any(isinstance(name, str) for name in names)
+
+
+def _is_unknown(row):
+    return row is None or isinstance(row, float | np.floating) and np.isnan(row)
 
 
 def _is_set(row):
@@ -47,7 +53,7 @@ def read_labels(Y: Any, names: Any = None, *, chosen: bool = False) -> Labels:
     ValueError for others.
     """
     if is_sets(Y):
-        return _of_sets(list(Y), names, chosen)
+        return _of_sets([row if _is_set(row) else None for row in Y], names, chosen)
     columns = getattr(Y, "columns", None)
     values = _numbers(Y)
     if values.ndim != 2:
