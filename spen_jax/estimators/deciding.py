@@ -1,5 +1,6 @@
 """From relaxed labels y (N, L) to probabilities and label sets, tuned on held-out rows."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,10 @@ class Decision(NamedTuple):
             on &= open_
         else:
             on = self.rule(p, None if open_.all() else open_)
+            if held is not None and isinstance(self.rule, metrics.Expected):
+                # A row that has a label already may do without another one.
+                has = (held.y > 0).any(axis=1, keepdims=True)
+                on = np.where(has, replace(self.rule, allow_empty=True)(p, open_), on)
         return on if held is None else np.where(open_, on, held.y > 0)
 
 

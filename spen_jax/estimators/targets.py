@@ -31,8 +31,11 @@ def is_sets(Y: Any) -> bool:
         return False
     if all(isinstance(row, float | np.floating) for row in rows):
         return False
-    names = [name for row in rows if _is_set(row) for name in row if name is not None]
-    return not names or any(isinstance(name, str) for name in names)
+    sets = [row for row in rows if _is_set(row)]
+    names = [name for row in sets for name in row if name is not None]
+    return (
+        not names or len({*map(len, sets)}) > 1 or any(isinstance(name, str) for name in names)
+    )
 
 
 def _is_unknown(row):
