@@ -16,6 +16,7 @@ from spen_jax.estimators.learning import (
     Data,
     Moments,
     Settings,
+    Training,
     answers,
     compile_beside,
     cost,
@@ -30,6 +31,8 @@ from spen_jax.estimators.saving import save
 FEWEST = 20
 """Rows below which none are held out."""
 MOST_HELD_OUT = 10_000
+SEVERAL = 3000, 20_000
+"""Up to so many rows there are five members, each with rows of its own held out; up to so many two, and then one."""
 SCORED = 2000
 """At most so many held-out rows are looked at after each epoch."""
 
@@ -118,7 +121,7 @@ class RowEstimator(BaseEstimator):
     def _members(self, n: int) -> int:
         if not self.early_stopping or n < FEWEST:
             return self.members or 1
-        return min(self.members or (5 if n <= 3000 else 2 if n <= 20_000 else 1), n)
+        return min(self.members or (5 if n <= SEVERAL[0] else 2 if n <= SEVERAL[1] else 1), n)
 
     def _folds(self, n: int, strata: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
         """The fold of each row, with every stratum in proportion in each."""
@@ -136,42 +139,43 @@ class RowEstimator(BaseEstimator):
     def _learn(
         self, shape: Shape, settings: Settings, data: Data, strata: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Trains the members; returns which rows some member held out, and its answers to them."""
+        """Trains the members; returns which rows some training held out, and its answers to them.
+
+        Of a middling number of rows one training holds some out to find its best epoch, and the members see all rows
+        for as long; else each member holds out a part of its own.
+        """
         n, rng = len(data.y), self._rng()
-        K, fold = self._members(n), self._folds(n, strata, rng)
+        holds = self.early_stopping and n >= FEWEST
+        K, again = self._members(n), holds and SEVERAL[0] < n <= SEVERAL[1]
+        fold = self._folds(n, strata, rng)
         starts = self._starts(shape, settings, K, rng)
         beside = compile_beside(shape, starts[:1], data.x)
-        on = on_device(data)
-        holds = self.early_stopping and n >= FEWEST
-        members, held_rows, held_y = [], [], []
-        with reporting(self, K * settings.epochs) as report:
-            for k in range(K):
-                held = np.flatnonzero(fold == k) if holds else np.arange(0)
-                few = rng.permutation(held)[:SCORED]
+        on, everything = on_device(data), np.arange(n)
+        chosen, held, answered = [], [], []
+        with reporting(self, (K + again) * settings.epochs) as report:
+            training = Training(shape, settings, on, rng, report)
+            for k in range(1 if again else K):
+                held.append(np.flatnonzero(fold == k) if holds else everything[:0])
+                few = rng.permutation(held[k])[:SCORED]
 
                 def loss(flat, few=few):
                     beside.join()
                     return cost(shape, answers(shape, flat[None], data.x[few]), data, few)
 
-                member = train_member(
-                    shape,
-                    settings,
-                    on,
-                    np.setdiff1d(np.arange(n), held),
-                    starts[k],
-                    rng,
-                    loss=loss if holds else None,
-                    report=report,
-                )
-                members.append(member)
-                held_rows.append(held)
-                held_y.append(answers(shape, member.flat[None], data.x[held]))
+                rows = np.setdiff1d(everything, held[k])
+                score = loss if holds else None
+                chosen.append(train_member(training, rows, starts[k], loss=score))
+                answered.append(answers(shape, chosen[k].flat[None], data.x[held[k]]))
+            members = chosen
+            if again:
+                until = chosen[0].epoch
+                members = [train_member(training, everything, s, stop_after=until) for s in starts]
         beside.join()
         self.shape_, self.settings_, self.moments_ = shape, settings, None
         self.flats_ = np.stack([member.flat for member in members])
         self.n_epochs_ = [member.epoch for member in members]
-        self.validation_losses_ = [list(member.losses) for member in members]
-        return np.concatenate(held_rows), np.concatenate(held_y)
+        self.validation_losses_ = [list(member.losses) for member in chosen]
+        return np.concatenate(held), np.concatenate(answered)
 
     def _starts(self, shape, settings, K, rng):
         """Parameters (K, P) to begin with: new ones, or with `warm_start` those of the last fit of this shape."""
@@ -194,7 +198,8 @@ class RowEstimator(BaseEstimator):
             if getattr(self, "moments_", None):
                 kept = Moments(*self.moments_[k], state.opt_state.numbers)
                 state = state._replace(opt_state=jax.device_put(kept))
-            member = train_member(shape, settings, on, np.arange(len(data.y)), state, rng)
+            training = Training(shape, settings, on, rng)
+            member = train_member(training, np.arange(len(data.y)), state)
             flats.append(member.flat)
             moments.append(tuple(np.asarray(a) for a in member.state.opt_state[:3]))
         self.flats_, self.moments_ = np.stack(flats), moments

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spen_jax import sparse
+from spen_jax import metrics, sparse
 from spen_jax.estimators.model import Shape, factors, model_of
 from spen_jax.training import State, init, step
 
@@ -143,29 +143,40 @@ def passes(rows: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np
     return iter(filled.reshape(-1, size))
 
 
+class Training(NamedTuple):
+    """What the trainings of one fit share."""
+
+    shape: Shape
+    settings: Settings
+    data: Any
+    """That of `on_device`."""
+    rng: np.random.Generator
+    report: Callable[[str], None] = lambda note: None
+    """Called after each epoch."""
+
+
 def train_member(
-    shape: Shape,
-    settings: Settings,
-    data: Any,
+    training: Training,
     rows: np.ndarray,
     start: State | np.ndarray,
-    rng: np.random.Generator,
     *,
     loss: Callable[[np.ndarray], float] | None = None,
-    report: Callable[[str], None] = lambda note: None,
+    stop_after: int | None = None,
 ) -> Member:
-    """Trains on `rows` of `data`, that of `on_device`; keeps the epoch whose `loss` of parameters is least.
+    """Trains on `rows` of the data, from parameters (P,) or a state; keeps the epoch whose `loss` of parameters is least.
 
-    One epoch's loss is noisy: it counts in the mean with those of the two epochs before.
+    One epoch's loss is noisy: it counts in the mean with those of the two epochs before. Without a loss the last epoch
+    is kept, or that which it is to `stop_after`, of a schedule that spans all of them.
     FloatingPointError where no batch of an epoch gave a finite step.
     """
+    shape, settings, data, rng, report = training
     objective = model_of(shape).objective
     each = -(-len(rows) // min(settings.batch_size, len(rows)))
     state = start
     if not isinstance(state, State):
         state = state_of(shape, settings, start, settings.epochs * each, int(rng.integers(2**31)))
     best, losses = (np.inf, state.params, 0), []
-    for epoch in range(1, settings.epochs + 1):
+    for epoch in range(1, (stop_after or settings.epochs) + 1):
         left_out = []
         for batch in passes(rows, settings.batch_size, rng):
             state, metrics = step(objective, OPTIMIZER, state, data, batch)
@@ -174,13 +185,13 @@ def train_member(
             raise FloatingPointError(
                 f"no batch of epoch {epoch} had a finite loss and gradient: scale the inputs, or lower learning_rate"
             )
-        if loss is not None:
+        if loss is None:
+            best = np.inf, state.params, epoch
+        else:
             losses.append(loss(state.params))
             smooth = float(np.mean(losses[-3:]))
             if smooth < best[0]:
                 best = smooth, state.params, epoch
-        else:
-            best = np.inf, state.params, epoch
         report(f"loss {losses[-1]:.4g}" if losses else "")
         if epoch - best[2] >= settings.patience:
             break
@@ -223,17 +234,19 @@ def _chunks(x, known):
 
 
 def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray) -> float:
-    """The mean task loss of answers y to those rows, as training has it."""
+    """How wrong answers y are to those rows: squared error or cross-entropy; where F1 is trained for, 1 - F1.
+
+    That at the threshold which is best on the same rows: a free choice of one number in all answers.
+    """
     truth = data.y[rows]
-    counts = np.ones(truth.shape, bool) if data.mask is None else data.mask[rows]
+    mask = None if data.mask is None else data.mask[rows]
+    if shape.f1_weight:
+        return 1 - metrics.example_f1(metrics.Tuned.tune(y, truth, mask)(y), truth, mask)
+    counts = np.ones(truth.shape, bool) if mask is None else mask
     if shape.kind == "numbers":
         each = np.sum(np.where(counts, (y - truth) ** 2, 0), axis=1)
     else:
         each = _cross_entropy(shape.kind, y, truth, counts)
-    if shape.f1_weight:
-        y, truth = np.where(counts, y, 0), np.where(counts, truth, 0)
-        both, either = np.sum(y * truth, axis=1), np.sum(y + truth, axis=1)
-        each += shape.f1_weight * np.where(either > 0, 1 - 2 * both / np.maximum(either, 1e-12), 0)
     weight = np.ones(len(rows)) if data.weight is None else data.weight[rows]
     return float(weight @ each / max(weight.sum(), 1e-12))
 

@@ -33,9 +33,7 @@ def is_sets(Y: Any) -> bool:
         return False
     sets = [row for row in rows if _is_set(row)]
     names = [name for row in sets for name in row if name is not None]
-    return (
-        not names or len({*map(len, sets)}) > 1 or any(isinstance(name, str) for name in names)
-    )
+    return not names or len({*map(len, sets)}) > 1 or any(isinstance(name, str) for name in names)
 
 
 def _is_unknown(row):
