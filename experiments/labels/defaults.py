@@ -67,13 +67,15 @@ def of_classes(name: str, seed: int) -> tuple[dict[str, float], tuple[Any, ...]]
     x, xt, y, yt = train_test_split(x, y, test_size=0.3, random_state=seed, stratify=y)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     grid = {"logisticregression__C": baselines.STRENGTHS}
-    found = GridSearchCV(linear, grid).fit(x, y)
+    found: Any = GridSearchCV(linear, grid).fit(x, y)
     return {"logistic": 100 * float(found.score(xt, yt))}, (x, y, xt, yt)
 
 
 def made(name: str, seed: int) -> tuple[Any, ...]:
     """(x, y, test x, test y) of made-up label sets."""
     n, d, labels, each = MADE[name]
+    x: Any
+    y: Any
     x, y, *_ = datasets.make_multilabel_classification(
         n + 1000, d, n_classes=labels, n_labels=each, allow_unlabeled=False, random_state=seed
     )

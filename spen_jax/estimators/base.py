@@ -195,8 +195,9 @@ class RowEstimator(BaseEstimator):
         on, flats, moments = on_device(data), [], []
         for k, flat in enumerate(self.flats_):
             state = state_of(shape, settings, flat, 0, int(rng.integers(2**31)))
-            if getattr(self, "moments_", None):
-                kept = Moments(*self.moments_[k], state.opt_state.numbers)
+            if before := getattr(self, "moments_", None):
+                count, first, second = before[k]
+                kept = Moments(count, first, second, state.opt_state.numbers)
                 state = state._replace(opt_state=jax.device_put(kept))
             training = Training(shape, settings, on, rng)
             member = train_member(training, np.arange(len(data.y)), state)

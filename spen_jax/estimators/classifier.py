@@ -163,7 +163,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def rank(self, X: Any, known: Any = None, k: int | None = None) -> list[list[Any]]:
         """The k labels of each row that come next, likeliest first, of those that are not known; all without k."""
         p, held = self._probable(X, known)
-        open_ = np.ones(p.shape, bool) if held is None else ~held.mask
+        open_ = np.ones(p.shape, bool) if held is None or held.mask is None else ~held.mask
         order = np.argsort(np.where(open_, -p, np.inf), axis=1, kind="stable")
         counts = open_.sum(axis=1) if k is None else np.minimum(open_.sum(axis=1), k)
         names = self.classes_.tolist()

@@ -63,7 +63,7 @@ class Decision(NamedTuple):
     def probabilities(self, y: np.ndarray, held: Labels | None = None) -> np.ndarray:
         """(N, L); of labels that are held 0 or 1."""
         p = np.exp(-np.logaddexp(0, -self.logits(y)))
-        return p if held is None else np.where(held.mask, held.y, p)
+        return p if held is None or held.mask is None else np.where(held.mask, held.y, p)
 
     def sets(self, p: np.ndarray, held: Labels | None = None) -> np.ndarray:
         """Booleans (N, L): the rule's choice among the labels that are not held, beside those held on."""

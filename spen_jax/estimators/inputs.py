@@ -90,7 +90,7 @@ def checked_x(estimator: Any, X: Any, *, reset: bool) -> Any:
     ValueError for words, missing and infinite values.
     """
     _check_columns(X)
-    found = validate_data(
+    found: Any = validate_data(
         estimator,
         X,
         reset=reset,

@@ -1,7 +1,7 @@
 """How the estimators train: members on folds, each stopped early by its own held-out rows; chunks of one size predict.
 
-N rows, D inputs, L outputs, P parameters, K members. Programs depend on a `Shape` and on N to within a power of 2, and on
-no rate, share, decay or number of epochs, so that a search over those, or over folds, compiles once.
+N rows, D inputs, L outputs, P parameters, K members. Programs depend on a `Shape` and on N to within a power of 2, and
+on no rate, share, decay or number of epochs, so that a search over those, or over folds, compiles once.
 """
 
 from collections.abc import Callable, Iterator
@@ -81,15 +81,15 @@ class Moments(NamedTuple):
     numbers: Numbers
 
 
-def _no_moments(flat):
-    nothing = np.zeros_like(flat)
-    return Moments(
-        np.int32(0), nothing, nothing, Numbers(*np.zeros(2, np.float32), np.int32(0), nothing)
-    )
+def _no_moments(params: Any) -> Moments:
+    nothing = np.zeros_like(params)
+    none = np.float32(0)
+    return Moments(np.int32(0), nothing, nothing, Numbers(none, none, np.int32(0), nothing))
 
 
-def _adamw(gradient, state, flat):
+def _adamw(updates: Any, state: Any, params: Any = None) -> tuple[Any, Moments]:
     """AdamW with a clipped gradient; the rate warms up for a tenth of the steps and falls as a cosine."""
+    gradient, flat = updates, params
     count, numbers = state.count + 1, state.numbers
     gradient *= jnp.minimum(1, CLIP / jnp.maximum(jnp.linalg.norm(gradient), 1e-12))
     first = 0.9 * state.first + 0.1 * gradient
@@ -163,7 +163,7 @@ def train_member(
     loss: Callable[[np.ndarray], float] | None = None,
     stop_after: int | None = None,
 ) -> Member:
-    """Trains on `rows` of the data, from parameters (P,) or a state; keeps the epoch whose `loss` of parameters is least.
+    """Trains on `rows` of the data, from parameters (P,) or a state; keeps the epoch whose `loss` is least.
 
     One epoch's loss is noisy: it counts in the mean with those of the two epochs before. Without a loss the last epoch
     is kept, or that which it is to `stop_after`, of a schedule that spans all of them.
@@ -172,8 +172,9 @@ def train_member(
     shape, settings, data, rng, report = training
     objective = model_of(shape).objective
     each = -(-len(rows) // min(settings.batch_size, len(rows)))
-    state = start
-    if not isinstance(state, State):
+    if isinstance(start, State):
+        state = start
+    else:
         state = state_of(shape, settings, start, settings.epochs * each, int(rng.integers(2**31)))
     best, losses = (np.inf, state.params, 0), []
     for epoch in range(1, (stop_after or settings.epochs) + 1):

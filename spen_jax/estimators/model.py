@@ -79,7 +79,7 @@ def started(shape: Shape, rng: np.random.Generator, rates: tuple[float, float]) 
     if shape.kind == "numbers":
         spreads |= {"C": shape.outputs**-0.5, "k": 0.1 * max(shape.units, 1) ** -0.5}
     parts = [
-        np.float32(rates) if name == "rates" else spreads.get(name, 0) * rng.standard_normal(size)
+        np.asarray(rates) if name == "rates" else spreads.get(name, 0) * rng.standard_normal(size)
         for name, size in sizes(shape).items()
     ]
     return np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)

@@ -85,7 +85,8 @@ class SPENRegressor(RegressorMixin, RowEstimator):
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         x = checked_x(self, X, reset=reset)
-        y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
+        numbers: Any = np.float64  # scikit-learn's stubs know names of types alone
+        y = check_array(y, dtype=numbers, ensure_2d=False, input_name="y", estimator=self)
         check_consistent_length(x, y)
         one = y.ndim == 1
         y = y[:, None] if one else y

@@ -9,7 +9,7 @@ import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -121,9 +121,9 @@ def _plain(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
             return {"array": name}
         if all(isinstance(item, str) for item in value.ravel().tolist()):
             return {"texts": value.tolist(), "object": value.dtype == object}
-    record = type(value).__name__
+    record, given = type(value).__name__, cast(Any, value)
     if RECORDS.get(record) is type(value):
-        fields = value._asdict() if hasattr(value, "_asdict") else _fields(value)
+        fields = given._asdict() if hasattr(given, "_asdict") else _fields(given)
         return {"record": record, "fields": _plain(fields, name, arrays)["dict"]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {k: _plain(v, f"{name}.{k}", arrays) for k, v in value.items()}}
