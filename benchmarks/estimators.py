@@ -62,7 +62,7 @@ def search() -> dict[str, float]:
 
 
 def one_row() -> dict[str, float]:
-    """Milliseconds to predict one row of BibTeX's size (1,836 words, 159 labels), and what other numbers of rows cost."""
+    """Milliseconds to predict one row of BibTeX's size (1,836 words, 159 labels), and other numbers of rows."""
     import jax
     import numpy as np
 
@@ -76,9 +76,9 @@ def one_row() -> dict[str, float]:
     model.predict_proba(x[:1])
     compiled: list[str] = []
 
-    def listen(name: str, seconds: float, **_: Any) -> None:
-        if "compile" in name:
-            compiled.append(name)
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if "compile" in event:
+            compiled.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     found = {}
