@@ -27,7 +27,7 @@ def test_the_benchmark_of_energies_times_all_contestants_once_their_answers_are_
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_energies_refuses_answers_that_differ():
     code = (
         "import numpy as np; from benchmarks.energies import check; y = np.ones((2, 3)); "
@@ -39,7 +39,7 @@ def test_the_benchmark_of_energies_refuses_answers_that_differ():
     assert "chain, infer: spen_jax and jax_plain differ by 0.001 of the size of y" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_energies_refuses_an_energy_it_does_not_know():
     done = run("--energies", "chain", "chains", script=SCRIPT)
     assert done.returncode == 2

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import structure
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_contestants_agree_and_each_has_a_row(monkeypatch):
     sizes = {
         "PLACES": 5,

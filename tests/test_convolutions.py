@@ -100,7 +100,7 @@ def everything(convolve):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in CASES]
 )
 def test_all_derivatives_are_those_of_jax(name):
     convolve, x, w = problem(**CASES[name])

@@ -78,7 +78,7 @@ def test_every_solver_takes_one_example_scalars_and_none(name, shape):
         check_bowl(solver, steps, "float32", SHAPES[shape], 0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("x64, dtype", MODES)
 def test_stopping_early_settings_temperature_and_what_is_known_keep_the_type(x64, dtype):
     with jax.enable_x64(x64):
@@ -92,7 +92,7 @@ def test_stopping_early_settings_temperature_and_what_is_known_keep_the_type(x64
         check_bowl(plain, 60, dtype, (2, 3), 2e-3, known=known)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("params", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("solver", ["descent", "line search"])
 def test_parameters_may_be_of_any_type(solver, params):
@@ -110,7 +110,7 @@ def test_points_of_16_bits_are_refused_by_name(dtype):
         Predictor(bowl, start=start)(1.0, np.zeros((2, 3), np.float32))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("x64, dtype", MODES)
 @pytest.mark.parametrize("mode", ["unrolled", "implicit", "stopped"])
 def test_derivatives_have_the_type_of_what_they_are_of(mode, x64, dtype):
@@ -128,7 +128,7 @@ def test_derivatives_have_the_type_of_what_they_are_of(mode, x64, dtype):
         np.testing.assert_allclose(of_centre, 0 if mode == "stopped" else 1, atol=3e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("x64, dtype", MODES)
 def test_trees_and_predictors_keep_the_type(x64, dtype):
     def of_tree(params, x, y):
@@ -174,7 +174,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("x64, dtype", MODES[::2])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains_in_both_types_and_both_modes(name, x64, dtype):
@@ -192,7 +192,7 @@ def test_every_objective_trains_in_both_types_and_both_modes(name, x64, dtype):
         assert np.any(after.params["W"] != params["W"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [bool, "int8", "uint8", "int32", "float16", "bfloat16", "float64"])
 def test_labels_of_any_kind_train_alike(kind):
     params = {"W": np.ones((3, 2), np.float32), "A": np.eye(3, dtype=np.float32)}

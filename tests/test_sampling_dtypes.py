@@ -12,7 +12,7 @@ import pytest
 from spen_jax.domains import Box, Product, Reals
 from spen_jax.sampling import GibbsWithGradients, HamiltonianMonteCarlo, Langevin, sample
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SAMPLERS = {
     "gaussian": Langevin(),

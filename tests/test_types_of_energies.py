@@ -7,7 +7,7 @@ import pytest
 
 from spen_jax import exact, losses
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ENERGIES = np.array([[1.0, 2.0, 0.5], [3.0, -1.0, 2.0]])
 WEIGHTS, WRONG = np.array([1.0, 0.0, 2.0]), np.array([[True, False, True], [False, True, True]])

@@ -9,7 +9,7 @@ from spen_jax import domains, losses
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.losses import OutsideBall
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WIDE, ORTHANT, BALL, OUTSIDE = Box(-1.0, 3.0), Box(0, np.inf), L2Ball(0.7), OutsideBall(0.7)
 DOMAINS = [Reals(), Box(), WIDE, ORTHANT, Simplex(), BALL, OUTSIDE]
