@@ -39,7 +39,7 @@ class RowEstimator(BaseEstimator):
         hidden = self.hidden_units or (1000 if wide else int(np.clip(n // 8, 64, 512)))
         units = self.global_units
         if units is None:
-            units = 0 if kind == "classes" or L < 2 else 16
+            units = 0 if kind == "classes" or L < 2 else 64 if of_shape.get("known") else 16
         shape = Shape(kind, D, hidden, L, units, steps=self.steps, **of_shape)
         dropout = self.dropout
         if dropout is None:

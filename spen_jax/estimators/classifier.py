@@ -17,6 +17,9 @@ from spen_jax.metrics.decisions import fit_logistic
 TUNED_ON = 1000
 """Held-out rows that a rule is tuned on, at most: with many labels more take minutes."""
 
+MOST_PAIRED = 3000
+"""Labels up to which pairs are taken by default: a matrix of so many squared learns and answers in reasonable time."""
+
 
 class SPENClassifier(ClassifierMixin, RowEstimator):
     def __init__(
@@ -25,7 +28,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         decision: str | float | int = "expected_f1",
         hidden_units: int | None = None,
         global_units: int | None = None,
-        pairs: bool = False,
+        pairs: bool | None = None,
         steps: int = 3,
         dropout: float | None = None,
         learning_rate: float | None = None,
@@ -77,7 +80,10 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         more = {}
         if kind == "labels":
             f1 = isinstance(self.decision, str)
-            more = {"f1_weight": float(min(50, 2 * L)) if f1 else 0.0, "known": float(self.known_share), "pairs": self.pairs}
+            known = float(self.known_share)
+            # Which labels go with those told is before all a matrix of pairs.
+            pairs = 0 < known and L <= MOST_PAIRED if self.pairs is None else bool(self.pairs)
+            more = {"f1_weight": float(min(50, 2 * L)) if f1 else 0.0, "known": known, "pairs": pairs}
         shape, settings = self._planned(kind, x, n, L, **more)
         data = Data(x, labels.y, labels.mask, weight)
         strata = labels.y.argmax(1) if kind == "classes" else None

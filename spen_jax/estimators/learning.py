@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from spen_jax import sparse
-from spen_jax.estimators.model import Shape, factors, model_of, started
+from spen_jax.estimators.model import Shape, decays, factors, model_of, started
 from spen_jax.training import State, init, step
 
 CHUNK = 64
@@ -67,6 +67,7 @@ class Numbers(NamedTuple):
 
     rate: Any
     decay: Any
+    """Of each parameter."""
     steps: Any
     """Of the whole schedule; 0 for a rate that stays."""
     factors: Any
@@ -83,7 +84,7 @@ class Moments(NamedTuple):
 
 def _no_moments(flat):
     nothing = np.zeros_like(flat)
-    return Moments(np.int32(0), nothing, nothing, Numbers(*np.zeros(2, np.float32), np.int32(0), nothing))
+    return Moments(np.int32(0), nothing, nothing, Numbers(np.float32(0), nothing, np.int32(0), nothing))
 
 
 def _adamw(gradient, state, flat):
@@ -98,8 +99,7 @@ def _adamw(gradient, state, flat):
     falling = jnp.where(count < up, count / up, (1 + jnp.cos(jnp.pi * down)) / 2)
     rate = numbers.rate * jnp.where(numbers.steps > 0, falling, 1)
     descent = numbers.factors * unbiased[0] / (jnp.sqrt(unbiased[1]) + 1e-8)
-    shrunk = jnp.where(numbers.factors > 0, numbers.decay * flat, 0)
-    return -rate * (descent + shrunk), Moments(count, first, second, numbers)
+    return -rate * (descent + numbers.decay * flat), Moments(count, first, second, numbers)
 
 
 OPTIMIZER = optax.GradientTransformation(_no_moments, _adamw)
@@ -110,7 +110,7 @@ def state_of(shape: Shape, settings: Settings, flat: np.ndarray, steps: int, see
     state = init(flat, OPTIMIZER, jax.random.key(seed))
     numbers = Numbers(
         np.float32(settings.learning_rate),
-        np.float32(settings.weight_decay),
+        np.float32(settings.weight_decay) * decays(shape),
         np.int32(steps),
         factors(shape, settings.global_rate),
     )
