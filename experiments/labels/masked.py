@@ -51,7 +51,7 @@ class Masked(nn.Module):
 
 
 @lru_cache(maxsize=16)
-def objective_of(module: Masked, share: float) -> Objective:
+def objective_of(module: Any, share: float) -> Objective:
     """Tells each row's labels that are on with a probability drawn from [0, share]; cross-entropy of all others."""
 
     def objective(params, batch, key):
@@ -91,7 +91,7 @@ def drawn(y: np.ndarray, share: float, seed: int) -> np.ndarray:
     """What is told of rows y (N, L), as training draws it."""
     rng = np.random.default_rng(seed)
     shares = share * rng.random((len(y), 1))
-    return np.float32(y * (rng.random(y.shape) < shares))
+    return (y * (rng.random(y.shape) < shares)).astype(np.float32)
 
 
 def training(
@@ -99,7 +99,7 @@ def training(
 ) -> tuple[Scaling, Epochs[Trained]]:
     """How x is scaled, as `SPENClassifier` scales it, and the epochs; a fifth of the rows chooses among these."""
     scaling = Scaling.of(data.x)
-    x, y = scaling(data.x), np.float32(data.y)
+    x, y = scaling(data.x), data.y.astype(np.float32)
     rows, held = sx.data.split(len(y), 0.2, seed)
     few = held[:2000]
     told, x_few = drawn(y[few], share, seed), x[few]

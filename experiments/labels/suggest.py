@@ -136,7 +136,7 @@ def of_masked(
     found = shared.followed(epochs, progress, f"seed {seed}: {TITLES[name]}", count)
 
     def scores(one: Asked) -> np.ndarray:
-        return masked.logits(module, found.params, scaling(one.x), np.float32(one.given))
+        return masked.logits(module, found.params, scaling(one.x), one.given.astype(np.float32))
 
     size = sum(a.size for a in jax.tree.leaves(found.params))
     return {"scores": scores, "epoch": found.epoch, "parameters": size}
