@@ -95,7 +95,7 @@ def drawn(y: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def training(
-    module: Masked, data: sx.data.Split, recipe: Recipe, share: float, seed: int
+    module: Any, data: sx.data.Split, recipe: Recipe, share: float, seed: int
 ) -> tuple[Scaling, Epochs[Trained]]:
     """How x is scaled, as `SPENClassifier` scales it, and the epochs; a fifth of the rows chooses among these."""
     scaling = Scaling.of(data.x)
