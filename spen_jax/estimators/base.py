@@ -19,6 +19,7 @@ from spen_jax.estimators.learning import (
     cost,
     on_device,
     state_of,
+    told,
     train_member,
 )
 from spen_jax.estimators.model import Shape, started
@@ -36,10 +37,11 @@ class RowEstimator(BaseEstimator):
         """The shape and the settings: those given, the others from the data."""
         D = x.shape[1]
         wide = sparse.is_scipy(x)
+        told = of_shape.get("known", 0) > 0
         hidden = self.hidden_units or (1000 if wide else int(np.clip(n // 8, 64, 512)))
         units = self.global_units
         if units is None:
-            units = 0 if kind == "classes" or L < 2 else 64 if of_shape.get("known") else 16
+            units = 0 if kind == "classes" or L < 2 else 256 if told else 16
         shape = Shape(kind, D, hidden, L, units, steps=self.steps, **of_shape)
         dropout = self.dropout
         if dropout is None:
@@ -50,9 +52,12 @@ class RowEstimator(BaseEstimator):
         if wide:
             batch = max(batch, 32 if n < 1000 else 256)
         epochs = int(np.clip(60 * (1500 / max(n, 1)) ** 0.5, 10, 80))
+        rate = self.learning_rate or (2e-3 if told else 3e-3)
         settings = Settings(
             *dropout,
-            learning_rate=self.learning_rate or 3e-3,
+            learning_rate=rate,
+            # Where labels are told the global term has much to learn, however slowly the network does.
+            global_rate=0.03 / rate if told else 10.0,
             weight_decay=0.1 if self.weight_decay is None else self.weight_decay,
             epochs=self.epochs or epochs,
             batch_size=batch,
@@ -85,7 +90,7 @@ class RowEstimator(BaseEstimator):
         if not (self.warm_start and before is not None and self.shape_ == shape and len(before) == K):
             rates = settings.input_dropout, settings.dropout
             before = np.stack([started(shape, rng, rates) for _ in range(K)])
-        beside = compile_beside(shape, before[:1], data.x)
+        beside = compile_beside(shape, before[:1], data)
         on = on_device(data)
         members, held_rows, held_y = [], [], []
         with reporting(self, K * settings.epochs) as report:
@@ -94,9 +99,11 @@ class RowEstimator(BaseEstimator):
                 held = np.flatnonzero(fold == k) if holds else np.arange(0)
                 rows = np.setdiff1d(np.arange(n), held)
                 few = rng.permutation(held)[:2000]
+                known = told(shape, data, few)
 
-                def loss(flat, few=few):
-                    return cost(shape, answers(shape, flat[None], data.x[few]), data, few)
+                def loss(flat, few=few, known=known):
+                    y = answers(shape, flat[None], data.x[few], known)
+                    return cost(shape, y, data, few, known)
 
                 beside.join()
                 member = train_member(

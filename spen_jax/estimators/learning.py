@@ -222,10 +222,24 @@ def _chunks(x, known):
         yield len(rows), (cut, None if known is None else tuple(a[filled] for a in known))
 
 
-def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray) -> float:
-    """The mean task loss of answers y to those rows, as training has it."""
+def told(shape: Shape, data: Data, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(mask, y) of what those rows are told, as training draws it, always the same; None where nothing is told."""
+    if not shape.known:
+        return None
+    rng, y = np.random.default_rng(0), data.y[rows]
+    drawn = rng.random(y.shape) < shape.known * rng.random((len(y), 1))
+    on = y > 0 if data.mask is None else (y > 0) & data.mask[rows]
+    return drawn & on, y
+
+
+def cost(
+    shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray, known: Any = None
+) -> float:
+    """The mean task loss of answers y to those rows, as training has it: of what is not `known`."""
     truth = data.y[rows]
     counts = np.ones(truth.shape, bool) if data.mask is None else data.mask[rows]
+    if known is not None:
+        counts = counts & ~known[0]
     if shape.kind == "numbers":
         each = np.sum(np.where(counts, (y - truth) ** 2, 0), axis=1)
     else:
@@ -244,8 +258,10 @@ def _cross_entropy(kind, y, truth, counts):
     return -np.sum(np.where(counts, each, 0), axis=1)
 
 
-def compile_beside(shape: Shape, flats: Any, x: Any) -> Thread:
+def compile_beside(shape: Shape, flats: Any, data: Data) -> Thread:
     """Compiles prediction while the caller compiles training; join it before the first prediction."""
-    thread = Thread(target=answers, args=(shape, flats, x[:1]), daemon=True)
+    first = np.arange(1)
+    known = told(shape, data, first)
+    thread = Thread(target=answers, args=(shape, flats, data.x[:1], known), daemon=True)
     thread.start()
     return thread
