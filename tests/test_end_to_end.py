@@ -255,6 +255,23 @@ def test_what_is_known_is_held_through_inference_and_the_rest_is_judged(x64):
     assert abs(none - 1 / 6) < 4.5 * np.sqrt(5 / 36 / 800)
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_with_known_on_labels_that_are_off_are_not_told_but_judged(on, x64):
+    """Found is 1/2 whatever is told, so that the loss says how many labels of each example were not told."""
+    truth = np.repeat([[1.0, 1, 0, 0], [0, 0, 0, 0]], 2000, axis=0)
+    predictor = Predictor(nothing, start=0.5, steps=1, solver=GradientDescent(0.1, 0))
+    objective = end_to_end(predictor, loss=losses.squared_error, known=1.0, known_on=on)
+    half = {"weight": np.repeat([1.0, 0.0], 2000)}
+    told = {}
+    for name, weight in (("some", half["weight"]), ("none", 1 - half["weight"])):
+        batch = {"x": np.zeros((4000, 1)), "y": truth, "weight": weight}
+        told[name] = 4 - jax.jit(objective)(None, batch, KEY)[0] / 0.25
+    # Shares uniform in [0, 1]: half of what may be told is.
+    assert abs(told["some"] - (1 if on else 2)) < 0.1
+    assert told["none"] == pytest.approx(0 if on else 2, abs=0.1)
+    assert not on or told["none"] == 0
+
+
 def test_parts_that_do_not_count_are_found_like_the_others_but_not_judged(x64):
     params, batch = problem(6)
     predictor = Predictor(parabola_of_x, start=0.3, solver=MirrorDescent(0.7), steps=2)

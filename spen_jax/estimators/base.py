@@ -22,6 +22,7 @@ from spen_jax.estimators.learning import (
     cost,
     on_device,
     state_of,
+    told,
     train_member,
 )
 from spen_jax.estimators.model import Kind, Shape, started
@@ -62,13 +63,14 @@ class RowEstimator(BaseEstimator):
     def _planned(self, kind: Kind, x: Any, L: int, **of_shape: Any) -> tuple[Shape, Settings]:
         """The shape and the settings: those given, the others from the data."""
         (n, D), wide = x.shape, sparse.is_scipy(x)
+        told_some = of_shape.get("known", 0) > 0
         self._check_settings()
         hidden = self.hidden_units or (
             1000 if wide else int(np.clip(2 ** round(np.log2(n / 8)), 64, 512))
         )
         units = self.global_units
         if kind == "classes" or units is None:
-            units = 0 if kind == "classes" or L < 2 else 16
+            units = 0 if kind == "classes" or L < 2 else 256 if told_some else 16
         dropout = self.dropout
         if dropout is None:
             shares = (0.3, 0.8) if wide and L < 500 else (0.3, 0.5) if wide else (0.1, 0.5)
@@ -81,9 +83,12 @@ class RowEstimator(BaseEstimator):
         # So many passes, but enough steps where there are few rows.
         epochs = max(60 * (1500 / n) ** 0.5, 700 * batch / n)
         epochs = self.epochs or int(np.clip(epochs, 10, 300))
+        rate = self.learning_rate or (2e-3 if told_some else 3e-3)
         settings = Settings(
             *shares,
-            learning_rate=self.learning_rate or 3e-3,
+            learning_rate=rate,
+            # Where labels are told the global term has much to learn, however slowly the network does.
+            global_rate=0.03 / rate if told_some else 10.0,
             weight_decay=0.1 if self.weight_decay is None else self.weight_decay,
             epochs=epochs,
             batch_size=batch,
@@ -149,7 +154,7 @@ class RowEstimator(BaseEstimator):
         K, again = self._members(n), holds and SEVERAL[0] < n <= SEVERAL[1]
         fold = self._folds(n, strata, rng)
         starts = self._starts(shape, settings, K, rng)
-        beside = compile_beside(shape, starts[:1], data.x)
+        beside = compile_beside(shape, starts[:1], data)
         on, everything = on_device(data), np.arange(n)
         chosen, held, answered = [], [], []
         with reporting(self, (K + again) * settings.epochs) as report:
@@ -157,10 +162,12 @@ class RowEstimator(BaseEstimator):
             for k in range(1 if again else K):
                 held.append(np.flatnonzero(fold == k) if holds else everything[:0])
                 few = rng.permutation(held[k])[:SCORED]
+                known = told(shape, data, few)
 
-                def loss(flat, few=few):
+                def loss(flat, few=few, known=known):
                     beside.join()
-                    return cost(shape, answers(shape, flat[None], data.x[few]), data, few)
+                    y = answers(shape, flat[None], data.x[few], known)
+                    return cost(shape, y, data, few, known)
 
                 rows = np.setdiff1d(everything, held[k])
                 score = loss if holds else None

@@ -22,6 +22,8 @@ from spen_jax.estimators.interactions import (
 from spen_jax.estimators.learning import Data
 from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of
 
+MOST_PAIRED = 3000
+"""Labels up to which pairs are taken by default."""
 MOST_F1 = 50.0
 """The largest weight of 1 - soft F1 beside the cross-entropy; 2 L with fewer labels."""
 
@@ -44,9 +46,10 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         likeliest labels. The first two train for F1, the others for the likelihood. Classes are the likeliest.
       hidden_units, global_units, dropout, learning_rate, weight_decay, epochs, members: of the network, the global
         term and the training, None for what follows from the data; `settings_` and `shape_` say what was taken.
-      pairs: whether the energy also has a number for each pair of labels.
+      pairs: whether the energy also has a number for each pair of labels; None where `known_share` is not 0.
       steps: of inference.
-      known_share: the largest share of a row's labels that inference is told in training, for `predict(X, known=)`.
+      known_share: the largest share of a row's own labels that inference is told in training, for
+        `predict(X, known=)`.
       early_stopping: whether rows are held out. Below 20 rows none are.
       validation_fraction: the share of rows that each member holds out, at most 10,000 of them.
       warm_start: whether `fit` goes on from the parameters of the last one, where they have the same shape.
@@ -66,7 +69,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         decision: str | float = "expected_f1",
         hidden_units: int | None = None,
         global_units: int | None = None,
-        pairs: bool = False,
+        pairs: bool | None = None,
         steps: int = 3,
         dropout: float | None = None,
         learning_rate: float | None = None,
@@ -262,7 +265,9 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
             return self._planned("classes", x, labels.y.shape[1])
         L, known = labels.y.shape[1], float(self.known_share)
         f1 = min(MOST_F1, 2.0 * L) if isinstance(self.decision, str) else 0.0
-        return self._planned("labels", x, L, f1_weight=f1, known=known, pairs=self.pairs)
+        # Which labels go with those told is before all a matter of pairs.
+        pairs = 0 < known and L <= MOST_PAIRED if self.pairs is None else bool(self.pairs)
+        return self._planned("labels", x, L, f1_weight=f1, known=known, pairs=pairs)
 
     def _conclude(self, x, labels, y, rows):
         """Sets the decision by answers (n, L) to these held-out rows, and what explanations stand on."""

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from spen_jax import metrics, sparse
-from spen_jax.estimators.model import Shape, factors, model_of
+from spen_jax.estimators.model import Shape, decays, factors, model_of
 from spen_jax.training import State, init, step
 
 CHUNK = 64
@@ -67,6 +67,7 @@ class Numbers(NamedTuple):
 
     rate: Any
     decay: Any
+    """Of each parameter."""
     steps: Any
     """Of the whole schedule; 0 for a rate that stays."""
     factors: Any
@@ -83,8 +84,9 @@ class Moments(NamedTuple):
 
 def _no_moments(params: Any) -> Moments:
     nothing = np.zeros_like(params)
-    none = np.float32(0)
-    return Moments(np.int32(0), nothing, nothing, Numbers(none, none, np.int32(0), nothing))
+    return Moments(
+        np.int32(0), nothing, nothing, Numbers(np.float32(0), nothing, np.int32(0), nothing)
+    )
 
 
 def _adamw(updates: Any, state: Any, params: Any = None) -> tuple[Any, Moments]:
@@ -100,8 +102,7 @@ def _adamw(updates: Any, state: Any, params: Any = None) -> tuple[Any, Moments]:
     falling = jnp.where(count < up, count / up, (1 + jnp.cos(jnp.pi * down)) / 2)
     rate = numbers.rate * jnp.where(numbers.steps > 0, falling, 1)
     descent = numbers.factors * unbiased[0] / (jnp.sqrt(unbiased[1]) + 1e-8)
-    shrunk = jnp.where(numbers.factors > 0, numbers.decay * flat, 0)
-    return -rate * (descent + shrunk), Moments(count, first, second, numbers)
+    return -rate * (descent + numbers.decay * flat), Moments(count, first, second, numbers)
 
 
 OPTIMIZER = optax.GradientTransformation(_no_moments, _adamw)
@@ -112,7 +113,7 @@ def state_of(shape: Shape, settings: Settings, flat: np.ndarray, steps: int, see
     state = init(flat, OPTIMIZER, jax.random.key(seed))
     numbers = Numbers(
         np.float32(settings.learning_rate),
-        np.float32(settings.weight_decay),
+        np.float32(settings.weight_decay) * decays(shape),
         np.int32(steps),
         factors(shape, settings.global_rate),
     )
@@ -234,13 +235,25 @@ def _chunks(x, known):
         yield len(rows), (cut, None if known is None else tuple(a[filled] for a in known))
 
 
-def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray) -> float:
+def told(shape: Shape, data: Data, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(mask, y) of what those rows are told, as training draws it, always the same; None where nothing is told."""
+    if not shape.known:
+        return None
+    rng, y = np.random.default_rng(0), data.y[rows]
+    drawn = rng.random(y.shape) < shape.known * rng.random((len(y), 1))
+    on = y > 0 if data.mask is None else (y > 0) & data.mask[rows]
+    return drawn & on, y
+
+
+def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray, known: Any = None) -> float:
     """How wrong answers y are to those rows: squared error or cross-entropy; where F1 is trained for, 1 - F1.
 
-    That at the threshold which is best on the same rows: a free choice of one number in all answers.
+    It is about what is not `known`, (mask, y). F1 is that at the threshold which is best on the same rows: a free choice of one number in all answers.
     """
     truth = data.y[rows]
     mask = None if data.mask is None else data.mask[rows]
+    if known is not None:
+        mask = ~known[0] if mask is None else mask & ~known[0]
     if shape.f1_weight:
         return 1 - metrics.example_f1(metrics.Tuned.tune(y, truth, mask)(y), truth, mask)
     counts = np.ones(truth.shape, bool) if mask is None else mask
@@ -258,8 +271,9 @@ def _cross_entropy(kind, y, truth, counts):
     return -np.sum(np.where(counts, each, 0), axis=1)
 
 
-def compile_beside(shape: Shape, flats: Any, x: Any) -> Thread:
+def compile_beside(shape: Shape, flats: Any, data: Data) -> Thread:
     """Compiles prediction while the caller compiles training; join it before the first prediction."""
-    thread = Thread(target=answers, args=(shape, flats, x[:1]), daemon=True)
+    known = told(shape, data, np.arange(1))
+    thread = Thread(target=answers, args=(shape, flats, data.x[:1], known), daemon=True)
     thread.start()
     return thread

@@ -86,8 +86,16 @@ def started(shape: Shape, rng: np.random.Generator, rates: tuple[float, float]) 
 
 
 def factors(shape: Shape, of_global: float) -> np.ndarray:
-    """How fast each of the flat parameters learns, beside the network's: 1; the global term; 0 for the rates."""
-    known = {"rates": 0.0, "C": of_global, "d": of_global, "k": of_global}
+    """How fast each of the flat parameters learns, beside the network's: 1; what relates labels; 0 for the rates."""
+    return _by_name(shape, {"rates": 0.0} | dict.fromkeys("CdkA", of_global))
+
+
+def decays(shape: Shape) -> np.ndarray:
+    """How much each of the flat parameters decays, beside the network's: 1; pairs, so many that they overfit: 100."""
+    return _by_name(shape, {"rates": 0.0, "A": 100.0})
+
+
+def _by_name(shape, known):
     parts = [np.full(size, known.get(name, 1.0)) for name, size in sizes(shape).items()]
     return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
@@ -171,7 +179,10 @@ def model_of(shape: Shape) -> Model:
         predictor = _relating(shape)
         weights = (0.1, *[0.0] * (shape.steps - 1), 1.0) if shape.steps else None
         loss = _task_loss(shape.f1_weight) if shape.kind == "labels" else losses.squared_error
-        objective = objectives.end_to_end(predictor, loss=loss, weights=weights, known=shape.known)
+        # A caller tells labels that were chosen; of the others it knows nothing, and so it is in training.
+        objective = objectives.end_to_end(
+            predictor, loss=loss, weights=weights, known=shape.known, known_on=True
+        )
     unravel = unravel_of(shape)
 
     def of_flat(flat, batch, key):

@@ -6,7 +6,7 @@ is a tree, a mask is one array for all leaves or a tree of such arrays. Objectiv
 (B,), how much each example counts in their mean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -208,10 +208,13 @@ class Hint(NamedTuple):
     counts: Any
 
 
-def hint(domain: Domain, seen: Given, share: float, key: jax.Array) -> Hint:
+def hint(
+    domain: Domain, seen: Given, share: float, key: jax.Array, *, on_only: bool = False
+) -> Hint:
     """Tells inference each part of the truth with a probability that each example draws from [0, share].
 
-    The parts are those of the domain; parts that do not count are not told. Share 0 tells nothing and draws nothing.
+    The parts are those of the domain; parts that do not count are not told, and with `on_only` none whose truth is 0.
+    Share 0 tells nothing and draws nothing.
     """
     if not share:
         return Hint(None, seen.mask)
@@ -230,13 +233,18 @@ def hint(domain: Domain, seen: Given, share: float, key: jax.Array) -> Hint:
     if seen.mask is not None:
         counts = [by_parts(m, p) for m, p in zip(jax.tree.leaves(seen.mask), parts, strict=True)]
         told = [a & b for a, b in zip(told, counts, strict=True)]
+    if on_only:
+        on = [by_parts(a != 0, p, jnp.any) for a, p in zip(leaves, parts, strict=True)]
+        told = [a & b for a, b in zip(told, on, strict=True)]
     judged = [a & ~b for a, b in zip(counts, told, strict=True)]
     return Hint((structure.unflatten(told), seen.truth), structure.unflatten(judged))
 
 
-def by_parts(mask: jax.Array, parts: tuple[int, ...]) -> jax.Array:
-    """A mask with leading axes of y for its parts, (B, *parts): a part counts where all of it does."""
-    mask = jnp.all(mask, axis=tuple(range(1 + len(parts), mask.ndim)))
+def by_parts(
+    mask: jax.Array, parts: tuple[int, ...], holds: Callable[..., jax.Array] = jnp.all
+) -> jax.Array:
+    """A mask with leading axes of y for its parts, (B, *parts): a part counts where all of it does, or any of it."""
+    mask = holds(mask, axis=tuple(range(1 + len(parts), mask.ndim)))
     mask = mask.reshape(*mask.shape, *[1] * (1 + len(parts) - mask.ndim))
     return jnp.broadcast_to(mask, (len(mask), *parts))
 

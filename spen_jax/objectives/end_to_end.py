@@ -70,6 +70,7 @@ def end_to_end(
     weights: Sequence[float] | None = None,
     convergence: float = 0.0,
     known: float = 0.0,
+    known_on: bool = False,
 ) -> Objective:
     """Mean over the batch of sum_t w_t loss(y_t, truth) + convergence ||y_T - y_(T-1)||^2, through inference's steps.
 
@@ -91,6 +92,7 @@ def end_to_end(
       weights: w_0, ..., w_T, such as `increasing(steps)`, or None.
       convergence: weight of the last step's squared length, at least 0.
       known: the largest share of the truth that inference is told; the loss counts the rest.
+      known_on: whether it is told only what is not 0, such as labels that are on: for prediction that is told no more.
 
     Metrics: loss; last, the loss of the last point alone. Of implicit derivatives, which are wrong where there
     is no minimum, also residual, inference's mean, and converged, the share of examples within the tolerance.
@@ -109,7 +111,7 @@ def end_to_end(
     def objective(params, batch, key):
         feature_key, start_key = jax.random.split(key)
         seen = given(predictor, params, batch, feature_key, weighted=True)
-        held, counts = hint(predictor.domain, seen, known, key)
+        held, counts = hint(predictor.domain, seen, known, key, on_only=known_on)
         # The energy as prediction has it: parts that do not count may be unknown labels, which it has to find too.
         solution = minimize(
             predictor.energy,
