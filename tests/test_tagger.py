@@ -2,6 +2,8 @@
 
 import pickle
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from spen_jax.data import load_letters
 from spen_jax.estimators import SPENSequenceTagger
 from spen_jax.estimators.tagger_inputs import Bags, reader_of
 from spen_jax.estimators.tagger_learning import passes, widths_of
+from spen_jax.estimators.tagger_model import Shape, fields_like, spen_of, started, unravel_of
 from spen_jax.estimators.tagger_targets import read_tags
 
 SMALL = {"hidden_units": 8, "window_units": 4, "steps": 2, "epochs": 15, "batch_size": 8}
@@ -190,13 +193,35 @@ def test_progress_is_shown_on_request(capsys):
 
 
 def test_batches_have_few_widths_and_one_size():
-    lengths = np.array([3] * 50 + [9] * 40 + [30] * 20 + [200])
+    lengths = np.array([3] * 250 + [9] * 200 + [30] * 100 + [200])
     widths = widths_of(lengths)
     assert widths == [8, 16, 32]
+    assert widths_of(lengths[-101:]) == [
+        32
+    ]  # of few sequences one width, whatever is left over cut
+    assert widths_of(np.array([1000])) == [256]
     rng = np.random.default_rng(0)
     batches = list(passes(np.minimum(lengths, 32), widths, 8, rng))
     assert {(w, len(rows)) for w, rows in batches} == {(w, 8) for w in widths}
-    assert set(np.concatenate([rows for _, rows in batches])) == set(range(111))
+    assert set(np.concatenate([rows for _, rows in batches])) == set(range(551))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "inputs"), [("vectors", (64,)), ("features", (64,)), ("words", (64, 64, 64))]
+)
+def test_parameters_begin_as_those_of_the_module_do(kind, inputs):
+    shape = Shape(kind, inputs, 16, 32, 32, 2)
+    y = jnp.full((1, 1, 16), 1 / 16)
+    found = unravel_of(shape)(started(shape, 0))
+    with jax.disable_jit():
+        expected = spen_of(shape).init(jax.random.key(0), fields_like(shape, 1, 1), y)["params"]
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert a.shape == b.shape, path
+        np.testing.assert_allclose(np.std(a), np.std(b), rtol=0.3, err_msg=str(path))
 
 
 def test_labels_become_numbers_and_unknown_ones_are_marked():

@@ -19,6 +19,8 @@ from spen_jax.estimators.tagger_inputs import (
     sequences_of,
 )
 from spen_jax.estimators.tagger_learning import (
+    MANY,
+    MOST_WIDTH,
     Corpus,
     Settings,
     answers,
@@ -57,8 +59,9 @@ class SPENSequenceTagger(BaseEstimator):
       dropout: of the network's units, and of its inputs half as much; None for 0.5, of words 0.4.
       learning_rate: the highest; None for 0.004, of words 0.002.
       weight_decay: of AdamW; None for 0.0001.
-      epochs: passes over the sequences, at most; None for 1060 / sqrt(N), from 5 to 100.
-      batch_size: sequences of a training step.
+      epochs: passes over the sequences, at most; None for 1060 / sqrt(N), from 5 to 100. N are the sequences here, of
+        more than 256 places the pieces of so many that training makes of them.
+      batch_size: sequences of a training step; None for 32, of fewer than 500 for 16, of fewer than 150 for 8.
       known_share: the largest share of labels that training tells inference, for `predict(X, known=...)`.
       early_stopping: whether a share of 20 sequences or more is held out, and the epoch kept that has most of its
         labels right; else the last is.
@@ -83,7 +86,7 @@ class SPENSequenceTagger(BaseEstimator):
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         epochs: int | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         known_share: float = 0.0,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
@@ -120,7 +123,7 @@ class SPENSequenceTagger(BaseEstimator):
             reader = self.reader_ if reads(self.reader_, X) else None
             classes, labels = read_tags(y, lengths, self.classes_ if reader else None)
         reader = reader or reader_of(X)
-        shape, settings = self._planned(reader, len(classes), int(np.sum(lengths > 0)))
+        shape, settings = self._planned(reader, len(classes), size := _size(lengths))
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         held = self._held_out(lengths, rng)
         flat = started(shape, int(rng.integers(2**31)))
@@ -133,7 +136,7 @@ class SPENSequenceTagger(BaseEstimator):
         self.classes_, self.reader_, self.shape_ = classes, reader, shape
         self.flat_, self.moments_ = learned.flat, learned.moments
         self.n_epochs_, self.validation_errors_ = learned.epoch, list(learned.errors)
-        self.rng_ = rng
+        self.size_, self.rng_ = size, rng
         return self
 
     def partial_fit(
@@ -152,12 +155,12 @@ class SPENSequenceTagger(BaseEstimator):
             self.classes_ = read_tags(y, lengths, named)[0]
             reader = reader_of(X)
             self.rng_ = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
-            shape, _ = self._planned(reader, len(self.classes_), len(X))
+            self.size_ = _size(lengths)
+            shape, _ = self._planned(reader, len(self.classes_), self.size_)
             self.reader_, self.shape_, self.moments_ = reader, shape, None
             self.flat_ = started(shape, int(self.rng_.integers(2**31)))
         _, labels = read_tags(y, lengths, self.classes_)
-        shape, settings = self._planned(self.reader_, len(self.classes_), len(X))
-        shape = shape._replace(word_dropout=self.shape_.word_dropout)
+        shape, settings = self._planned(self.reader_, len(self.classes_), self.size_)
         if shape.answering != self.shape_.answering:
             raise ValueError(
                 "partial_fit cannot go on with other units or steps than before: clone the estimator"
@@ -208,7 +211,7 @@ class SPENSequenceTagger(BaseEstimator):
             self.learning_rate or (2e-3 if words else 4e-3),
             1e-4 if self.weight_decay is None else self.weight_decay,
             self.epochs or epochs,
-            self.batch_size,
+            self.batch_size or (8 if n < 150 else 16 if n < MANY else 32),
         )
         return shape, settings
 
@@ -268,6 +271,11 @@ class SPENSequenceTagger(BaseEstimator):
         tags.input_tags.string = True
         tags.target_tags.required = True
         return tags
+
+
+def _size(lengths):
+    """How many sequences or pieces of them training has."""
+    return int(np.sum(-(-lengths // MOST_WIDTH)))
 
 
 def _lengths(sequences):

@@ -17,8 +17,11 @@ from spen_jax.estimators.tagger_model import Shape, factors, model_of
 from spen_jax.training import State, init, step
 
 CHUNK = 32
-"""Sequences that are answered at once, always: another number of them is no other program."""
-LEAST_WIDTH = 8
+"""Sequences that are answered at once, fewer of the widest: another number of them is no other program."""
+LEAST_WIDTH, MOST_WIDTH = 8, 256
+"""Of training; what is longer is learned from in pieces, and answered whole."""
+MANY = 500
+"""Sequences from which on several widths are worth their compilation."""
 FEW = 0.1
 """The share of training sequences for which a narrower program is worth its compilation."""
 CUT = 0.01
@@ -77,9 +80,10 @@ def inputs_at(places: Places, at: np.ndarray) -> dict[str, Any]:
 
 def widths_of(lengths: np.ndarray) -> list[int]:
     """Widths for training: a power of 2 that holds nearly all sequences, and the two before where many are so short."""
-    longest = power_of_2(int(np.quantile(lengths, 1 - CUT, method="higher")), LEAST_WIDTH)
+    nearly_all = int(np.quantile(lengths, 1 - CUT, method="higher"))
+    longest = min(power_of_2(nearly_all, LEAST_WIDTH), MOST_WIDTH)
     widths, below = [], 0
-    for width in (longest // 4, longest // 2):
+    for width in (longest // 4, longest // 2) if len(lengths) >= MANY else ():
         if width >= LEAST_WIDTH and np.mean((lengths > below) & (lengths <= width)) >= FEW:
             widths.append(width)
             below = width
@@ -115,7 +119,7 @@ def state_of(
     moments: Moments | None = None,
 ) -> State:
     """The state before the first of so many steps, 0 for a rate that stays; with `moments` going on from those."""
-    state = init(flat, OPTIMIZER, jax.random.key(seed))
+    state = init(flat, OPTIMIZER, jax.random.key(seed, impl="unsafe_rbg"))
     numbers = Numbers(
         np.float32(settings.learning_rate),
         np.float32(settings.weight_decay),
@@ -229,9 +233,10 @@ def answers(
     width = np.array([power_of_2(n, LEAST_WIDTH) for n in lengths], int)
     for w in np.unique(width[lengths > 0]):
         of_width = np.flatnonzero((width == w) & (lengths > 0))
-        for first in range(0, len(of_width), CHUNK):
-            chunk = of_width[first : first + CHUNK]
-            at = places.at(rows[np.resize(chunk, CHUNK)], int(w))
+        many = max(CHUNK * MOST_WIDTH // max(int(w), MOST_WIDTH), 1)
+        for first in range(0, len(of_width), many):
+            chunk = of_width[first : first + many]
+            at = places.at(rows[np.resize(chunk, many)], int(w))
             told = labels[at]
             hold = told >= 0, (told[..., None] == np.arange(K)).astype(np.float32)
             found.append((chunk, _answers(shape.answering, flat, inputs_at(places, at), hold)))

@@ -66,12 +66,11 @@ class Perceptron(nn.Module):
     labels: int
 
     def setup(self):
-        """Names W's layer "first" and the last one "output"."""
+        """Declares rates, W and b, and names the last layer "output"."""
         self.rates = self.param("rates", nn.initializers.zeros, (2,))
-        spread = nn.initializers.normal(self.units**-0.5)
         self.W = self.param("W", nn.initializers.lecun_normal(), (self.inputs, self.units))
         self.b = self.param("b", nn.initializers.zeros, (self.units,))
-        self.output = Dense(self.labels, kernel_init=spread)
+        self.output = Dense(self.labels)
 
     def hidden(self, x: dict[str, Any], train: bool = False, mask: Any = None) -> jax.Array:
         """h (B, T, H)."""
@@ -132,14 +131,29 @@ def _init(shape, key):
     return spen_of(shape).init(key, fields_like(shape, 1, 1), y)["params"]
 
 
-@partial(jax.jit, static_argnums=0)
-def _drawn(shape, key):
-    return jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(_init(shape, key))])
-
-
 def started(shape: Shape, seed: int) -> np.ndarray:
-    """Flat parameters (P,) to start from."""
-    return np.array(_drawn(shape.answering, jax.random.key(seed)))
+    """Flat parameters (P,) to start from: those of the module's own `init`, drawn without a program to compile."""
+    rng = np.random.default_rng(seed)
+    parts = [_drawn(path, size, rng) for path, size in _tree(shape.answering)[0]]
+    return np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)
+
+
+def _drawn(path, size, rng):
+    if "V_" in path:  # a recurrent layer's: an orthogonal block for each gate
+        blocks = rng.standard_normal((3, size[0], size[0]))
+        return np.concatenate([np.linalg.qr(block)[0] for block in blocks], axis=1)
+    window = "terms_0" in path
+    if len(size) == 1:
+        spread = 0.1 * size[0] ** -0.5 if window and "'v'" in path else 0.0
+    elif "pairs" in path or path.endswith("['c']"):
+        spread = 0.0
+    elif "embedding" in path:
+        spread = size[-1] ** -0.5
+    elif window:
+        spread = (size[0] if "W_1" in path else size[0] * size[1]) ** -0.5
+    else:
+        spread = size[0] ** -0.5
+    return spread * rng.standard_normal(size) if spread else np.zeros(size)
 
 
 def with_rates(shape: Shape, flat: np.ndarray, rates: tuple[float, float]) -> np.ndarray:
