@@ -16,9 +16,11 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from spen_jax.data import load_letters
 from spen_jax.estimators import SPENSequenceTagger
 from spen_jax.estimators.tagger_inputs import Bags, reader_of
+from spen_jax.estimators.tagger_learning import _answers as compiled_answers
 from spen_jax.estimators.tagger_learning import passes, widths_of
 from spen_jax.estimators.tagger_model import Shape, fields_like, spen_of, started, unravel_of
 from spen_jax.estimators.tagger_targets import read_tags
+from spen_jax.training.steps import compiled_step
 
 SMALL = {"hidden_units": 8, "window_units": 4, "steps": 2, "epochs": 15, "batch_size": 8}
 CALM = {**SMALL, "dropout": 0.0, "learning_rate": 0.02, "random_state": 0}
@@ -180,6 +182,15 @@ def test_training_goes_on_by_partial_fit_and_warm_start():
     assert further.score(X, y) > first
 
 
+def test_other_rates_epochs_and_numbers_of_sequences_compile_nothing(of_vectors):
+    X, y = vectors(48, 5)
+    of_vectors.predict(X)
+    before = compiled_step._cache_size(), compiled_answers._cache_size()
+    other = {"dropout": 0.3, "learning_rate": 0.01, "weight_decay": 0.1, "epochs": 2}
+    clone(of_vectors).set_params(**other).fit(X, y).predict(X[:3])
+    assert before == (compiled_step._cache_size(), compiled_answers._cache_size())
+
+
 def test_the_epoch_is_kept_that_has_most_held_out_labels_right():
     tagger = SPENSequenceTagger(**CALM).fit(*vectors(30))
     assert len(tagger.validation_errors_) == 15 and 1 <= tagger.n_epochs_ <= 15
@@ -308,3 +319,27 @@ def test_handwriting_is_read_better_than_letter_by_letter():
         SPENSequenceTagger(**settings), lambda a: [s[i : i + 1] for s in a for i in range(len(s))]
     )
     assert words > one_by_one + 0.05
+
+
+@pytest.mark.slow
+def test_the_experiment_by_default_settings_runs(monkeypatch, tmp_path):
+    for name in ("matplotlib", "tyro", "rich", "sklearn_crfsuite"):
+        pytest.importorskip(name)
+    from experiments.structure import estimators
+    from spen_jax.data import Letters, Sentence, Treebank, padded
+
+    rng = np.random.default_rng(0)
+    drawn, mask = padded([rng.integers(0, 5, rng.integers(3, 7)) for _ in range(60)], 6, -1)
+    images = (rng.random((5, 128)) < 0.3)[drawn] * mask[..., None]
+    alphabet = tuple("abcdefghijklmnopqrstuvwxyz")
+    letters = Letters(np.float32(images), drawn, mask, np.arange(60) % 3, alphabet, {})
+    made = [
+        Sentence(tuple(x), (), tuple(y), (), (), (), ())
+        for x, y in zip(*sentences(40), strict=True)
+    ]
+    monkeypatch.setattr(estimators.sx.data, "load_letters", lambda _: letters)
+    bank = Treebank("made up", made, made, made, {})
+    monkeypatch.setattr(estimators.sx.data, "load_treebank", lambda data_dir: bank)
+    result = estimators.main(estimators.Config(quick=True, features=True, out=tmp_path / "run"))
+    assert [len(found) for found in (result["words"], result["tags"])] == [3, 3]
+    assert (tmp_path / "run" / "result.json").exists()

@@ -1,6 +1,6 @@
 """The estimator of sequences: a label for each place."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +35,22 @@ from spen_jax.estimators.tagger_targets import NOT_KNOWN, read_tags, tags_of
 FEWEST = 20
 """Sequences below which none are held out."""
 MOST_HELD_OUT = 1000
+
+
+class _Usual(NamedTuple):
+    hidden: int
+    windows: int
+    steps: int
+    dropout: float
+    rate: float
+
+
+USUAL = {
+    "vectors": _Usual(256, 256, 10, 0.5, 4e-3),
+    "features": _Usual(256, 128, 10, 0.5, 4e-3),
+    "words": _Usual(96, 64, 6, 0.4, 2e-3),
+}
+"""What settings that are None stand for, by the kind of X."""
 
 
 class SPENSequenceTagger(BaseEstimator):
@@ -174,50 +190,46 @@ class SPENSequenceTagger(BaseEstimator):
             state = one_pass(
                 shape, settings, state, corpus.pieces(rows, widths[-1]), widths, self.rng_
             )
-        self.flat_, self.moments_ = (
-            np.asarray(state.params),
-            jax.tree.map(np.asarray, state.opt_state),
-        )
+        self.flat_ = np.asarray(state.params)
+        self.moments_ = jax.tree.map(np.asarray, state.opt_state)
         return self
 
     def _check(self):
-        for name in ("hidden_units", "steps", "epochs", "batch_size"):
+        for name in ("hidden_units", "window_units", "steps", "epochs", "batch_size"):
             if (value := getattr(self, name)) is not None:
-                check_whole(name, value, 1)
+                check_whole(name, value, 0 if name == "window_units" else 1)
         for name in ("dropout", "known_share", "validation_fraction"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must be a share, from 0 to less than 1, got {value!r}")
 
     def _planned(self, reader: Reader, K: int, n: int) -> tuple[Shape, Settings]:
-        kind = reader.kind
-        words = kind == "words"
-        hidden = self.hidden_units or (96 if words else 256)
-        windows = self.window_units
-        if windows is None:
-            windows = {"vectors": 256, "features": 128, "words": 64}[kind]
-        steps = self.steps
-        if steps is None:
-            steps = 6 if words else 10
-        dropout = self.dropout
-        if dropout is None:
-            dropout = {"vectors": 0.5, "features": 0.5, "words": 0.4}[kind]
-        shape = Shape(kind, reader.inputs, K, hidden, windows, steps, known=float(self.known_share))
+        """The shape and the settings: those given, the others from the kind of X and from n sequences."""
+        usual, words = USUAL[reader.kind], reader.kind == "words"
+        dropout = float(_or(self.dropout, usual.dropout))
+        shape = Shape(
+            reader.kind,
+            reader.inputs,
+            K,
+            _or(self.hidden_units, usual.hidden),
+            _or(self.window_units, usual.windows),
+            _or(self.steps, usual.steps),
+            known=float(self.known_share),
+        )
         if words:
-            shape = shape._replace(dropout=float(dropout), word_dropout=0.2 / least_of(n))
-        epochs = int(np.clip(1060 / max(n, 1) ** 0.5, 5, 100))
+            shape = shape._replace(dropout=dropout, word_dropout=0.2 / least_of(n))
         settings = Settings(
             (dropout / 2, dropout),
-            self.learning_rate or (2e-3 if words else 4e-3),
-            1e-4 if self.weight_decay is None else self.weight_decay,
-            self.epochs or epochs,
-            self.batch_size or (8 if n < 150 else 16 if n < MANY else 32),
+            _or(self.learning_rate, usual.rate),
+            _or(self.weight_decay, 1e-4),
+            _or(self.epochs, int(np.clip(1060 / max(n, 1) ** 0.5, 5, 100))),
+            _or(self.batch_size, 8 if n < 150 else 16 if n < MANY else 32),
         )
         return shape, settings
 
     def _held_out(self, lengths, rng):
         rows = np.flatnonzero(lengths)
-        if not self.early_stopping or len(rows) < FEWEST:
+        if not (self.early_stopping and self.validation_fraction) or len(rows) < FEWEST:
             return rows[:0]
         many = min(max(round(self.validation_fraction * len(rows)), 1), MOST_HELD_OUT)
         return np.sort(rng.permutation(rows)[:many])
@@ -271,6 +283,10 @@ class SPENSequenceTagger(BaseEstimator):
         tags.input_tags.string = True
         tags.target_tags.required = True
         return tags
+
+
+def _or(given, usual):
+    return usual if given is None else given
 
 
 def _size(lengths):

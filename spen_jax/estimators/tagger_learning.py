@@ -32,13 +32,13 @@ class Settings(NamedTuple):
     """The numbers of a training, none of which decides a program but `batch_size`."""
 
     rates: tuple[float, float]
+    """The shares of inputs and of hidden units that training drops; words have theirs in the shape."""
     learning_rate: float
     weight_decay: float
     epochs: int
     batch_size: int
     pairs_rate: float = 5.0
     """Factor of the transitions' learning rate: they start at 0 and have nats to go."""
-    patience: int | None = None
 
 
 class Corpus(NamedTuple):
@@ -177,24 +177,25 @@ def train(
     """
     rows = np.setdiff1d(np.flatnonzero(corpus.places.lengths), held)
     widths = widths_of(corpus.places.lengths[rows])
-    corpus_in_pieces = corpus.pieces(rows, widths[-1])
-    steps = settings.epochs * steps_of(corpus_in_pieces.places.lengths, widths, settings.batch_size)
+    in_pieces = corpus.pieces(rows, widths[-1])
+    steps = settings.epochs * steps_of(in_pieces.places.lengths, widths, settings.batch_size)
     state = state_of(shape, settings, flat, steps, int(rng.integers(2**31)))
     beside = Thread(target=answers, args=(shape, flat, corpus.places, held), daemon=True)
-    beside.start()
+    beside.start()  # compiles answers while training is compiled
     best, errors = (np.inf, state.params, 0), []
-    for epoch in range(1, settings.epochs + 1):
-        state = one_pass(shape, settings, state, corpus_in_pieces, widths, rng)
+    try:
+        for epoch in range(1, settings.epochs + 1):
+            state = one_pass(shape, settings, state, in_pieces, widths, rng)
+            smooth = np.inf
+            if len(held):
+                beside.join()
+                errors.append(error(shape, state.params, corpus, held))
+                smooth = float(np.mean(errors[-3:]))
+            if smooth <= best[0]:
+                best = smooth, state.params, epoch
+            report(f"{100 * errors[-1]:.2f} % of held-out labels wrong" if errors else "")
+    finally:
         beside.join()
-        smooth = np.inf
-        if len(held):
-            errors.append(error(shape, state.params, corpus, held))
-            smooth = float(np.mean(errors[-3:]))
-        if smooth <= best[0]:
-            best = smooth, state.params, epoch
-        report(f"{100 * errors[-1]:.2f} % of held-out labels wrong" if errors else "")
-        if settings.patience is not None and epoch - best[2] >= settings.patience:
-            break
     moments = jax.tree.map(np.asarray, state.opt_state)
     return Learned(np.asarray(best[1]), best[2], tuple(errors), moments)
 
