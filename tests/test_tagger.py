@@ -308,16 +308,17 @@ def test_handwriting_is_read_better_than_letter_by_letter():
     X = [x[m] for x, m in zip(letters.x, letters.mask, strict=True)]
     y = [names[t[m]].tolist() for t, m in zip(letters.y, letters.mask, strict=True)]
     train, test = np.flatnonzero(letters.folds == 1)[:300], np.flatnonzero(letters.folds == 2)[:300]
-    settings = {"epochs": 15, "steps": 5, "random_state": 0}
 
-    def of(tagger, cut):
+    def of(cut, **settings):
+        tagger = SPENSequenceTagger(random_state=0, **settings)
         tagger.fit(*(cut([a[i] for i in train]) for a in (X, y)))
         return tagger.score(*(cut([a[i] for i in test]) for a in (X, y)))
 
-    words = of(SPENSequenceTagger(**settings), lambda a: a)
-    one_by_one = of(
-        SPENSequenceTagger(**settings), lambda a: [s[i : i + 1] for s in a for i in range(len(s))]
-    )
+    def in_letters(a):
+        return [s[i : i + 1] for s in a for i in range(len(s))]
+
+    words = of(list, epochs=12, steps=4, window_units=64)
+    one_by_one = of(in_letters, epochs=5, steps=1, window_units=0)
     assert words > one_by_one + 0.05
 
 
@@ -329,7 +330,7 @@ def test_the_experiment_by_default_settings_runs(monkeypatch, tmp_path):
     from spen_jax.data import Letters, Sentence, Treebank, padded
 
     rng = np.random.default_rng(0)
-    drawn, mask = padded([rng.integers(0, 5, rng.integers(3, 7)) for _ in range(60)], 6, -1)
+    drawn, mask = padded([rng.integers(0, 5, rng.integers(3, 7)) for _ in range(60)], 14, -1)
     images = (rng.random((5, 128)) < 0.3)[drawn] * mask[..., None]
     alphabet = tuple("abcdefghijklmnopqrstuvwxyz")
     letters = Letters(np.float32(images), drawn, mask, np.arange(60) % 3, alphabet, {})
