@@ -13,10 +13,9 @@ pytest.importorskip("tyro")
 pytest.importorskip("rich")
 
 from experiments.structure import tagging, tagging_analysis, tagging_data
-from experiments.structure.encoder import Lexicon, WordEncoder
 from experiments.structure.tagging_files import with_tag, word_of
-from experiments.structure.tagging_models import Tagger
-from spen_jax.data import Sentence, Vocabulary
+from spen_jax.data import Lexicon, Sentence, Vocabulary
+from spen_jax.networks import Tagger, WordEncoder
 
 
 def sentences(n, seed=0):

@@ -35,7 +35,6 @@ from rich.table import Table
 from experiments import shared
 from experiments.lecture import runs
 from experiments.structure import parsing_data, parsing_figures
-from experiments.structure.encoder import WordEncoder
 from experiments.structure.parsing_data import Numbers
 from experiments.structure.parsing_model import (
     METHODS,
@@ -182,7 +181,7 @@ def of_seed(
     config: Config, seed: int, run: Any, numbers: Numbers, data: Data, progress: Any
 ) -> Any:
     """(name, row, answers) of each training of a seed, one after another; writes their parameters to the folder."""
-    parser = Parser(WordEncoder.sizes_of(numbers.lexicon), len(numbers.relations))
+    parser = Parser(numbers.lexicon.sizes, len(numbers.relations))
     folder, words = run.folder, numbers.checksum()
     name = f"first-seed{seed}.npz"
     if config.first and (config.first / name).exists():

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.structure.encoder import Lexicon
-from spen_jax.data import Groups, Sentence, Vocabulary, by_length, padded
+from spen_jax.data import Groups, Lexicon, Sentence, Vocabulary, by_length, padded
 from spen_jax.metrics import attachment
 
 ROWS = 64  # sentences that are parsed at once

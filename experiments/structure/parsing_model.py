@@ -15,7 +15,6 @@ import optax
 from flax import linen as nn
 
 import spen_jax as sx
-from experiments.structure.encoder import WordEncoder
 from spen_jax import exact, networks
 from spen_jax.energies import Grandparents, Siblings, TreeSPEN
 
@@ -47,7 +46,9 @@ class Parser(nn.Module):
 
     def setup(self):
         """Declares the parts."""
-        self.encoder = WordEncoder(self.sizes, UNITS, 3, dropout=self.dropout, word_dropout=0.15)
+        self.encoder = networks.WordEncoder(
+            self.sizes, UNITS, 3, dropout=self.dropout, word_dropout=0.15
+        )
         self.spen = TreeSPEN(Arcs())
         self.relations = networks.BiaffineLabels(self.n_relations, OF_RELATIONS)
 

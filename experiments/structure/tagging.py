@@ -26,11 +26,11 @@ from experiments import shared
 from experiments.lecture import runs
 from experiments.structure import tagging_analysis as analysis
 from experiments.structure import tagging_figures as figures
-from experiments.structure.encoder import WordEncoder
 from experiments.structure.tagging_data import Task, Tested, task, tested
 from experiments.structure.tagging_files import DataDir, save, tag_file, treebank_of
 from experiments.structure.tagging_models import Model, crf_of, models, predictor_of
 from spen_jax.data import Treebank
+from spen_jax.networks import WordEncoder
 from spen_jax.training import Recipe, train
 
 NAMES = "softmax", "crf", "spen", "tied"
@@ -103,9 +103,7 @@ def epochs_of(n: int) -> tuple[int, int]:
 def trained(config: Config, drawn: Task, seed: int, rate: float, progress: Any) -> Trial:
     """The network, and from there each model at this rate."""
     n = len(drawn.sentences)
-    encoder = WordEncoder(
-        WordEncoder.sizes_of(drawn.lexicon), config.units, word_dropout=0.2 / least_of(n)
-    )
+    encoder = WordEncoder(drawn.lexicon.sizes, config.units, word_dropout=0.2 / least_of(n))
     built = models(encoder, len(drawn.tags))
     first, further = (1, 1) if config.quick else epochs_of(n)
     init_key, base_key, model_key = jax.random.split(jax.random.key(seed), 3)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import spen_jax as sx
-from experiments.structure.encoder import Lexicon, normal
-from spen_jax.data import Groups, Sentence, Treebank, Vocabulary, by_length, padded
+from spen_jax.data import Groups, Lexicon, Sentence, Treebank, Vocabulary, by_length, padded
+from spen_jax.data.lexicon import normal
 
 TRAINED = 16, 32, 80
 """Widths of training sentences: of more, compiling would take longer than the places beyond the ends."""

@@ -9,11 +9,11 @@ from tyro.conf import arg
 
 import spen_jax as sx
 from experiments import shared
-from experiments.structure.encoder import Lexicon, WordEncoder
 from experiments.structure.tagging_data import TESTED, Tested
 from experiments.structure.tagging_models import models
-from spen_jax.data import Treebank, Vocabulary, by_length, read_conllu
+from spen_jax.data import Lexicon, Treebank, Vocabulary, by_length, read_conllu
 from spen_jax.data.lines import read_lines
+from spen_jax.networks import WordEncoder
 from spen_jax.training import checkpoints
 
 FOLDER = "Folder that holds ud_english_ewt; else SPEN_JAX_DATA, else the cache, else a download."
@@ -81,7 +81,7 @@ def tag_file(folder: Path | None, model: str, source: Path | None, out: Path | N
         sentences, at = sentences[:-1], at[:-1]
     if not sentences:
         shared.fail(f"--tag {source} has no words")
-    built = models(WordEncoder(WordEncoder.sizes_of(lexicon), known["units"]), len(known["tags"]))
+    built = models(WordEncoder(lexicon.sizes, known["units"]), len(known["tags"]))
     x, mask = lexicon(sentences)
     widths = [w for w in TESTED if w < mask.shape[1]] + [mask.shape[1]]
     groups = by_length({"x": x, "mask": mask}, mask, widths)

@@ -13,7 +13,6 @@ from flax import linen as nn
 from jax import lax
 
 import spen_jax as sx
-from experiments.structure.encoder import WordEncoder
 from experiments.structure.sequences import (
     answered,
     chain_of,
@@ -24,30 +23,12 @@ from experiments.structure.sequences import (
 )
 from spen_jax.energies import ChainSPEN, Windows, softplus
 from spen_jax.energies.sequences import over_places
+from spen_jax.networks import Tagger, WordEncoder
 
 STEPS, STEP_SIZE = 6, 0.5
 LAST_HALF = (0.0,) * 3 + (0.25,) * 4
 """How much each iterate counts in the loss, the start first."""
 WIDTHS, SIZES = (64, 64), (5, 3)
-
-
-class Tagger(nn.Module):
-    """A tag for each word, by a softmax of its own: s_t = W h_t + b of the vectors of a `WordEncoder`."""
-
-    encoder: WordEncoder
-    tags: int
-
-    def setup(self):
-        """Names the last layer."""
-        self.output = nn.Dense(self.tags)
-
-    def hidden(self, x: Any, train: bool = False, mask: Any = None) -> jax.Array:
-        """h (B, T, H)."""
-        return self.encoder(x, train, mask)
-
-    def __call__(self, x: Any, train: bool = False, mask: Any = None) -> jax.Array:
-        """The logits, (B, T, K)."""
-        return self.output(self.hidden(x, train, mask))
 
 
 class Tied(nn.Module):

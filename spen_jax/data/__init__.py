@@ -24,6 +24,7 @@ from spen_jax.data.files import (
     verify,
 )
 from spen_jax.data.letters import Letters, load_letters, read_letters
+from spen_jax.data.lexicon import Lexicon
 from spen_jax.data.published import load, read_mulan
 from spen_jax.data.reading import read
 from spen_jax.data.splits import Dataset, Split, split
@@ -40,6 +41,7 @@ __all__ = [
     "Examples",
     "Groups",
     "Letters",
+    "Lexicon",
     "Progress",
     "SOURCES",
     "Sentence",

@@ -1,7 +1,18 @@
-"""scikit-learn estimators: `SPENClassifier`, `SPENRegressor` (`pip install 'spen_jax[estimators]'`)."""
+"""scikit-learn estimators of label sets, numbers and sequences; `pip install 'spen_jax[estimators]'`."""
 
 from spen_jax.estimators.classifier import SPENClassifier
+from spen_jax.estimators.interactions import Interactions
+from spen_jax.estimators.plots import plot_inference, plot_interactions
 from spen_jax.estimators.regressor import SPENRegressor
 from spen_jax.estimators.saving import load
+from spen_jax.estimators.tagger import SPENSequenceTagger
 
-__all__ = ["SPENClassifier", "SPENRegressor", "load"]
+__all__ = [
+    "Interactions",
+    "SPENClassifier",
+    "SPENRegressor",
+    "SPENSequenceTagger",
+    "load",
+    "plot_inference",
+    "plot_interactions",
+]

@@ -248,7 +248,8 @@ def told(shape: Shape, data: Data, rows: np.ndarray) -> tuple[np.ndarray, np.nda
 def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray, known: Any = None) -> float:
     """How wrong answers y are to those rows: squared error or cross-entropy; where F1 is trained for, 1 - F1.
 
-    It is about what is not `known`, (mask, y). F1 is that at the threshold which is best on the same rows: a free choice of one number in all answers.
+    It is about what is not `known`, (mask, y). F1 is that at the threshold which is best on the same rows: a free
+    choice of one number in all answers.
     """
     truth = data.y[rows]
     mask = None if data.mask is None else data.mask[rows]

@@ -14,6 +14,8 @@ from typing import Any, cast
 import numpy as np
 
 from spen_jax import metrics
+from spen_jax.data import Lexicon, Vocabulary
+from spen_jax.estimators import tagger_inputs, tagger_model
 from spen_jax.estimators.deciding import Decision
 from spen_jax.estimators.inputs import Scaling
 from spen_jax.estimators.learning import Settings
@@ -23,10 +25,23 @@ from spen_jax.training.checkpoints import replacing
 FORMAT = "spen_jax estimator"
 VERSION = 1
 RECORDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (Shape, Settings, Scaling, Decision, metrics.Expected, metrics.Tuned, metrics.Fixed)
+    "Shape": Shape,
+    "Settings": Settings,
+    "Scaling": Scaling,
+    "Decision": Decision,
+    "Expected": metrics.Expected,
+    "Tuned": metrics.Tuned,
+    "Fixed": metrics.Fixed,
+    "tagger Shape": tagger_model.Shape,
+    "Vectors": tagger_inputs.Vectors,
+    "Words": tagger_inputs.Words,
+    "Bags": tagger_inputs.Bags,
+    "Lexicon": Lexicon,
+    "Vocabulary": Vocabulary,
 }
 """What a file may hold beside plain values: tuples with names and frozen dataclasses, by name."""
+TRAINING = "moments_", "rng_"
+"""What training alone needs: `partial_fit` on a loaded estimator begins with new ones."""
 
 
 def save(estimator: Any, path: str | Path) -> None:
@@ -40,7 +55,11 @@ def save(estimator: Any, path: str | Path) -> None:
     params = estimator.get_params(deep=False)
     if not isinstance(params.get("random_state"), int | type(None)):
         params["random_state"] = None
-    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
+    fitted = {
+        name: None if name in TRAINING else value
+        for name, value in vars(estimator).items()
+        if name.endswith("_")
+    }
     state = {
         "class": type(estimator).__name__,
         "params": _plain(params, "params", arrays),
@@ -121,8 +140,9 @@ def _plain(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
             return {"array": name}
         if all(isinstance(item, str) for item in value.ravel().tolist()):
             return {"texts": value.tolist(), "object": value.dtype == object}
-    record, given = type(value).__name__, cast(Any, value)
-    if RECORDS.get(record) is type(value):
+    record = next((name for name, kind in RECORDS.items() if kind is type(value)), None)
+    if record is not None:
+        given = cast(Any, value)
         fields = given._asdict() if hasattr(given, "_asdict") else _fields(given)
         return {"record": record, "fields": _plain(fields, name, arrays)["dict"]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):

@@ -10,6 +10,7 @@ from spen_jax.networks.functions import (
     logits_of,
 )
 from spen_jax.networks.recurrent import GRU
+from spen_jax.networks.words import Tagger, WordEncoder
 
 __all__ = [
     "Biaffine",
@@ -18,6 +19,8 @@ __all__ = [
     "FeatureNetwork",
     "GRU",
     "Params",
+    "Tagger",
+    "WordEncoder",
     "from_structure",
     "from_unary_logits",
     "functions_of",
