@@ -28,7 +28,7 @@ class Shape(NamedTuple):
 
     kind: str
     inputs: tuple[int, ...]
-    """(D,) of vectors, how many features, or a lexicon's sizes."""
+    """(D,) of vectors, how many features, or a lexicon's three sizes."""
     labels: int
     hidden: int
     windows: int
@@ -96,8 +96,9 @@ class Perceptron(nn.Module):
 def spen_of(shape: Shape) -> ChainSPEN:
     """The Flax module."""
     if shape.kind == "words":
+        sizes: Any = shape.inputs
         encoder = WordEncoder(
-            shape.inputs, shape.hidden, dropout=shape.dropout, word_dropout=shape.word_dropout
+            sizes, shape.hidden, dropout=shape.dropout, word_dropout=shape.word_dropout
         )
         network = Tagger(encoder, shape.labels)
     else:
