@@ -175,3 +175,19 @@ def test_what_a_page_links_to_and_the_commands_it_gives_are_there(page):
         ROOT / script for script in re.findall(r"python ((?:experiments|benchmarks)/\S+\.py)", text)
     ]
     assert [path for path in links + scripts if not path.exists()] == []
+
+
+def test_the_first_estimator_runs_as_printed(capsys):
+    run("README.md", "python habits")
+    assert float(capsys.readouterr().out.split()[0]) > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_first_five_minutes_print_what_the_page_says(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("docs/estimators.md")
+    page = (ROOT / "docs/estimators.md").read_text()
+    *said, same = capsys.readouterr().out.splitlines()
+    assert same == "True" and len(said) == 3
+    assert all(f"It prints `{line}`" in page for line in said)
