@@ -53,7 +53,9 @@ def test_above_a_half_sets_are_probabilities_rounded():
 
 
 def quick(**more):
-    return SPENClassifier(hidden_units=16, epochs=60, learning_rate=0.02, members=1, random_state=0, **more)
+    return SPENClassifier(
+        hidden_units=16, epochs=60, learning_rate=0.02, members=1, random_state=0, **more
+    )
 
 
 @pytest.fixture(scope="module")

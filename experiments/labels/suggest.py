@@ -213,18 +213,18 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def table_of(result: dict[str, Any]) -> Table:
     """A row for each model, then one for what the SPEN adds to each masked network."""
-    title = f"{result['data']['name']}: average precision of the tags not given, %"
+    title = (
+        f"{result['data']['name']}: average precision of the other tags, %, by how many are given"
+    )
     title += " (quick run: these figures mean nothing)" * result["quick"]
-    columns = [f"{k} given" for k in result["rows"]]
-    table = Table("model", *columns, "parameters", "seconds", title=title)
+    table = Table("model", *result["rows"], "seconds", title=title)
     for name, model in result["models"].items():
         found = [shared.mean_and_spread(v) for v in model["average_precision"].values()]
-        size, seconds = model["parameters"][0], np.mean(model["seconds"])
-        table.add_row(TITLES[name], *found, f"{size:,}", f"{seconds:.0f}")
+        table.add_row(TITLES[name], *found, f"{np.mean(model['seconds']):.0f}")
     for name, adds in result["adds"].items():
         gains = [shared.mean_and_spread(v) for v in adds.values()]
-        table.add_row(f"SPEN over {TITLES[name]}", *gains, "", "", style="dim")
-    table.add_row("rows", *(f"{n:,}" for n in result["rows"].values()), "", "", style="dim")
+        table.add_row(f"SPEN over {TITLES[name]}", *gains, "", style="dim")
+    table.add_row("rows", *(f"{n:,}" for n in result["rows"].values()), "", style="dim")
     return table
 
 

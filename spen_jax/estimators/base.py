@@ -148,7 +148,8 @@ class RowEstimator(BaseEstimator):
         """
         n, rng = len(data.y), self._rng()
         holds = self.early_stopping and n >= FEWEST
-        K, again = self._members(n), holds and SEVERAL[0] < n <= SEVERAL[1]
+        again = holds and self.members is None and SEVERAL[0] < n <= SEVERAL[1]
+        K = self._members(n)
         fold = self._folds(n, strata, rng)
         starts = self._starts(shape, settings, K, rng)
         beside = compile_beside(shape, starts[:1], data)

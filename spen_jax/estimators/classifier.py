@@ -33,8 +33,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
 
     E(x, y) = -s(x).y + k.softplus(C y + U h(x) + d) - H(y), y in [0, 1]^L, s and h a network with one hidden layer,
     trained through the steps of inference (Belanger, Yang & McCallum 2017). For one column of classes there is nothing
-    to relate: the estimator is its network and a softmax. Several members are trained, each on four fifths of the rows,
-    and stopped early by the others, on which the decision is tuned; they answer by their mean.
+    to relate: the estimator is its network and a softmax. A few members answer by their mean; rows that were held out
+    choose their epochs and tune the decision.
 
     y for `fit`: numbers (N, L) of 0 and 1, as an array, sparse, or a frame whose columns are the labels' names; label
     sets, a list of names for each row; or one column of classes. A label that is not known is NaN; of a label set None
@@ -44,8 +44,10 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
       decision: how labels are chosen from their probabilities: "expected_f1", the set of the best expected F1;
         "threshold", the one threshold of the best F1; a number below 1, that threshold; a whole number k, the k
         likeliest labels. The first two train for F1, the others for the likelihood. Classes are the likeliest.
-      hidden_units, global_units, dropout, learning_rate, weight_decay, epochs, members: of the network, the global
-        term and the training, None for what follows from the data; `settings_` and `shape_` say what was taken.
+      hidden_units, global_units, dropout, learning_rate, weight_decay, epochs: of the network, the global term and the
+        training, None for what follows from the data; `settings_` and `shape_` say what was taken.
+      members: so many, each with rows of its own held out; None for five of them up to 3,000 rows, one beyond 20,000,
+        and two in between, which see all rows for as many epochs as a training before them found best.
       pairs: whether the energy also has a number for each pair of labels; None where `known_share` is not 0.
       steps: of inference.
       known_share: the largest share of a row's own labels that inference is told in training, for
