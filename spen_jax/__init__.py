@@ -1,5 +1,8 @@
 """Energy-based structured prediction in JAX: define an energy, minimise it over outputs, train it."""
 
+from pathlib import Path
+from typing import Any
+
 from spen_jax import (
     data,
     domains,
@@ -39,7 +42,7 @@ from spen_jax.training import fit
 __version__ = "0.1.0"
 
 
-def load(path):
+def load(path: str | Path) -> Any:
     """A fitted estimator, of the file that its `save(path)` wrote; see `spen_jax.estimators.saving`.
 
     Needs `pip install 'spen_jax[estimators]'`. ValueError for any other file.
