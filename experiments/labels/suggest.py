@@ -17,7 +17,7 @@ tags says which are given, the same for all models. Average precision of the lab
 over rows. A fifth of the training rows, drawn by seed, chooses the epoch; settings were chosen on further rows held
 out of the training rows, never on test rows.
 
-Minutes: about MINUTES for a seed of Delicious on one core.
+Minutes: 11 of a shared core for a seed of Delicious, 4 for one of BibTeX.
 """
 
 import time
