@@ -1,5 +1,6 @@
 """Estimators of rows: scikit-learn's habits, forms of labels, what is known, and files."""
 
+import hashlib
 import pickle
 import warnings
 
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import spen_jax as sx
 from spen_jax.estimators import SPENClassifier, SPENRegressor
+from spen_jax.estimators.inputs import Scaling
 
 NAMES = np.array(["cold", "dry", "hot", "wet"])
 
@@ -238,10 +240,73 @@ def test_files_that_are_none_are_refused(weather, fitted, tmp_path):
     from safetensors.numpy import save
 
     refused(save({"a": np.zeros(3)}), "no estimator")
+    for state in ("[]", '{"class": "load", "params": {}, "fitted": {}}', "[" * 10_000):
+        header = {"format": "spen_jax estimator", "version": "1", "state": state}
+        digest = hashlib.sha256(state.encode()).hexdigest()
+        refused(save({}, header | {"sha256": digest}), "no estimator that can be made")
+    refused(save({}, {"format": "spen_jax estimator"}), "damaged")
     with pytest.raises(FileNotFoundError):
         sx.load(tmp_path / "nothing")
     with pytest.raises(IsADirectoryError):
         sx.load(tmp_path)
+
+
+def test_decisions_are_tuned_on_rows_of_every_kind():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8000, 3)), np.zeros((8000, 2), int)
+    y[:4000] = 1  # sorted, and x says nothing of it
+    model = SPENClassifier(
+        decision=0.5, hidden_units=4, global_units=2, epochs=3, members=1, random_state=0
+    )
+    np.testing.assert_allclose(model.fit(x, y).predict_proba(x).mean(axis=0), 0.5, atol=0.05)
+
+
+def test_weights_count_in_the_decision_too():
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    y = np.repeat([[1, 0], [0, 1]], 150, axis=0)
+    weight = np.repeat([1000.0, 1.0], 150)
+    p = quick(decision=0.5).fit(x, y, sample_weight=weight).predict_proba(x).mean(axis=0)
+    assert p[0] > 0.9 and p[1] < 0.1
+
+
+def test_going_on_keeps_what_was_tuned_and_refuses_another_shape(weather):
+    x, y = weather
+    model = quick().fit(x, sets_of(y))
+    tuned = model.decision_
+    model.partial_fit(x[:5], sets_of(y[:5]))
+    assert model.decision_ == tuned
+    model.partial_fit(x[:5], [[]] * 5)
+    assert model.decision_.rule.allow_empty and model.decision_.a == tuned.a
+    with pytest.raises(ValueError, match="cannot go on with other units"):
+        model.set_params(hidden_units=17).partial_fit(x[:5], sets_of(y[:5]))
+    warm = quick(warm_start=True, epochs=1).fit(x, sets_of(y))
+    renamed = [[name.upper() for name in row] for row in sets_of(y)]
+    np.testing.assert_array_equal(warm.flats_, warm.fit(x, renamed).flats_)  # begun anew
+
+
+def test_a_fit_that_fails_leaves_the_one_before(weather):
+    x, y = weather
+    model = quick(epochs=5).fit(x, sets_of(y))
+    before = model.predict_proba(x)
+    with pytest.raises(ValueError, match="decision"):
+        model.set_params(decision="best").fit(100 * x, sets_of(y[:, ::-1]))
+    np.testing.assert_array_equal(model.predict_proba(x), before)
+
+
+def test_scales_of_all_sizes_are_read():
+    x = np.random.default_rng(0).normal(size=(100, 3)) * [1e-200, 1, 1e200] + [0, 1.7e9, 0]
+    scaled = Scaling.of(x)(x)
+    np.testing.assert_allclose(scaled.std(axis=0), 1, rtol=1e-3)
+    assert (Scaling.of(np.ones((9, 2)))(np.ones((1, 2)) * 5) == 0).all()
+
+
+def test_labels_that_fit_did_not_see_are_missed_in_a_score(weather, fitted):
+    x, y = weather
+    model = quick(epochs=5).fit(x, sets_of(y))
+    right = model.score(x[:1], model.predict(x[:1]))
+    assert right == 1 and 0 < model.score(x[:1], [[*model.predict(x[:1])[0], "new"]]) < 1
+    with pytest.raises(ValueError, match="inconsistent"):
+        model.score(x, sets_of(y)[:1])
 
 
 def test_bad_rows_are_named():

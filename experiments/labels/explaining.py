@@ -1,11 +1,11 @@
 """Which labels a fitted energy relates, how strongly they pull each other, and whether that decides anything.
 
-On BibTeX three trainings of `SPENClassifier`: as it is by default; with a matrix of pairs; with pairs, and told some
+Three trainings of `SPENClassifier`: as it is by default; with a matrix of pairs; with pairs, and told some
 labels in training. "Deaf" is inference whose terms see the mean answer of the training rows in place of y: no label
-then hears another, and all else is as it was. Writes explain-interactions.png and explain-inference.png of the third.
+then hears another, and all else is as it was. Writes explain-interactions.png and explain-inference.png of the third, on BibTeX.
 
     python experiments/labels/explaining.py --out FOLDER
-    python experiments/labels/explaining.py --dataset yeast    # as it is by default alone
+    python experiments/labels/explaining.py --dataset yeast
 """
 
 from pathlib import Path

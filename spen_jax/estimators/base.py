@@ -25,7 +25,7 @@ from spen_jax.estimators.learning import (
     told,
     train_member,
 )
-from spen_jax.estimators.model import Kind, Shape, started
+from spen_jax.estimators.model import Kind, Shape, started, with_rates
 from spen_jax.estimators.progress import reporting
 from spen_jax.estimators.saving import save
 
@@ -54,6 +54,7 @@ class RowEstimator(BaseEstimator):
     warm_start: bool
     random_state: Any
     verbose: bool
+    scaling_: Scaling
 
     def save(self, path: str | Path) -> None:
         """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`."""
@@ -103,18 +104,16 @@ class RowEstimator(BaseEstimator):
                 )
         for name in ("steps", "global_units"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | np.integer) and value >= 0):
+            free = value is None and name == "global_units"
+            if not (free or isinstance(value, int | np.integer) and value >= 0):
                 raise ValueError(f"{name} must be a whole number of 0 or more, got {value!r}")
-        for name, least, most in (
-            ("dropout", 0, 1),
-            ("learning_rate", 0, np.inf),
-            ("weight_decay", 0, np.inf),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value < most:
-                raise ValueError(
-                    f"{name} must be from {least} to below {most}, or None, got {value!r}"
-                )
+        for name, most in (("dropout", 1), ("learning_rate", np.inf), ("weight_decay", np.inf)):
+            value, least = getattr(self, name), "above 0" if name == "learning_rate" else "from 0"
+            if value is None:
+                continue
+            number = isinstance(value, int | float | np.number)
+            if not number or not 0 <= value < most or value == 0 and least == "above 0":
+                raise ValueError(f"{name} must be {least}, below {most}, or None, got {value!r}")
         if not 0 < self.validation_fraction <= 0.5:
             raise ValueError(
                 f"validation_fraction must be a share above 0, at most 0.5, got {self.validation_fraction!r}"
@@ -139,9 +138,16 @@ class RowEstimator(BaseEstimator):
         return np.random.default_rng(check_random_state(self.random_state).randint(2**31))
 
     def _learn(
-        self, shape: Shape, settings: Settings, data: Data, strata: np.ndarray | None = None
+        self,
+        shape: Shape,
+        settings: Settings,
+        data: Data,
+        strata: np.ndarray | None = None,
+        before: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Trains the members; returns which rows some training held out, and its answers to them.
+        """Trains the members, from parameters `before` on; returns rows that were held out and the answers to them.
+
+        These are in a drawn order; where rows have weights they were drawn by them.
 
         Of a middling number of rows one training holds some out to find its best epoch, and the members see all rows
         for as long; else each member holds out a part of its own.
@@ -151,7 +157,7 @@ class RowEstimator(BaseEstimator):
         again = holds and self.members is None and SEVERAL[0] < n <= SEVERAL[1]
         K = self._members(n)
         fold = self._folds(n, strata, rng)
-        starts = self._starts(shape, settings, K, rng)
+        starts = self._starts(shape, settings, K, rng, before)
         beside = compile_beside(shape, starts[:1], data)
         on, everything = on_device(data), np.arange(n)
         chosen, held, answered = [], [], []
@@ -159,7 +165,7 @@ class RowEstimator(BaseEstimator):
             training = Training(shape, settings, on, rng, report)
             for k in range(1 if again else K):
                 held.append(np.flatnonzero(fold == k) if holds else everything[:0])
-                few = rng.permutation(held[k])[:SCORED]
+                few = _drawn(held[k], data.weight, rng)[:SCORED]
                 known = told(shape, data, few)
 
                 def loss(flat, few=few, known=known):
@@ -168,7 +174,8 @@ class RowEstimator(BaseEstimator):
                     return cost(shape, y, data, few, known)
 
                 rows = np.setdiff1d(everything, held[k])
-                score = loss if holds else None
+                counted = data.mask is None or data.mask[few].any()
+                score = loss if len(few) and counted else None
                 chosen.append(train_member(training, rows, starts[k], loss=score))
                 answered.append(answers(shape, chosen[k].flat[None], data.x[held[k]]))
             members = chosen
@@ -180,25 +187,34 @@ class RowEstimator(BaseEstimator):
         self.flats_ = np.stack([member.flat for member in members])
         self.n_epochs_ = [member.epoch for member in members]
         self.validation_losses_ = [list(member.losses) for member in chosen]
-        return np.concatenate(held), np.concatenate(answered)
+        rows, y = np.concatenate(held), np.concatenate(answered)
+        places = np.arange(len(rows))
+        order = _drawn(places, None if data.weight is None else data.weight[rows], rng)
+        return rows[order], y[order]
 
-    def _starts(self, shape, settings, K, rng):
-        """Parameters (K, P) to begin with: new ones, or with `warm_start` those of the last fit of this shape."""
-        before = getattr(self, "flats_", None)
-        if self.warm_start and before is not None and self.shape_ == shape and len(before) == K:
-            return before
+    def _starts(self, shape, settings, K, rng, before=None):
+        """Parameters (K, P) to begin with: those `before`, where they have this shape, or new ones."""
         rates = settings.input_dropout, settings.dropout
+        if before is not None and self.shape_.answering == shape.answering and len(before) == K:
+            return np.stack([with_rates(shape, flat, rates) for flat in before])
         return np.stack([started(shape, rng, rates) for _ in range(K)])
 
     def _go_on(self, shape: Shape, settings: Settings, data: Data) -> None:
         """One pass over the rows at a steady rate, from what was learned before."""
         rng = self._rng()
-        if not hasattr(self, "flats_") or self.shape_ != shape:
+        if not hasattr(self, "flats_"):
             self.flats_ = self._starts(shape, settings, self.members or 1, rng)
-            self.shape_, self.settings_, self.moments_ = shape, settings, None
-        settings = replace(self.settings_, epochs=1)
+            self.moments_ = None
+        elif self.shape_.answering != shape.answering:
+            raise ValueError(
+                "partial_fit cannot go on with other units, pairs or steps than before: clone the estimator"
+            )
+        settings = replace(settings, epochs=1)
+        rates = settings.input_dropout, settings.dropout
+        self.shape_, self.settings_ = shape, settings
         on, flats, moments = on_device(data), [], []
         for k, flat in enumerate(self.flats_):
+            flat = with_rates(shape, flat, rates)
             state = state_of(shape, settings, flat, 0, int(rng.integers(2**31)))
             if before := getattr(self, "moments_", None):
                 count, first, second = before[k]
@@ -218,13 +234,8 @@ class RowEstimator(BaseEstimator):
         weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True, dtype=np.float64)
         if not weight.any():
             raise ValueError("sample_weight must not be 0 for every row")
+        weight = weight / weight.max()  # so that their sum is a number
         return (weight / weight[weight > 0].mean()).astype(np.float32)
-
-    def _scaled(self, x: Any, *, keep: bool = False) -> Any:
-        """x at the scale of training rows, which is taken from them unless there is one to `keep`."""
-        if not (keep and hasattr(self, "scaling_")):
-            self.scaling_ = Scaling.of(x)
-        return self.scaling_(x)
 
     def _relaxed(self, X: Any, known: Any = None) -> np.ndarray:
         """y (N, L) as inference leaves it, the mean over members."""
@@ -238,6 +249,14 @@ class RowEstimator(BaseEstimator):
         tags.input_tags.sparse = True
         tags.target_tags.multi_output = True
         return tags
+
+
+def _drawn(rows: np.ndarray, weight: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """Rows in a drawn order; where all rows have weights, as many drawn by these."""
+    if weight is None or not len(rows):
+        return rng.permutation(rows)
+    p = weight[rows].astype(np.float64)
+    return rng.choice(rows, len(rows), p=p / p.sum())
 
 
 def _dropout(kind: Kind, wide: bool, D: int, L: int) -> tuple[float, float]:

@@ -5,14 +5,14 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from spen_jax import sparse
 from spen_jax.estimators.base import RowEstimator
-from spen_jax.estimators.deciding import Decision, check_decision
+from spen_jax.estimators.deciding import Decision, check_decision, has_empty
 from spen_jax.estimators.explaining import Explanation, explanation_of, known_of, row_of
 from spen_jax.estimators.frames import framed
-from spen_jax.estimators.inputs import checked_x
+from spen_jax.estimators.inputs import Scaling, checked_x
 from spen_jax.estimators.interactions import (
     Interactions,
     check_relates,
@@ -20,7 +20,7 @@ from spen_jax.estimators.interactions import (
     means_of,
 )
 from spen_jax.estimators.learning import Data
-from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of
+from spen_jax.estimators.targets import Labels, is_sets, read_labels, sets_of, without_unseen
 
 MOST_PAIRED = 3000
 """Labels up to which pairs are taken by default."""
@@ -53,7 +53,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
       known_share: the largest share of a row's own labels that inference is told in training, for
         `predict(X, known=)`.
       early_stopping: whether rows are held out. Below 20 rows none are.
-      validation_fraction: the share of rows that each member holds out, at most 10,000 of them.
+      validation_fraction: about the share of rows that a training holds out: one in round(1 / share), and one in as
+        many as there are members where these are more; at most 10,000.
       warm_start: whether `fit` goes on from the parameters of the last one, where they have the same shape.
       random_state: decides starts, folds, order and dropout; the same number gives the same answers on one machine.
       verbose: whether to show a bar, on standard error.
@@ -108,34 +109,41 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         ValueError for rows or labels that cannot be read, and for settings that cannot be.
         """
         x, labels, weight = self._given(X, y, sample_weight, reset=True)
-        self.classes_, self.form_ = labels.names, labels.form
-        x = self._scaled(x)
+        warm = self.warm_start and self._has(labels)
+        scaling = self.scaling_ if warm else Scaling.of(x)
+        x = scaling(x)
         shape, settings = self._planned_for(x, labels)
         strata = labels.y.argmax(axis=1) if labels.form == "column" else None
         data = Data(x, labels.y, labels.mask, weight)
-        rows, answers = self._learn(shape, settings, data, strata)
+        before = self.flats_ if warm else None
+        rows, answers = self._learn(shape, settings, data, strata, before)
+        self.classes_, self.form_, self.scaling_ = labels.names, labels.form, scaling
         self._conclude(x, labels, answers, rows)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One pass over these rows at a steady rate, from what was learned before; nothing is held out or tuned.
 
-        The first call needs all `classes`, or the names of all labels where y is label sets; it also sets the scale of
-        X. ValueError for labels that it did not name.
+        What an earlier `fit` tuned stays. The first call needs all `classes`, or the names of all labels where y is
+        label sets; it also sets the scale of X. ValueError for labels that it did not name.
         """
         first = not hasattr(self, "classes_")
-        if not first and classes is not None and list(classes) != list(self.classes_):
+        if not first and classes is not None and {*classes} != {*self.classes_.tolist()}:
             raise ValueError("classes must be those of the first call of partial_fit")
         if first and classes is None and (is_sets(y) or np.ndim(y) < 2):
             raise ValueError("classes must be passed on the first call to partial_fit")
+        if first and classes is not None and len({*classes}) < len(classes):
+            raise ValueError(f"classes must be different names, got {list(classes)}")
         names = classes if first else self.classes_
         x, labels, weight = self._given(X, y, sample_weight, reset=first, names=names)
-        if first:
-            self.classes_, self.form_ = labels.names, labels.form
-        x = self._scaled(x, keep=not first)
+        scaling = Scaling.of(x, constant=1.0) if first else self.scaling_
+        x = scaling(x)
         self._go_on(*self._planned_for(x, labels), Data(x, labels.y, labels.mask, weight))
-        if first or labels.form != "column":
-            self._conclude(x, labels, np.zeros((0, len(self.classes_))), np.arange(0))
+        if first:
+            self.classes_, self.form_, self.scaling_ = labels.names, labels.form, scaling
+            self._conclude(x, labels, np.zeros((0, len(labels.names))), np.arange(0))
+        elif labels.form != "column" and has_empty(labels):
+            self.decision_ = self.decision_.allowing_empty()
         return self
 
     def predict(self, X: Any, known: Any = None) -> Any:
@@ -146,7 +154,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         """
         if self._of_classes() and known is None:
             return self.classes_[self._relaxed(X).argmax(axis=1)]
-        on = self.decision_.sets(*self._probable(X, known))
+        p, held = self._probable(X, known)
+        on = self.decision_.sets(p, held)
         if self.form_ == "sets":
             return sets_of(self.classes_, on)
         return framed(self, on.astype(int), self.classes_, X)
@@ -175,14 +184,19 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         return [[names[i] for i in row[:n]] for row, n in zip(order.tolist(), counts, strict=True)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The mean F1 of the rows' label sets, over labels that are known; of classes the share of right rows."""
+        """The mean F1 of the rows' label sets, over labels that are known; of classes the share of right rows.
+
+        A label that `fit` did not see is one that is missed.
+        """
         if self._of_classes():
             return super().score(X, y, sample_weight)
+        y, unseen = without_unseen(y, self.classes_)
         labels = read_labels(y, self.classes_)
         on = self.decision_.sets(self._probable(X, None)[0])
+        check_consistent_length(on, labels.y)
         counts = np.ones(on.shape, bool) if labels.mask is None else labels.mask
         on, truth = on & counts, (labels.y > 0) & counts
-        both, either = (on & truth).sum(axis=1), on.sum(axis=1) + truth.sum(axis=1)
+        both, either = (on & truth).sum(axis=1), on.sum(axis=1) + truth.sum(axis=1) + unseen
         each = np.where(either > 0, 2 * both / np.maximum(either, 1), 1.0)
         return float(np.average(each, weights=sample_weight))
 
@@ -242,15 +256,25 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
             x, weight = x[keep], weight[keep]
             mask = None if labels.mask is None else labels.mask[keep]
             labels = labels._replace(y=labels.y[keep], mask=mask)
-        return x, labels, weight
+        if labels.mask is not None and not labels.mask.any():
+            raise ValueError("no label is known: at least one row needs one")
+        # Equal weights are none: rows are then drawn as they are without.
+        return x, labels, None if weight is None or np.ptp(weight) == 0 else weight
 
     def _read(self, y, names):
-        if is_sets(y) or sparse.is_scipy(y) or hasattr(y, "columns") and y.shape[1] > 1:
+        if hasattr(y, "columns") and y.shape[1] == 1:
+            y = y[y.columns[0]]
+        if is_sets(y) or sparse.is_scipy(y) or hasattr(y, "columns"):
             return read_labels(y, names)
         y = np.asarray(y)
         if y.ndim == 2 and y.shape[1] > 1:
             return read_labels(y, names)
         column = column_or_1d(y, warn=True)
+        if column.dtype == object and len({type(value) for value in column.tolist()}) > 1:
+            raise ValueError(
+                "a column of classes must be all texts or all whole numbers, and none missing (None, NaN), got "
+                f"{sorted({type(value).__name__ for value in column.tolist()})}"
+            )
         check_classification_targets(column)
         found = np.unique(column)
         names = found if names is None else np.unique(names)
@@ -261,7 +285,15 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         at = np.searchsorted(names, column)
         return Labels(names, np.eye(len(names), dtype=np.float32)[at], None, "column")
 
+    def _has(self, labels):
+        """Whether the last fit was of these labels."""
+        if not hasattr(self, "flats_") or self.form_ != labels.form:
+            return False
+        return np.array_equal(self.classes_, labels.names)
+
     def _planned_for(self, x, labels):
+        if not isinstance(self.known_share, int | float) or not 0 <= self.known_share <= 1:
+            raise ValueError(f"known_share must be a share from 0 to 1, got {self.known_share!r}")
         check_decision(self.decision)
         if labels.form == "column":
             return self._planned("classes", x, labels.y.shape[1])
@@ -289,6 +321,9 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         if known is None:
             return self.decision_.probabilities(self._relaxed(X)), None
         held = read_labels(known, self.classes_, chosen=True)
+        rows = X.shape[0] if hasattr(X, "shape") else len(X)
+        if len(held.y) != rows:
+            raise ValueError(f"known must have a row for each of X, got {len(held.y)} and {rows}")
         mask = np.ones(held.y.shape, bool) if held.mask is None else held.mask
         held = held._replace(mask=mask)
         return self.decision_.probabilities(self._relaxed(X, (mask, held.y)), held), held

@@ -17,12 +17,19 @@ def check_decision(decision: Any) -> None:
     """ValueError for what is no decision."""
     if decision in ("expected_f1", "threshold"):
         return
-    number = isinstance(decision, int | float | np.number) and not isinstance(decision, bool)
-    if not (number and (0 < decision < 1 or decision >= 1 and decision == int(decision))):
+    whole = isinstance(decision, int | np.integer) and not isinstance(decision, bool)
+    share = isinstance(decision, float | np.floating) and 0 < decision < 1
+    if not (share or whole and decision >= 1):
         raise ValueError(
             "decision must be 'expected_f1', 'threshold', a threshold between 0 and 1, or a whole number of labels, "
             f"got {decision!r}"
         )
+
+
+def has_empty(labels: Labels) -> bool:
+    """Whether some row has no label; of a row of which not all is known nobody knows."""
+    none = labels.y.sum(axis=1) == 0
+    return bool(np.any(none if labels.mask is None else none & labels.mask.all(axis=1)))
 
 
 class Decision(NamedTuple):
@@ -50,11 +57,17 @@ class Decision(NamedTuple):
         if decision == "threshold":
             rule = metrics.Tuned.tune(p, truth, mask) if counted.any() else metrics.Fixed()
             return cls(a, b, rule)
-        empty = bool((labels.y.sum(axis=1) == 0).any())
+        empty = has_empty(labels)
         rule = metrics.Expected(1.0, 0.0, empty)
         if counted.any():
             rule = metrics.Expected.tune(p, truth, mask, allow_empty=empty)
         return cls(a, b, rule)
+
+    def allowing_empty(self) -> "Decision":
+        """The same, where rows without a label were seen."""
+        if not isinstance(self.rule, metrics.Expected):
+            return self
+        return self._replace(rule=replace(self.rule, allow_empty=True))
 
     def logits(self, y: np.ndarray) -> np.ndarray:
         """a z + b, (N, L)."""

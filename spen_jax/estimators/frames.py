@@ -12,7 +12,8 @@ def framed(estimator: Any, values: np.ndarray, names: np.ndarray, X: Any) -> Any
     if wanted == "pandas":
         import pandas
 
-        return pandas.DataFrame(values, columns=columns, index=getattr(X, "index", None))
+        index = X.index if hasattr(X, "columns") and hasattr(X, "index") else None
+        return pandas.DataFrame(values, columns=columns, index=index)
     if wanted == "polars":
         import polars
 

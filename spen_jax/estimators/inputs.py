@@ -30,23 +30,23 @@ class Scaling(NamedTuple):
     scale: np.ndarray
 
     @classmethod
-    def of(cls, x: Any) -> "Scaling":
-        """Fitted to x (N, D), dense or CSR."""
+    def of(cls, x: Any, constant: float = 0.0) -> "Scaling":
+        """Fitted to x (N, D), dense or CSR; of a dense column that is `constant` the scale is that number."""
         n, D = x.shape
         none = np.zeros(D, np.float32)
         if not sparse.is_scipy(x):
             if np.count_nonzero(x) >= MOSTLY_ZERO * x.size or D < 64:
-                spread = np.std(x, axis=0)
-                flat = spread <= 1e-7 * np.abs(x).max(axis=0, initial=1e-30)
-                scale = np.where(flat, 0, 1 / np.where(flat, 1, spread))
-                return cls("dense", np.mean(x, axis=0), scale)
+                return cls("dense", *standard(x, constant))
             x = _csr(x)
         if x.nnz and x.data.min() >= 0:
             if np.all(x.data == np.rint(x.data)):
-                idf = np.log(n / (1 + np.bincount(x.indices[x.data > 0], minlength=D)))
-                return cls("words", none, np.maximum(idf, 0.01))
+                rows = np.bincount(x.indices[x.data > 0], minlength=D)
+                idf = np.maximum(np.log(n / (1 + rows)), 0.01)
+                return cls("words", none, np.where(rows > 0, idf, 0))
             if np.mean(np.abs(_lengths(x)[np.diff(x.indptr) > 0] - 1) < 1e-3) > 0.9:
-                return cls("lengths", none, np.full(D, LENGTH))
+                return cls(
+                    "lengths", none, np.where(np.bincount(x.indices, minlength=D), LENGTH, 0)
+                )
         squares = np.bincount(x.indices, x.data.astype(np.float64) ** 2, minlength=D) / n
         largest = np.zeros(D)
         np.maximum.at(largest, x.indices, np.abs(x.data))
@@ -67,8 +67,21 @@ class Scaling(NamedTuple):
         x.data *= self.scale[x.indices]
         if self.kind == "words":
             x.data *= LENGTH / np.repeat(np.maximum(_lengths(x), 1e-6), np.diff(x.indptr))
-        x.data = x.data.astype(np.float32)
+        x.data = np.clip(x.data, -LENGTH * FAR, LENGTH * FAR).astype(np.float32)
         return x
+
+
+def standard(x: np.ndarray, constant: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(shift, scale) that bring columns of x (N, D) to mean 0 and deviation 1; `constant` for one that is constant."""
+    largest = np.abs(x).max(axis=0, initial=0).astype(np.float64)
+    unit = np.where(
+        largest > 0, largest, 1
+    )  # of numbers whose squares overflow there is no deviation
+    z = x / unit
+    spread = np.std(z, axis=0)
+    flat = spread <= 1e-13
+    scale = np.where(flat, constant, 1 / (np.where(flat, 1, spread) * unit))
+    return np.mean(z, axis=0) * unit, scale
 
 
 def _csr(x):
@@ -98,6 +111,9 @@ def checked_x(estimator: Any, X: Any, *, reset: bool) -> Any:
         dtype=[np.float64, np.float32],
         ensure_all_finite=False,
     )
+    if sparse.is_scipy(found) and not found.has_canonical_format:
+        found = found.copy()
+        found.sum_duplicates()
     values = found.data if sparse.is_scipy(found) else found
     wrong = ~np.isfinite(values)
     if wrong.any():
@@ -128,6 +144,10 @@ def _check_columns(X):
     for i, name in enumerate(names):
         column = X[name]
         kind = str(getattr(column, "dtype", "")).lower()
+        if "date" in kind or "duration" in kind:
+            raise ValueError(
+                f"column {str(name)!r} (number {i}) holds times: make numbers of them, such as days since a date"
+            )
         if not any(word in kind for word in ("str", "object", "utf8", "categor", "enum")):
             continue
         first = next((v for v in column if v is not None and v == v), None)

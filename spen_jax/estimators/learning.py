@@ -219,7 +219,7 @@ def answers(shape: Shape, flats: Any, x: Any, known: Any = None) -> np.ndarray:
 
     Chunks of one size, however many rows: of sparse ones as many as the room for their numbers takes.
     """
-    shape = shape._replace(known=0.0, f1_weight=0.0)  # which play no part here
+    shape = shape.answering
     found = [(n, _answers(shape, flats, *chunk)) for n, chunk in _chunks(x, known)]
     parts = [np.asarray(y)[:n] for n, y in found]
     return np.concatenate(parts) if parts else np.zeros((0, shape.outputs), np.float32)
@@ -248,8 +248,8 @@ def told(shape: Shape, data: Data, rows: np.ndarray) -> tuple[np.ndarray, np.nda
 def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray, known: Any = None) -> float:
     """How wrong answers y are to those rows: squared error or cross-entropy; where F1 is trained for, 1 - F1.
 
-    It is about what is not `known`, (mask, y). F1 is that at the threshold which is best on the same rows: a free
-    choice of one number in all answers.
+    Rows count alike: they were drawn by their weights. It is about what is not `known`, (mask, y). F1 is that at the
+    threshold which is best on the same rows: a free choice of one number in all answers.
     """
     truth = data.y[rows]
     mask = None if data.mask is None else data.mask[rows]
@@ -262,8 +262,7 @@ def cost(shape: Shape, y: np.ndarray, data: Data, rows: np.ndarray, known: Any =
         each = np.sum(np.where(counts, (y - truth) ** 2, 0), axis=1)
     else:
         each = _cross_entropy(shape.kind, y, truth, counts)
-    weight = np.ones(len(rows)) if data.weight is None else data.weight[rows]
-    return float(weight @ each / max(weight.sum(), 1e-12))
+    return float(np.mean(each))
 
 
 def _cross_entropy(kind, y, truth, counts):

@@ -45,6 +45,11 @@ class Shape(NamedTuple):
     f1_weight: float = 0.0
     """The weight of 1 - soft F1 beside the cross-entropy."""
 
+    @property
+    def answering(self) -> "Shape":
+        """Without what plays a part in training only."""
+        return self._replace(known=0.0, f1_weight=0.0)
+
 
 class Model(NamedTuple):
     """How a shape predicts and what trains it; parameters are one flat array, which compiles soonest."""
@@ -83,6 +88,15 @@ def started(shape: Shape, rng: np.random.Generator, rates: tuple[float, float]) 
         for name, size in sizes(shape).items()
     ]
     return np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)
+
+
+def with_rates(shape: Shape, flat: np.ndarray, rates: tuple[float, float]) -> np.ndarray:
+    """Flat parameters (P,) with other shares that are dropped in training."""
+    ends = np.cumsum([np.prod(size, dtype=int) for size in sizes(shape).values()])
+    at = int(ends[list(sizes(shape)).index("rates")])
+    flat = flat.copy()
+    flat[at - 2 : at] = rates
+    return flat
 
 
 def factors(shape: Shape, of_global: float) -> np.ndarray:

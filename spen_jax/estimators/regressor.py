@@ -7,7 +7,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array, check_consistent_length
 
 from spen_jax.estimators.base import RowEstimator
-from spen_jax.estimators.inputs import checked_x
+from spen_jax.estimators.inputs import Scaling, checked_x
 from spen_jax.estimators.learning import Data
 
 
@@ -55,31 +55,31 @@ class SPENRegressor(RegressorMixin, RowEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learns from rows X (N, D), dense, CSR or a frame; ValueError for what cannot be read."""
         x, y, weight = self._given(X, y, sample_weight, reset=True)
-        self.y_shift_, spread = y.mean(axis=0), y.std(axis=0)
-        self.y_scale_ = np.where(spread > 0, spread, 1.0)
-        x, data_y = self._scaled(x), self._standard(y)
-        self._learn(*self._planned("numbers", x, y.shape[1]), Data(x, data_y, None, weight))
+        warm = self.warm_start and hasattr(self, "flats_") and len(self.y_shift_) == y.shape[1]
+        scaling = self.scaling_ if warm else Scaling.of(x)
+        shift, scale = (self.y_shift_, self.y_scale_) if warm else standard_of(y)
+        x, before = scaling(x), self.flats_ if warm else None
+        data = Data(x, ((y - shift) / scale).astype(np.float32), None, weight)
+        self._learn(*self._planned("numbers", x, y.shape[1]), data, None, before)
+        self.scaling_, self.y_shift_, self.y_scale_ = scaling, shift, scale
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One pass over these rows at a steady rate; the first call sets the scales of X and y."""
         first = not hasattr(self, "y_shift_")
         x, y, weight = self._given(X, y, sample_weight, reset=first)
-        if first:
-            self.y_shift_, spread = y.mean(axis=0), y.std(axis=0)
-            self.y_scale_ = np.where(spread > 0, spread, 1.0)
-        x = self._scaled(x, keep=not first)
-        data = Data(x, self._standard(y), None, weight)
+        scaling = Scaling.of(x, constant=1.0) if first else self.scaling_
+        shift, scale = standard_of(y) if first else (self.y_shift_, self.y_scale_)
+        x = scaling(x)
+        data = Data(x, ((y - shift) / scale).astype(np.float32), None, weight)
         self._go_on(*self._planned("numbers", x, y.shape[1]), data)
+        self.scaling_, self.y_shift_, self.y_scale_ = scaling, shift, scale
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """The numbers of each row, (N,) or (N, L) as `fit` was given them."""
         y = self._relaxed(X) * self.y_scale_ + self.y_shift_
         return y[:, 0] if self.one_number_ else y
-
-    def _standard(self, y):
-        return ((y - self.y_shift_) / self.y_scale_).astype(np.float32)
 
     def _given(self, X, y, sample_weight, *, reset):
         if y is None:
@@ -100,3 +100,12 @@ class SPENRegressor(RegressorMixin, RowEstimator):
         if weight is not None and not weight.all():
             x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
         return x, y, weight
+
+
+def standard_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column of y (N, L), 1 for one that is constant; ValueError beyond the numbers."""
+    with np.errstate(over="ignore"):
+        shift, spread = y.mean(axis=0), y.std(axis=0)
+    if not np.isfinite(spread).all():
+        raise ValueError("y is too large for its deviation to be a number: give it in another unit")
+    return shift, np.where(spread > 0, spread, 1.0)

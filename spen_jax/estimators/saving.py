@@ -53,7 +53,7 @@ def save(estimator: Any, path: str | Path) -> None:
 
     arrays: dict[str, np.ndarray] = {}
     params = estimator.get_params(deep=False)
-    if not isinstance(params.get("random_state"), int | type(None)):
+    if not isinstance(params.get("random_state"), int | np.integer | type(None)):
         params["random_state"] = None
     fitted = {
         name: None if name in TRAINING else value
@@ -64,6 +64,7 @@ def save(estimator: Any, path: str | Path) -> None:
         "class": type(estimator).__name__,
         "params": _plain(params, "params", arrays),
         "fitted": _plain(fitted, "fitted", arrays),
+        "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
     }
     text = json.dumps(state, allow_nan=True, sort_keys=True)
     header = {
@@ -101,21 +102,33 @@ def load(path: str | Path) -> Any:
         raise ValueError(
             f"{path} holds arrays, but no estimator of spen_jax: give the file that save(path) wrote"
         )
-    if int(header["version"]) > VERSION:
+    if header.get("version", "").isdecimal() and int(header["version"]) > VERSION:
         raise ValueError(
-            f"{path} has version {header['version']} of the format, written by spen_jax {header['library']}; this one "
-            f"reads up to {VERSION}: install a later spen_jax"
+            f"{path} has version {header['version']} of the format, written by spen_jax {header.get('library')}; this "
+            f"one reads up to {VERSION}: install a later spen_jax"
         )
-    if _digest(header["state"], arrays) != header["sha256"]:
+    if _digest(header.get("state", ""), arrays) != header.get("sha256"):
         raise ValueError(
             f"{path} is damaged: its checksum is not that of what it holds; get it again"
         )
+    try:
+        return _made(json.loads(header["state"]), arrays)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no estimator that can be made: {error!r}") from None
+
+
+def _made(state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     from spen_jax import estimators
 
-    state = json.loads(header["state"])
-    estimator = getattr(estimators, state["class"])(**_read(state["params"], arrays))
+    kinds = estimators.SPENClassifier, estimators.SPENRegressor, estimators.SPENSequenceTagger
+    (kind,) = [kind for kind in kinds if kind.__name__ == state["class"]]
+    estimator: Any = kind(**_read(state["params"], arrays))
     for name, value in _read(state["fitted"], arrays).items():
+        if not name.endswith("_") or name.startswith("_"):
+            raise ValueError(f"{name} is no fitted attribute")
         setattr(estimator, name, value)
+    if state.get("output"):
+        estimator.set_output(transform=state["output"])
     return estimator
 
 

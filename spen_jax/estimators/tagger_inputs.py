@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from spen_jax.data import Lexicon
+from spen_jax.estimators.inputs import standard
 
 FAR = 10.0
 """Standard deviations beyond which a number counts as so far away."""
@@ -47,9 +48,7 @@ class Vectors:
     def of(cls, sequences: Sequence[Any]) -> "Vectors":
         """Fitted to the places of those sequences; ValueError for what are no vectors of one size, or not finite."""
         x = np.concatenate(_vectors(sequences, None))
-        spread = np.std(x, axis=0)
-        flat = spread <= 1e-7 * np.abs(x).max(axis=0, initial=1e-30)
-        return cls(np.mean(x, axis=0), np.where(flat, 0, 1 / np.where(flat, 1, spread)))
+        return cls(*standard(x))
 
     @property
     def inputs(self) -> tuple[int, ...]:

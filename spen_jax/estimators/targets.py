@@ -24,7 +24,7 @@ def is_sets(Y: Any) -> bool:
         return False
     if getattr(Y, "ndim", 1) != 1 or not isinstance(Y, Iterable):
         return False
-    rows = list(Y)
+    rows = _listed(Y)
     if not all(_is_unknown(row) or _is_set(row) for row in rows):
         return False
     if not rows:
@@ -33,11 +33,19 @@ def is_sets(Y: Any) -> bool:
         return False
     sets = [row for row in rows if _is_set(row)]
     names = [name for row in sets for name in row if name is not None]
-    return not names or len({*map(len, sets)}) > 1 or any(isinstance(name, str) for name in names)
+    if not names or any(isinstance(row, set | frozenset) for row in sets):
+        return True
+    return len({*map(len, sets)}) > 1 or any(isinstance(name, str) for name in names)
+
+
+def _listed(Y):
+    """Rows as a list, also those of a series, polars' too."""
+    return Y.to_list() if hasattr(Y, "to_list") else list(Y)
 
 
 def _is_unknown(row):
-    return row is None or isinstance(row, float | np.floating) and np.isnan(row)
+    missing = row is None or type(row).__name__ == "NAType"
+    return missing or isinstance(row, float | np.floating) and np.isnan(row)
 
 
 def _is_set(row):
@@ -54,7 +62,11 @@ def read_labels(Y: Any, names: Any = None, *, chosen: bool = False) -> Labels:
     ValueError for others.
     """
     if is_sets(Y):
-        return _of_sets([row if _is_set(row) else None for row in Y], names, chosen)
+        rows = [row if _is_set(row) else None for row in _listed(Y)]
+        return _of_sets([_told(row) for row in rows], names, chosen)
+    names_alone = isinstance(Y, list | tuple) and Y and isinstance(Y[0], str)
+    if names_alone or isinstance(Y, set | frozenset):
+        raise ValueError(f"labels are given row by row, of one row as [{Y!r}], got {Y!r}")
     columns = getattr(Y, "columns", None)
     values = _numbers(Y)
     if values.ndim != 2:
@@ -101,6 +113,25 @@ def _numbers(Y):
 def _na(value):
     """The value, where it is pandas' own NA."""
     return value if type(value).__name__ == "NAType" else None
+
+
+def _told(row):
+    """A set with None where a name is missing in another way."""
+    return None if row is None else [None if _is_unknown(name) else name for name in row]
+
+
+def without_unseen(Y: Any, names: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Label sets without names that are not among `names`, and how many each row has lost; other Y as it is, and 0."""
+    if not is_sets(Y):
+        return Y, np.zeros(1)
+    seen = {str(name) for name in names}
+    rows = [row if _is_set(row) else None for row in _listed(Y)]
+    unseen = [[n for n in row or () if isinstance(n, str) and n not in seen] for row in rows]
+    kept = [
+        None if row is None else [n for n in row if n not in lost]
+        for row, lost in zip(rows, unseen, strict=True)
+    ]
+    return kept, np.array([len(lost) for lost in unseen])
 
 
 def _of_sets(rows, names, chosen):
