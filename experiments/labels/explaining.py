@@ -2,7 +2,8 @@
 
 Three trainings of `SPENClassifier`: as it is by default; with a matrix of pairs; with pairs, and told some
 labels in training. "Deaf" is inference whose terms see the mean answer of the training rows in place of y: no label
-then hears another, and all else is as it was. Writes explain-interactions.png and explain-inference.png of the third, on BibTeX.
+then hears another, and all else is as it was. Writes explain-interactions.png and explain-inference.png of the third,
+on BibTeX.
 
     python experiments/labels/explaining.py --out FOLDER
     python experiments/labels/explaining.py --dataset yeast

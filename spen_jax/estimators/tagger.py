@@ -170,8 +170,8 @@ class SPENSequenceTagger(BaseEstimator):
         lengths = _lengths(X)
         if not hasattr(self, "flat_"):
             named = None if classes is None else np.unique(np.asarray(classes))
-            self.classes_ = read_tags(y, lengths, named)[0]
-            reader = reader_of(X)
+            found, reader = read_tags(y, lengths, named)[0], reader_of(X)
+            self.classes_ = found
             self.rng_ = self._drawing()
             self.size_ = _size(lengths)
             shape, _ = self._planned(reader, len(self.classes_), self.size_)
@@ -207,6 +207,10 @@ class SPENSequenceTagger(BaseEstimator):
         for name in ("hidden_units", "window_units", "steps", "epochs", "batch_size"):
             if (value := getattr(self, name)) is not None:
                 check_whole(name, value, 0 if name == "window_units" else 1)
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 or value == 0 and name == "weight_decay"):
+                raise ValueError(f"{name} must be above 0, or None, got {value!r}")
         for name in ("dropout", "known_share", "validation_fraction"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -240,7 +244,9 @@ class SPENSequenceTagger(BaseEstimator):
         rows = np.flatnonzero(lengths)
         if not (self.early_stopping and self.validation_fraction) or len(rows) < FEWEST:
             return rows[:0]
-        many = min(max(round(self.validation_fraction * len(rows)), 1), MOST_HELD_OUT)
+        many = min(
+            max(round(self.validation_fraction * len(rows)), 1), MOST_HELD_OUT, len(rows) - 1
+        )
         return np.sort(rng.permutation(rows)[:many])
 
     def _drawing(self):
