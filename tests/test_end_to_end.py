@@ -27,7 +27,7 @@ from spen_jax import (
     Unrolled,
     losses,
 )
-from spen_jax.objectives import end_to_end, feed_forward, increasing
+from spen_jax.objectives import end_to_end, feed_forward, increasing, max_margin
 
 A = np.array([3.0, 4.0, 5.0, 6.0])
 
@@ -306,3 +306,22 @@ def test_feed_forward_is_the_mean_loss_of_the_network(x64):
     value = objective(params, {"x": batch.x, "y": batch.y, "mask": mask}, KEY)[0]
     want = np.sum(mask * (batch.x @ params["W"].T - batch.y) ** 2) / 6
     np.testing.assert_allclose(value, want)
+
+
+def test_weights_of_examples_are_repetitions_in_the_mean(x64):
+    params, batch = problem()
+    repeats = np.array([2, 0, 1, 3, 1])
+    weighted = dict(x=batch.x, y=batch.y, weight=repeats.astype(float))
+    repeated = dict(x=np.repeat(batch.x, repeats, 0), y=np.repeat(batch.y, repeats, 0))
+    predictor = Predictor(parabola_of_x, steps=3, solver=MirrorDescent())
+    for objective in (
+        end_to_end(predictor, weights=increasing(3)),
+        feed_forward(linear, domain=Box()),
+    ):
+        assert_trees_close(objective(params, weighted, KEY)[0], objective(params, repeated, KEY)[0])
+    nothing_counts = weighted | {"weight": np.zeros(5)}
+    assert end_to_end(predictor)(params, nothing_counts, KEY)[0] == 0
+    with pytest.raises(ValueError, match="does not weigh examples"):
+        max_margin(predictor)(params, weighted, KEY)
+    with pytest.raises(ValueError, match="one number for each of 5"):
+        end_to_end(predictor)(params, weighted | {"weight": np.ones(4)}, KEY)
