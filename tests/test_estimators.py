@@ -81,6 +81,7 @@ def test_answers_come_as_frames_where_they_are_asked_for(weather):
         model.set_output(transform="excel")
 
 
+@pytest.mark.slow
 def test_sparse_rows_stay_sparse_and_words_are_weighed(weather):
     rng = np.random.default_rng(1)
     x = (rng.random((150, 80)) < 0.06).astype(float)
@@ -151,6 +152,7 @@ def test_decisions_by_rule(weather, fitted, decision):
         np.testing.assert_array_equal(model.predict(x), model.decision_function(x) >= 0)
 
 
+@pytest.mark.slow
 def test_numbers_are_predicted_in_their_own_units():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 4))
@@ -251,6 +253,7 @@ def test_files_that_are_none_are_refused(weather, fitted, tmp_path):
         sx.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_decisions_are_tuned_on_rows_of_every_kind():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8000, 3)), np.zeros((8000, 2), int)

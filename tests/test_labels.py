@@ -222,14 +222,12 @@ def test_the_curve_has_a_point_for_each_share(blocks, tmp_path):
     assert (tmp_path / "s" / "scarce.png").exists()
 
 
-def test_the_baselines_choose_their_regularisation_and_beat_chance(blocks, monkeypatch):
-    monkeypatch.setattr(baselines, "STRENGTHS", (1e-9, 0.1))
-    monkeypatch.setattr(baselines, "CHAINS", 2)
+def test_the_baselines_choose_their_regularisation_and_beat_chance(blocks):
     y = blocks.train.y.copy()
     y[:, 3] = 0  # a label that is never on
     changed = blocks._replace(train=sx.data.Split(blocks.train.x, y))
     rows, _ = protocol.rows_of(changed, 0)
     for name in baselines.BASELINES:
-        found = baselines.run(rows, name, 0)
+        found = baselines.run(rows, name, 0, (1e-9, 0.1), 2)
         assert found["C"] == 0.1  # at the other the weights are 0
         assert found["test_f1_tuned"] > 55

@@ -177,6 +177,7 @@ def test_what_a_page_links_to_and_the_commands_it_gives_are_there(page):
     assert [path for path in links + scripts if not path.exists()] == []
 
 
+@pytest.mark.slow
 def test_the_first_estimator_runs_as_printed(capsys):
     run("README.md", "python habits")
     assert float(capsys.readouterr().out.split()[0]) > 0.6

@@ -85,6 +85,7 @@ def test_words_are_tagged_by_their_sentence(of_words):
     assert len(of_words.predict([["they", "jump"]])[0]) == 2  # a word never seen
 
 
+@pytest.mark.slow
 def test_dicts_of_features_are_read_as_crfsuite_reads_them():
     X, y = sentences(60)
     tagger = SPENSequenceTagger(**CALM).fit(dicts(X), y)
@@ -129,6 +130,7 @@ def test_known_labels_stay_and_tell_of_the_others(of_vectors):
         of_vectors.predict(X, known=[["a", "c", None, None]])
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_known_do_not_count_in_training():
     X, y = vectors(60)
     rng = np.random.default_rng(0)
@@ -166,6 +168,7 @@ def test_it_is_cloned_pickled_and_searched(of_words):
     assert pickle.loads(pickle.dumps(of_words)).predict(words) == of_words.predict(words)
 
 
+@pytest.mark.slow
 def test_training_goes_on_by_partial_fit_and_warm_start():
     X, y = vectors(60)
     tagger = SPENSequenceTagger(**CALM).partial_fit(X[:1], [["a"] * len(X[0])], classes=["a", "b"])
