@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -301,6 +302,40 @@ def test_scales_of_all_sizes_are_read():
     scaled = Scaling.of(x)(x)
     np.testing.assert_allclose(scaled.std(axis=0), 1, rtol=1e-3)
     assert (Scaling.of(np.ones((9, 2)))(np.ones((1, 2)) * 5) == 0).all()
+
+
+def test_numbers_beside_words_keep_their_differences():
+    rng = np.random.default_rng(0)
+    words = (rng.random((200, 300)) < 0.03) * rng.random((200, 300))
+    prices = rng.normal(500, 100, size=(200, 1))
+    x = csr_array(np.hstack([words, prices]))
+    scaling = Scaling.of(x)
+    scaled = scaling(x).toarray()
+    assert scaling.kind == "sparse"
+    np.testing.assert_allclose(scaled[:, -1].std(), 1, rtol=1e-3)
+    lengths = np.linalg.norm(scaled[:, :-1], axis=1)
+    np.testing.assert_allclose(np.sqrt(np.mean(lengths**2)), 8, rtol=1e-3)
+
+
+def test_missing_label_sets_are_announced_and_empty_names_refused(weather):
+    x, y = weather
+    sets = pd.Series([";".join(row) for row in sets_of(y)])
+    sets[0] = None
+    with pytest.warns(UserWarning, match="1 of 120 label sets are missing"):
+        quick(epochs=2).fit(x, sets.str.split(";"))
+    with pytest.raises(ValueError, match="a label without a name"):
+        quick(epochs=2).fit(x, sets.fillna("").str.split(";"))
+
+
+@pytest.mark.slow
+def test_classes_that_are_linear_are_learned_nearly_as_by_a_linear_model():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 10))
+    z = x @ rng.normal(size=10) + 0.3 * rng.normal(size=500)
+    y = np.digitize(z, np.quantile(z, [0.33, 0.66]))
+    linear = make_pipeline(StandardScaler(), LogisticRegression()).fit(x[:200], y[:200])
+    model = SPENClassifier(random_state=0).fit(x[:200], y[:200])
+    assert model.score(x[200:], y[200:]) > linear.score(x[200:], y[200:]) - 0.06
 
 
 def test_labels_that_fit_did_not_see_are_missed_in_a_score(weather, fitted):

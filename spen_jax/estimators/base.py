@@ -34,6 +34,8 @@ FEWEST = 20
 MOST_HELD_OUT = 10_000
 SEVERAL = 3000, 20_000
 """Up to so many rows there are five members, each with rows of its own held out; up to so many two, and then one."""
+DECAYS = 0.1, 3.0
+"""Of the weights; held-out rows choose one for classes and numbers where there are five members."""
 SCORED = 2000
 """At most so many held-out rows are looked at after each epoch."""
 
@@ -160,12 +162,16 @@ class RowEstimator(BaseEstimator):
         starts = self._starts(shape, settings, K, rng, before)
         beside = compile_beside(shape, starts[:1], data)
         on, everything = on_device(data), np.arange(n)
-        chosen, held, answered = [], [], []
-        with reporting(self, (K + again) * settings.epochs) as report:
+        held = [np.flatnonzero(fold == k) if holds else everything[:0] for k in range(K)]
+        held = held[: 1 if again else K]
+        several = holds and n <= SEVERAL[0] and shape.kind != "labels"
+        decays = DECAYS if several and self.weight_decay is None else (settings.weight_decay,)
+
+        def cross_fitted(settings):
             training = Training(shape, settings, on, rng, report)
-            for k in range(1 if again else K):
-                held.append(np.flatnonzero(fold == k) if holds else everything[:0])
-                few = _drawn(held[k], data.weight, rng)[:SCORED]
+            found = []
+            for rows, start in zip(held, starts, strict=False):
+                few = _drawn(rows, data.weight, rng)[:SCORED]
                 known = told(shape, data, few)
 
                 def loss(flat, few=few, known=known):
@@ -173,16 +179,27 @@ class RowEstimator(BaseEstimator):
                     y = answers(shape, flat[None], data.x[few], known)
                     return cost(shape, y, data, few, known)
 
-                rows = np.setdiff1d(everything, held[k])
                 counted = data.mask is None or data.mask[few].any()
                 score = loss if len(few) and counted else None
-                chosen.append(train_member(training, rows, starts[k], loss=score))
-                answered.append(answers(shape, chosen[k].flat[None], data.x[held[k]]))
+                others = np.setdiff1d(everything, rows)
+                found.append(train_member(training, others, start, loss=score))
+            return found
+
+        with reporting(self, (K * len(decays) + again) * settings.epochs) as report:
+            tried = [replace(settings, weight_decay=decay) for decay in decays]
+            each = [cross_fitted(one) for one in tried]
+            best = int(np.argmin([np.mean([m.loss for m in members]) for members in each]))
+            settings, chosen = tried[best], each[best]
             members = chosen
             if again:
+                training = Training(shape, settings, on, rng, report)
                 until = chosen[0].epoch
                 members = [train_member(training, everything, s, stop_after=until) for s in starts]
         beside.join()
+        answered = [
+            answers(shape, member.flat[None], data.x[rows])
+            for member, rows in zip(chosen, held, strict=True)
+        ]
         self.shape_, self.settings_, self.moments_ = shape, settings, None
         self.flats_ = np.stack([member.flat for member in members])
         self.n_epochs_ = [member.epoch for member in members]

@@ -11,6 +11,8 @@ LENGTH = 8.0
 """Of rows of words, and at most of others that are mostly 0."""
 FAR = 10.0
 """Standard deviations from the mean beyond which a number counts as so far away."""
+OFTEN = 0.3
+"""The share of rows from which on a column of a sparse matrix is one of numbers."""
 MOSTLY_ZERO = 0.15
 """Below this share of numbers that are not 0, products of sparse rows are faster, see `spen_jax.sparse`."""
 
@@ -21,8 +23,8 @@ class Scaling(NamedTuple):
     - "dense": less the mean, over the standard deviation, cut at 10; a constant column becomes 0.
     - "words", mostly 0 and counts: log(1 + count) idf, idf_j = log(N / (1 + rows with word j)), rows to length 8.
     - "lengths", mostly 0, not negative, rows of length 1 already (as TfidfVectorizer makes them): rows to length 8.
-    - "sparse", mostly 0 and anything else: scale_j = 1 / sqrt(root mean square x largest), rows to length 8 in the mean
-      (to sqrt(D), where there are few columns).
+    - "sparse", mostly 0 and anything else: scale_j = 1 / sqrt(root mean square x largest) times what brings rows to
+      length 8 in the mean (to sqrt(D), where there are few columns); of columns that are seldom 0, 1 / deviation.
     """
 
     kind: str
@@ -47,13 +49,18 @@ class Scaling(NamedTuple):
                 return cls(
                     "lengths", none, np.where(np.bincount(x.indices, minlength=D), LENGTH, 0)
                 )
-        squares = np.bincount(x.indices, x.data.astype(np.float64) ** 2, minlength=D) / n
         largest = np.zeros(D)
         np.maximum.at(largest, x.indices, np.abs(x.data))
-        scale = 1 / np.sqrt(np.maximum(np.sqrt(squares) * largest, 1e-30))
-        scale[squares == 0] = 0
-        whole = np.sqrt(max(np.sum(squares * scale**2), 1e-30))
-        return cls("sparse", none, scale * min(LENGTH, D**0.5) / whole)
+        unit = np.where(largest > 0, largest, 1)
+        z = x.data / unit[x.indices]
+        squares = np.bincount(x.indices, z**2, minlength=D) / n
+        scale = np.where(largest > 0, np.maximum(squares, 1e-30) ** -0.25, 0)
+        rare = np.bincount(x.indices, minlength=D) < OFTEN * n
+        whole = np.sqrt(max(np.sum((squares * scale**2)[rare]), 1e-30))
+        scale *= min(LENGTH, max(rare.sum(), 1) ** 0.5) / whole
+        spread = np.sqrt(np.maximum(squares - (np.bincount(x.indices, z, minlength=D) / n) ** 2, 0))
+        scale = np.where(rare, scale, 1 / np.maximum(spread, 1e-6))
+        return cls("sparse", none, scale / unit)
 
     def __call__(self, x: Any) -> Any:
         """float32 (N, D): dense for "dense", else CSR."""

@@ -57,6 +57,8 @@ class Member(NamedTuple):
     epoch: int
     losses: tuple[float, ...]
     state: State
+    loss: float = np.inf
+    """That of the epoch, in the mean with those of the two before."""
 
 
 # Optimizer
@@ -197,7 +199,7 @@ def train_member(
         report(f"loss {losses[-1]:.4g}" if losses else "")
         if epoch - best[2] >= settings.patience:
             break
-    return Member(np.asarray(best[1]), best[2], tuple(losses), state)
+    return Member(np.asarray(best[1]), best[2], tuple(losses), state, best[0])
 
 
 # Prediction

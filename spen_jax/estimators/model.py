@@ -1,6 +1,7 @@
 """The energies behind the estimators: pure functions of a dict of arrays, made without Flax so that they start soon.
 
-B rows, D inputs, H hidden units, L outputs, M global units. All kinds share one network, h = g(W x + b), s = V h + c:
+B rows, D inputs, H hidden units, L outputs, M global units. All kinds share one network, h = g(W x + b), s = V h + c
+[+ S x for classes and numbers, so that what is linear is learned soon]:
 
 - "labels", y in [0, 1]^L:  E = -s.y + k.softplus(C y + U h + d) - H(y) [- y'A y / 2]
 - "classes", y on a simplex: E = -s.y - H(y), whose minimiser is softmax(s): one column has nothing to relate
@@ -69,6 +70,8 @@ def sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
         "c": (L,),
         "rates": (2,),
     }
+    if shape.kind != "labels":
+        named |= {"S": (D, L)}
     if M:
         named |= {"U": (H, M), "C": (M, L), "d": (M,), "k": (M,)}
     if shape.pairs:
@@ -137,7 +140,8 @@ def features(params: Any, x: Any, key: jax.Array | None = None) -> dict[str, jax
     keys = (None, None) if key is None else jax.random.split(key)
     x = sparse.on_values(lambda values: _dropped(keys[0], rates[0], values), sparse.whole(x))
     h = _dropped(keys[1], rates[1], jax.nn.relu(x @ params["W"] + params["b"][None]))
-    context = {"logits": h @ params["V"] + params["c"][None]}
+    logits = h @ params["V"] + params["c"][None]
+    context = {"logits": logits + x @ params["S"] if "S" in params else logits}
     if "U" in params:
         context["shift"] = h @ params["U"]
     return context

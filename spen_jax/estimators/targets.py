@@ -1,5 +1,6 @@
 """What becomes of Y: label sets, indicators and frames as y (N, L), what of it is known, and back again."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -62,7 +63,16 @@ def read_labels(Y: Any, names: Any = None, *, chosen: bool = False) -> Labels:
     ValueError for others.
     """
     if is_sets(Y):
-        rows = [row if _is_set(row) else None for row in _listed(Y)]
+        listed = _listed(Y)
+        missing = sum(row is not None and not _is_set(row) for row in listed)
+        if missing:
+            warnings.warn(
+                f"{missing} of {len(listed)} label sets are missing (NaN): nothing is taken to be known of these rows. "
+                "Where an empty cell means no label give [], as frame['tags'].str.get_dummies(';') does",
+                UserWarning,
+                stacklevel=4,
+            )
+        rows = [row if _is_set(row) else None for row in listed]
         return _of_sets([_told(row) for row in rows], names, chosen)
     names_alone = isinstance(Y, list | tuple) and Y and isinstance(Y[0], str)
     if names_alone or isinstance(Y, set | frozenset):
@@ -139,6 +149,10 @@ def _of_sets(rows, names, chosen):
         for name in () if row is None else row:
             if name is not None and not isinstance(name, str | np.str_):
                 raise ValueError(f"label sets hold names, but row {i} holds {name!r}")
+            if name == "":
+                raise ValueError(
+                    f"row {i} has a label without a name, '': a row without labels is [], an empty cell no name"
+                )
     if names is None:
         names = sorted({str(n) for row in rows if row is not None for n in row if n is not None})
         if not names:
