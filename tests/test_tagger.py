@@ -301,7 +301,7 @@ def test_it_asks_to_be_fitted_first_and_for_sequences_of_the_same_kind(of_vector
         of_vectors.predict([np.ones((1, 2))])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_handwriting_is_read_better_than_letter_by_letter():
     try:
         letters = load_letters()
