@@ -5,6 +5,7 @@ import pickle
 import warnings
 
 import numpy as np
+import optax
 import pandas as pd
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 import spen_jax as sx
 from spen_jax.estimators import SPENClassifier, SPENRegressor
 from spen_jax.estimators.inputs import Scaling
+from spen_jax.estimators.learning import OPTIMIZER, Numbers
 
 NAMES = np.array(["cold", "dry", "hot", "wet"])
 
@@ -360,3 +362,34 @@ def test_bad_rows_are_named():
         quick(decision="best").fit(np.zeros((3, 2)), y)
     with pytest.raises(ValueError, match="hidden_units must be a whole number"):
         quick(hidden_units=0).fit(np.zeros((3, 2)), y)
+
+
+def state_of_numbers(flat, decay, steps):
+    ones = np.ones_like(flat)
+    numbers = Numbers(np.float32(0.01), np.float32(decay) * ones, np.int32(steps), ones)
+    return OPTIMIZER.init(flat)._replace(numbers=numbers)
+
+
+def test_at_a_steady_rate_the_optimizer_is_adamw_with_clipped_gradients():
+    theirs = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(0.01, weight_decay=0.1))
+    rng = np.random.default_rng(0)
+    flat = other = np.asarray(rng.normal(size=30), np.float32)
+    state, their_state = state_of_numbers(flat, 0.1, 0), theirs.init(other)
+    for scale in np.linspace(0.1, 3, 20):  # the last ones are clipped
+        gradient = np.asarray(scale * rng.normal(size=30), np.float32)
+        updates, state = OPTIMIZER.update(gradient, state, flat)
+        flat = flat + updates
+        updates, their_state = theirs.update(gradient, their_state, other)
+        other = other + updates
+    np.testing.assert_allclose(flat, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_rate_warms_up_for_a_tenth_of_the_steps_and_falls_as_a_cosine():
+    flat = np.ones(4, np.float32)
+    state, rates = state_of_numbers(flat, 0.0, 20), []
+    for _ in range(20):  # of a gradient that stays, Adam's step is as long as the rate
+        updates, state = OPTIMIZER.update(flat, state, flat)
+        rates.append(-float(updates[0]))
+    t = np.arange(1, 21)
+    want = 0.01 * np.where(t < 3, t / 3, (1 + np.cos(np.pi * (t - 3) / 18)) / 2)
+    np.testing.assert_allclose(rates, want, rtol=1e-4)

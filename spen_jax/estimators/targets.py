@@ -65,7 +65,7 @@ def read_labels(Y: Any, names: Any = None, *, chosen: bool = False) -> Labels:
     if is_sets(Y):
         listed = _listed(Y)
         missing = sum(row is not None and not _is_set(row) for row in listed)
-        if missing:
+        if missing and not chosen:
             warnings.warn(
                 f"{missing} of {len(listed)} label sets are missing (NaN): nothing is taken to be known of these rows. "
                 "Where an empty cell means no label give [], as frame['tags'].str.get_dummies(';') does",
@@ -113,16 +113,11 @@ def _numbers(Y):
         Y = Y.to_numpy()
     Y = np.asarray(Y)
     if Y.dtype == object:
-        Y = np.array([[np.nan if v is None or v is _na(v) else v for v in row] for row in Y])
+        Y = np.array([[np.nan if _is_unknown(v) else v for v in row] for row in Y])
     try:
         return Y.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"labels must be 0, 1 or NaN, or label sets: {error}") from error
-
-
-def _na(value):
-    """The value, where it is pandas' own NA."""
-    return value if type(value).__name__ == "NAType" else None
 
 
 def _told(row):
