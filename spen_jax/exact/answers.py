@@ -1,6 +1,7 @@
 """What follows from the recursion of a `Structure`, and its derivative: compiled once for each kind and shape."""
 
 import math
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def or_infinite(energy: jax.Array) -> jax.Array:
     return jnp.where(energy > 1e20, jnp.inf, energy)
 
 
-def _also_of_none(function):
+def also_of_none(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of a structure that gives arrays with its leading axes, also where these hold no example."""
 
     @wraps(function)
@@ -64,12 +65,13 @@ def _is_structure(a):
     return hasattr(a, "batch_shape")
 
 
-def _scaled(tables, beta):
-    return jax.tree.map(lambda e: _times_beta(e, jnp.asarray(beta, e.dtype)), tables)
+def scaled(tables: Any, beta: Any) -> Any:
+    """beta times energies, where infinite ones stay."""
+    return jax.tree.map(lambda e: times_beta(e, jnp.asarray(beta, e.dtype)), tables)
 
 
 @jax.custom_jvp
-def _times_beta(energies, beta):
+def times_beta(energies: jax.Array, beta: jax.Array) -> jax.Array:
     """beta E, infinite where E is, whatever beta."""
     return jnp.where(jnp.isinf(energies), energies, beta * energies)
 
@@ -82,13 +84,13 @@ def _times_beta_jvp(primals, tangents):
         found = beta * change
     if not isinstance(of_beta, SymbolicZero):
         found = found + jnp.where(jnp.isinf(energies), 0, energies) * of_beta
-    return _times_beta(energies, beta), found
+    return times_beta(energies, beta), found
 
 
-_times_beta.defjvp(_times_beta_jvp, symbolic_zeros=True)
+times_beta.defjvp(_times_beta_jvp, symbolic_zeros=True)
 
 
-@_also_of_none
+@also_of_none
 @partial(jax.jit, static_argnums=2)
 def free_energy(structure: Any, beta: jax.Array, cold: bool) -> jax.Array:
     """F of each example; the least energy where cold."""
@@ -96,8 +98,8 @@ def free_energy(structure: Any, beta: jax.Array, cold: bool) -> jax.Array:
     if cold:
         value = structure.least(tables)
     else:
-        value = structure.free(_scaled(tables, beta))
-        value = _times_beta(value, 1 / jnp.asarray(beta, value.dtype))
+        value = structure.free(scaled(tables, beta))
+        value = times_beta(value, 1 / jnp.asarray(beta, value.dtype))
     return value.reshape(structure.batch_shape)
 
 
@@ -107,11 +109,12 @@ def with_parts(value: Any, tables: Any) -> tuple[jax.Array, Any]:
     return energy, back(jnp.ones_like(energy))[0]
 
 
-def _in_batch(structure, tree):
+def in_batch(structure: Any, tree: Any) -> Any:
+    """Arrays (B, ...) with the batch's axes."""
     return jax.tree.map(lambda a: a.reshape(*structure.batch_shape, *a.shape[1:]), tree)
 
 
-@_also_of_none
+@also_of_none
 @partial(jax.jit, static_argnums=2)
 def marginals(structure: Any, beta: jax.Array, cold: bool) -> Any:
     """P of each part."""
@@ -122,11 +125,11 @@ def marginals(structure: Any, beta: jax.Array, cold: bool) -> Any:
             lambda a: jnp.where(energy.reshape(-1, *[1] * (a.ndim - 1)) < jnp.inf, a, 0), found
         )
     else:
-        found = structure.found_marginals(_scaled(tables, beta))
-    return _in_batch(structure, structure.parts(found))
+        found = structure.found_marginals(scaled(tables, beta))
+    return in_batch(structure, structure.parts(found))
 
 
-@_also_of_none
+@also_of_none
 @partial(jax.jit, static_argnums=2)
 def mean(structure: Any, beta: jax.Array, cold: bool) -> tuple[jax.Array, jax.Array]:
     """F and the mean relaxed answer: the derivative of F in energies that an answer shows."""
@@ -136,15 +139,15 @@ def mean(structure: Any, beta: jax.Array, cold: bool) -> tuple[jax.Array, jax.Ar
     return value, back(jnp.ones_like(value))[0]
 
 
-@_also_of_none
+@also_of_none
 @jax.jit
 def best(structure: Any) -> Found:
     """The best of each example."""
     y, value = structure.found_best(lax.stop_gradient(structure.tables()))
-    return _found(structure, y, value)
+    return with_energies(structure, y, value)
 
 
-@_also_of_none
+@also_of_none
 @partial(jax.jit, static_argnums=1)
 def k_best(structure: Any, k: int) -> Found:
     """The k best of each example."""
@@ -156,20 +159,21 @@ def k_best(structure: Any, k: int) -> Found:
         return structure.whole(found, energies[:, i])
 
     y = lax.map(one, jnp.arange(k))
-    return _found(structure, jnp.moveaxis(y, 0, 1), energies)
+    return with_energies(structure, jnp.moveaxis(y, 0, 1), energies)
 
 
-@_also_of_none
+@also_of_none
 @partial(jax.jit, static_argnums=2)
 def sample(structure: Any, key: jax.Array, n: int, beta: jax.Array) -> Found:
     """n drawn for each example."""
-    tables = lax.stop_gradient(_scaled(structure.tables(), beta))
-    y, free = _in_batch(structure, structure.found_samples(tables, key, n))
+    tables = lax.stop_gradient(scaled(structure.tables(), beta))
+    y, free = in_batch(structure, structure.found_samples(tables, key, n))
     return Found(y, jnp.where((free < jnp.inf)[..., None], structure.energy(y), jnp.inf))
 
 
-def _found(structure, y, value):
-    y, value = _in_batch(structure, (y, value))
+def with_energies(structure: Any, y: jax.Array, value: jax.Array) -> Found:
+    """Answers (B, ...) and their energies (B, ...) as they were found, whose derivatives are those of E(y)."""
+    y, value = in_batch(structure, (y, value))
     return Found(y, _valued(structure, y, value))
 
 
@@ -186,24 +190,24 @@ def _valued_jvp(primals, tangents):
     return value, jnp.where(value < jnp.inf, change, 0)
 
 
-@_also_of_none
+@also_of_none
 @jax.jit
 def entropy(structure: Any, beta: jax.Array) -> jax.Array:
     """beta (mean E - F) of each example."""
-    tables = _scaled(structure.tables(), beta)
+    tables = scaled(structure.tables(), beta)
     free, mean = jax.jvp(structure.free, (tables,), (_allowed(tables),))
     found = jnp.where(jnp.isfinite(free), jnp.maximum(mean - free, 0), jnp.nan)
-    return _in_batch(structure, found)
+    return in_batch(structure, found)
 
 
-@_also_of_none
+@also_of_none
 @jax.jit
 def kl(structure: Any, other: Any, beta: jax.Array) -> jax.Array:
     """KL(P || Q), P of the structure and Q of the other."""
     tables, others = structure.tables(), other.tables()
     if jax.tree.map(jnp.shape, tables) != jax.tree.map(jnp.shape, others):
         tables, others = structure.spread(tables), other.spread(others)
-    tables, others = _scaled(tables, beta), _scaled(others, beta)
+    tables, others = scaled(tables, beta), scaled(others, beta)
     free, mean = jax.linearize(structure.free, tables)
     barred = mean(jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), others)) > 0
     for ours, its in zip(structure.support(), other.support(), strict=True):
@@ -211,7 +215,7 @@ def kl(structure: Any, other: Any, beta: jax.Array) -> jax.Array:
         barred |= ~jnp.all(alike.reshape(len(alike), -1), 1)
     found = (mean(_allowed(others)) - other.free(others)) - (mean(_allowed(tables)) - free)
     found = jnp.where(barred & jnp.isfinite(free), jnp.inf, jnp.maximum(found, 0))
-    return _in_batch(structure, found)
+    return in_batch(structure, found)
 
 
 def _allowed(tables):
@@ -219,11 +223,11 @@ def _allowed(tables):
     return jax.tree.map(lambda e: jnp.where(jnp.isinf(e), 0, e), tables)
 
 
-@_also_of_none
+@also_of_none
 @jax.jit
 def log_probability(structure: Any, energy: jax.Array, beta: jax.Array) -> jax.Array:
     """beta (F - E) of energies (...) or (..., n)."""
-    free = structure.free(_scaled(structure.tables(), beta)).reshape(structure.batch_shape)
+    free = structure.free(scaled(structure.tables(), beta)).reshape(structure.batch_shape)
     free = free.reshape(*free.shape, *[1] * (energy.ndim - free.ndim))
     barred = jnp.isinf(energy)
     found = free - jnp.asarray(beta, energy.dtype) * jnp.where(barred, 0, energy)

@@ -195,15 +195,15 @@ class Structure:
         learned; a traced one is finite, and beta times an energy within the numbers. At 0 it is -infinity, or not a
         number where there is one structure only.
         """
-        return answers.free_energy(self, *_read(beta))
+        return answers.free_energy(self, *read_beta(beta))
 
     def marginals(self, beta: Beta = 1.0) -> Any:
         """P(part) under P(y) = exp(-beta (E(y) - F)), for each part; at infinity those of `best`."""
-        return answers.marginals(self, *_read(beta))
+        return answers.marginals(self, *read_beta(beta))
 
     def mean(self, beta: Beta = 1.0) -> tuple[jax.Array, jax.Array]:
         """F, (...), and the mean of relaxed answers under P, (..., *shape): the marginals of what an answer shows."""
-        return answers.mean(self, *_read(beta))
+        return answers.mean(self, *read_beta(beta))
 
     def best(self) -> Found:
         """The structure of lowest energy, the first of equals."""
@@ -217,7 +217,7 @@ class Structure:
     def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Found:
         """n independent structures for each example, drawn from P(y) = exp(-beta (E(y) - F))."""
         check_whole("n", n, 1)
-        beta, cold = _read(beta)
+        beta, cold = read_beta(beta)
         if cold:
             return jax.tree.map(partial(self._repeated, n), self.best())
         return answers.sample(self, key, int(n), beta)
@@ -292,7 +292,7 @@ def _unflatten(cls, settings, arrays):
     return new
 
 
-def _read(beta):
+def read_beta(beta: Any) -> tuple[Any, bool]:
     """beta, and whether it is known to be infinite."""
     check_beta(beta)
     if np.ndim(beta):
@@ -306,7 +306,7 @@ def _read(beta):
 
 def _finite(beta):
     """beta; ValueError where it is known to be infinite."""
-    beta, cold = _read(beta)
+    beta, cold = read_beta(beta)
     if cold:
         raise ValueError(
             "entropy, kl and log_probability need a finite beta: at infinity one structure has all"

@@ -1,0 +1,388 @@
+"""Factor graphs of discrete variables: any energy that is a sum over small sets of them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spen_jax.domains import Simplex
+from spen_jax.exact.algebras import Least, Sum
+from spen_jax.exact.answers import BARRED, finite
+from spen_jax.exact.arguments import read_energies, read_mask
+from spen_jax.exact.cover import cover_bound
+from spen_jax.exact.elimination import Elimination
+from spen_jax.exact.factors import Factors
+from spen_jax.exact.field import Field
+from spen_jax.exact.field_methods import Method, Tables
+from spen_jax.exact.graph_layout import (
+    Kinds,
+    Layout,
+    at,
+    colours,
+    depth,
+    forests,
+    kinds,
+    layout,
+    summed_at,
+)
+from spen_jax.numbers import known, real
+
+
+class Ready(NamedTuple):
+    """What messages need: energies, finite ones, those of factors over their weights, and the weights (m,) each."""
+
+    nodes: jax.Array
+    links: tuple[jax.Array, ...]
+    weights: tuple[jax.Array, ...] | None
+
+
+class FactorGraph(Field):
+    """E(y) = sum_i unary[i, y_i] + sum over factors of E_f(y of its scope), y_i of K labels.
+
+    An answer in whole numbers is (..., n); relaxed it is (..., n, K), a distribution for each variable, in which the
+    energy is multilinear. Loopy graphs (Kschischang, Frey & Loeliger 2001) have no cheap exact answer: `method` says
+    how questions are answered, and `by` changes it.
+
+    Args:
+      unary: (..., n, K); infinite for labels that a variable does not have.
+      factors: `Tables` and `Counts`, of any numbers of variables.
+      mask: booleans (..., n), which variables count: one that does not has no label, and no factor that sees it
+        counts.
+      method: how questions are answered, `Elimination()` unless said.
+
+    Raises:
+      ValueError: for an empty graph, scopes of unknown variables, shapes that do not fit, energies that are not numbers.
+    """
+
+    arrays = ("unary", "factors", "mask")
+    settings = ("method",)
+    shared = ("energies", "scopes")
+    rank, y_rank, whole_rank = 2, 2, 1
+    domain = Simplex()
+
+    def __init__(
+        self,
+        unary: Any,
+        factors: Sequence[Factors] = (),
+        *,
+        mask: Any = None,
+        method: Method | None = None,
+    ):
+        self.unary = read_energies("unary", unary, (None, None))
+        *batch, variables, labels = self.unary.shape
+        if not variables * labels:
+            raise ValueError(
+                f"a graph needs a variable and a label, got unary of shape {self.unary.shape}"
+            )
+        numbers = known(self.unary)
+        if numbers is not None and (np.isnan(numbers) | (numbers == -np.inf)).any():
+            raise ValueError("unary must hold numbers or +infinity, which forbids; got NaN or -infinity")
+        self.factors = tuple(factors)
+        for each in self.factors:
+            if not isinstance(each, Factors):
+                raise ValueError(
+                    f"factors must be Tables(scopes, energies) or Counts, got {type(each).__name__}"
+                )
+            each.check(variables, labels, tuple(batch))
+        self.mask = read_mask(mask, None, (*batch, variables))
+        self.method = method or Elimination()
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """B, n, K."""
+        batch = self.batch_shape
+        return math.prod(batch), *self.unary.shape[len(batch) :]
+
+    def given(self, y: Any) -> Self:
+        """With evidence: y (..., n), or (n,) for all alike, says what variables are, -1 where that is not known.
+
+        The free energy is then that of the answers that agree: with the visible variables given, that of the latent
+        ones, F(y) = -1/beta log sum_z exp(-beta E(y, z)).
+        """
+        y = real("y", y)
+        _, variables, labels = self.size
+        batch = self.batch_shape
+        if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape not in (
+            (variables,),
+            (*batch, variables),
+        ):
+            raise ValueError(
+                f"evidence must be whole numbers of shape {(variables,)} or {(*batch, variables)}, got {y.dtype} of shape "
+                f"{y.shape}"
+            )
+        numbers = known(y)
+        if numbers is not None and numbers.size and not -1 <= numbers.min() <= numbers.max() < labels:
+            raise ValueError(
+                f"evidence must be labels from 0 to {labels - 1}, or -1 where it is not known, got {numbers.min()} to "
+                f"{numbers.max()}"
+            )
+        y = jnp.broadcast_to(y, (*batch, variables))[..., None]
+        other = (y >= 0) & (jnp.arange(labels).reshape(*[1] * len(batch), 1, -1) != y)
+        return self.replaced(unary=jnp.where(other, jnp.inf, self.unary))
+
+    def known_scopes(self) -> tuple[np.ndarray, ...]:
+        """The scopes of each kind of factors; ValueError where they are traced, or each example's own."""
+        found = [each.known for each in self.factors]
+        if None in found:
+            raise ValueError(
+                f"{type(self.method).__name__} plans ahead: it needs scopes that all examples share and that are known as "
+                "the program is made (NumPy arrays, not traced); BeliefPropagation, MeanField and Gibbs do without"
+            )
+        return tuple(scopes.array for scopes in found if scopes is not None)
+
+    def kinds(self) -> Kinds:
+        """What plans depend on; ValueError where scopes are traced, or each example's own."""
+        self.known_scopes()
+        return kinds(self.factors, self.unary.shape[-1])
+
+    def layout(self) -> Layout:
+        """Its variables and those that counts need, and small tables' scopes."""
+        return layout(*self.unary.shape[-2:], self.kinds())
+
+    def listed(self, tables: Tables) -> list[tuple[tuple[Any, ...], jax.Array]]:
+        """Each small table with its variables by name, (B or 1, states ...), first those of single variables."""
+        labels = self.unary.shape[-1]
+        found = [((i,), tables.nodes[:, i]) for i in range(tables.nodes.shape[1])]
+        for number, (f, table) in enumerate(zip(self.factors, tables.links, strict=True)):
+            for scopes, small in f.small(table, labels, str(number)):
+                found += [
+                    (scope, small[:, i if small.shape[1] > 1 else 0]) for i, scope in enumerate(scopes)
+                ]
+        return found
+
+    def energies_at(self, tables: Tables, y: np.ndarray) -> jax.Array:
+        """E of answers in whole numbers (N, n), (B, N)."""
+        self.known_scopes()
+        total = jnp.sum(tables.nodes[:, np.arange(y.shape[1]), y], 2)
+        for f, table in zip(self.factors, tables.links, strict=True):
+            flat = table.reshape(*table.shape[:2], -1)
+            which = np.arange(f.shape[0]) if table.shape[1] > 1 else 0
+            total = total + jnp.sum(flat[:, which, f.index(y)], 2)
+        return total
+
+    # Tables
+
+    def counts(self) -> jax.Array:
+        """Which variables count, (B, n)."""
+        size, variables, _ = self.size
+        if self.mask is None:
+            return jnp.ones((size, variables), bool)
+        return self.mask.reshape(size, variables)
+
+    def _linked(self, each):
+        """Which factors count, (B, m)."""
+        there = at(self.counts()[..., None], each)[..., 0]
+        return jnp.all(there | (jnp.asarray(each.where) < 0).reshape(-1, *each.shape), -1)
+
+    def tables(self):
+        """A variable that does not count has label 0, without energy."""
+        size, variables, labels = self.size
+        nodes = self.unary.reshape(size, variables, labels)
+        links = tuple(f.table(self.batch_shape, labels).astype(nodes.dtype) for f in self.factors)
+        if self.mask is not None:
+            absent = jnp.where(jnp.arange(labels) == 0, 0, jnp.inf).astype(nodes.dtype)
+            nodes = jnp.where(self.counts()[..., None], nodes, absent[None, None])
+            links = tuple(
+                jnp.where(self._linked(f).reshape(size, -1, *[1] * (a.ndim - 2)), a, 0)
+                for f, a in zip(self.factors, links, strict=True)
+            )
+        return Tables(nodes, links)
+
+    def spread(self, tables):
+        """Entries of their own for each example and factor."""
+        size = self.size[0]
+        links = (
+            jnp.broadcast_to(a, (size, f.shape[0], *a.shape[2:]))
+            for f, a in zip(self.factors, tables.links, strict=True)
+        )
+        return Tables(tables.nodes, tuple(links))
+
+    def support(self):
+        """Which variables count."""
+        return (self.counts(),)
+
+    def masked(self, mask):
+        """A mask (..., n)."""
+        also: Any = read_mask(mask, None, self.unary.shape[:-1])
+        return self.replaced(mask=also if self.mask is None else self.mask & also)
+
+    def parts(self, of_tables):
+        """Those of what counts."""
+        nodes, links = of_tables
+        nodes = jnp.where(self.counts()[..., None], nodes, 0)
+        if self.mask is not None:
+            links = tuple(
+                jnp.where(self._linked(f).reshape(*a.shape[:2], *[1] * (a.ndim - 2)), a, 0)
+                for f, a in zip(self.factors, links, strict=True)
+            )
+        return Tables(nodes, links)
+
+    # Answers
+
+    def written(self, of_tables):
+        """Labels."""
+        return self.said_whole(jnp.argmax(of_tables.nodes, -1))
+
+    def said_whole(self, y):
+        """-1 for what does not count."""
+        return jnp.where(self.counts(), y, -1)
+
+    def y_shape(self):
+        """(n, K)."""
+        return self.unary.shape[-2:]
+
+    def one_hot(self, y):
+        """(..., n) to (..., n, K), 0 for -1."""
+        return jax.nn.one_hot(y, self.unary.shape[-1], dtype=self.unary.dtype)
+
+    def counting(self, y):
+        """A variable that does not count has label 0."""
+        first = jax.nn.one_hot(0, y.shape[-1], dtype=y.dtype)
+        return jnp.where(self.counts()[..., None], y, first[None, None])
+
+    def plus(self, energies):
+        """Added to the unary energies."""
+        return self.replaced(unary=self.unary + energies)
+
+    def multilinear(self, tables, y):
+        """sum_i unary . y_i + sum over factors of their mean energies."""
+        total = jnp.sum(y * finite(tables.nodes), (1, 2))
+        for f, table in zip(self.factors, tables.links, strict=True):
+            total = total + jnp.sum(f.relaxed(table, at(y, f)), 1)
+        return total
+
+    # Messages: for each kind of factors those to its variables, (B, m, r, K), energies with minimum 0
+
+    def prepared(self, tables, weights, cold):
+        """Finite energies, those of factors over their weights."""
+        if weights is not None:
+            weights = tuple(jnp.asarray(w, tables.nodes.dtype).reshape(1, -1) for w in weights)
+        links = []
+        for i, table in enumerate(map(finite, tables.links)):
+            if weights is not None:
+                table = table / weights[i].reshape(1, -1, *[1] * (table.ndim - 2))
+            links.append(jnp.minimum(table, BARRED))
+        return Ready(finite(tables.nodes), tuple(links), weights), (Least() if cold else Sum())
+
+    def silent(self, ready):
+        """Zeros."""
+        nodes = ready[0].nodes
+        return tuple(jnp.zeros((len(nodes), *f.shape, nodes.shape[-1]), nodes.dtype) for f in self.factors)
+
+    def _asked(self, gathered, messages, f):
+        """q, what variables say to factors: all that they hear but from these."""
+        return at(gathered, f) - messages
+
+    def passed(self, ready, messages):
+        """m(y_j) = either over the others of (E_f + their q), the flooding schedule."""
+        tables, algebra = ready
+        gathered, new = self.gathered(ready, messages), []
+        for f, table, own in zip(self.factors, tables.links, messages, strict=True):
+            sent = f.sent(table, self._asked(gathered, own, f), algebra)
+            new.append(jnp.minimum(sent - jnp.min(sent, -1, keepdims=True), BARRED))
+        return tuple(new)
+
+    def gathered(self, ready, messages):
+        """nodes + sum over factors of their messages, times their weights."""
+        tables, _ = ready
+        total = tables.nodes
+        for i, (f, own) in enumerate(zip(self.factors, messages, strict=True)):
+            if tables.weights is not None:
+                own = own * tables.weights[i][..., None, None]
+            total = summed_at(total, own, f)
+        return total
+
+    def beliefs(self, ready, messages):
+        """softmin of what is gathered, and of E_f + q."""
+        tables, _ = ready
+        gathered = self.gathered(ready, messages)
+        links = (
+            f.beliefs(table, self._asked(gathered, own, f))
+            for f, table, own in zip(self.factors, tables.links, messages, strict=True)
+        )
+        return Tables(jax.nn.softmax(-gathered, -1), tuple(links))
+
+    def bethe(self, ready, messages):
+        """sum_i F_i + sum_f w_f (F_f - sum over its variables of F_if) (Yedidia, Freeman & Weiss 2005)."""
+        tables, algebra = ready
+        gathered = self.gathered(ready, messages)
+        total = jnp.sum(algebra.either(gathered, 2), 1)
+        for i, (f, table, own) in enumerate(zip(self.factors, tables.links, messages, strict=True)):
+            q = self._asked(gathered, own, f)
+            there = (jnp.asarray(f.where) >= 0).reshape(-1, *f.shape)
+            each = f.free(table, q, algebra) - jnp.sum(
+                jnp.where(there, algebra.either(q + own, 3), 0), 2
+            )
+            weight = 1 if tables.weights is None else tables.weights[i]
+            total = total + jnp.sum(weight * each, 1)
+        return jnp.where(jnp.abs(total) > 1e20, jnp.inf, total)
+
+    def independent(self, tables, y):
+        """Products of distributions, and of counts what they make."""
+        q = jnp.where(y > 0, -jnp.log(jnp.where(y > 0, y, 1)), BARRED)
+        links = (
+            f.beliefs(jnp.zeros((1, 1, *table.shape[2:]), y.dtype), at(q, f))
+            for f, table in zip(self.factors, tables.links, strict=True)
+        )
+        return Tables(y, tuple(links))
+
+    def towards(self, colour, new, old):
+        """By the colours of their variables."""
+        colours = jnp.asarray(self.colours())
+        return tuple(
+            jnp.where((colours[f.where] == colour).reshape(-1, *f.shape, 1), a, b)
+            for f, a, b in zip(self.factors, new, old, strict=True)
+        )
+
+    def cover(self):
+        """Of each kind of factors, (m,)."""
+        shares = forests(self.size[1], self.kinds())[0].mean(0)
+        return tuple(np.split(shares, np.cumsum([f.shape[0] for f in self.factors])[:-1]))
+
+    def cover_bound(self, tables, messages, cold):
+        """Each forest by messages, as many steps as it is deep."""
+        return cover_bound(self, tables, messages, cold)
+
+    # Multipliers: for each kind of factors energies that variables lend them, (B, m, r, K)
+
+    def multipliers(self, tables):
+        """Zeros."""
+        return self.silent(self.prepared(tables, None, True))
+
+    def rates(self):
+        """2 / (r + the most factors of a variable of it), (1, m, r, 1): one over what bounds the curvature."""
+        size, variables, _ = self.size
+        ones = tuple(jnp.ones((size, *f.shape, 1)) for f in self.factors)
+        degree = jnp.zeros((size, variables, 1))
+        for f, one in zip(self.factors, ones, strict=True):
+            degree = summed_at(degree, one, f)
+        return tuple(2 / (f.shape[1] + jnp.maximum(at(degree, f), 1)) for f in self.factors)
+
+    def reparametrised(self, tables, multipliers):
+        """nodes + what they lent, (B, n, K)."""
+        return self.gathered(self.prepared(tables, None, True), multipliers)
+
+    def dual(self, tables, multipliers, cold):
+        """sum_i min (nodes + lent) + sum_f min (E_f - lent), (B,)."""
+        ready, algebra = self.prepared(tables, None, cold)
+        total = jnp.sum(algebra.either(self.reparametrised(tables, multipliers), 2), 1)
+        for f, table, own in zip(self.factors, ready.links, multipliers, strict=True):
+            total = total + jnp.sum(f.free(table, -own, algebra), 1)
+        return jnp.where(jnp.abs(total) > 1e20, jnp.inf, total)
+
+    # Plans
+
+    def colours(self):
+        """(n,); without known scopes a colour for each variable."""
+        if any(f.known is None for f in self.factors):
+            return np.arange(self.size[1])
+        return colours(self.size[1], self.kinds())
+
+    def depth(self):
+        """Of a graph without cycles how many factors lie between two variables at most."""
+        if any(f.known is None for f in self.factors):
+            return None
+        return depth(self.size[1], self.kinds())

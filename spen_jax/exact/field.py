@@ -1,0 +1,260 @@
+"""Random fields: structures whose graph may have cycles, and the methods that answer for them.
+
+A `Field` has the questions of every `Structure`; its `method` (a frozen dataclass, `Elimination`, `BeliefPropagation`,
+`MinCut` ...) says how they are answered, and each result what it promises: "exact"; a "bound" on the side that is
+said, so that the answer's distance from the optimum is known; or "approximate". Methods work on what `tables` gives,
+times beta, through the few functions that a field has to say: messages, and the multilinear energy.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spen_jax.checks import check_whole
+from spen_jax.exact import answers
+from spen_jax.exact.algebras import Sum
+from spen_jax.exact.answers import or_infinite
+from spen_jax.exact.field_methods import APPROXIMATE, EXACT, Method, Tables
+from spen_jax.exact.structure import Beta, Structure, read_beta
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Answer:
+    """Answers, their energies, and how far they can be from the best.
+
+    Attributes:
+      y: whole numbers, -1 where nothing is allowed; (..., *shape), of several (..., n, *shape).
+      energy: E(y), (...) or (..., n); infinite where nothing is allowed.
+      bound: no answer's energy is below it, (...); -infinity where none is known.
+      promise: "exact"; "bound": `gap` says how far it can be from the best; "approximate".
+    """
+
+    y: jax.Array
+    energy: jax.Array
+    bound: jax.Array
+    promise: str = field(metadata={"static": True})
+
+    @property
+    def gap(self) -> jax.Array:
+        """energy - bound >= 0, up to rounding: at 0 the answer is the best."""
+        return jnp.where(self.energy == self.bound, 0, self.energy - self.bound)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Marginals:
+    """Marginals, and how they were found.
+
+    Attributes:
+      nodes: P(y_i = k), (..., *nodes, K).
+      links: P of the joint values of each factor, arranged as its energies, a tuple.
+      free_energy: F, (...).
+      residual: the largest change of a message or marginal in the last step, (...); 0 for what takes no steps.
+      promise: of the marginals, "exact" or "approximate".
+      promise_of_free_energy: "exact", "lower bound", "upper bound" or "approximate"; None where there is none.
+    """
+
+    nodes: jax.Array
+    links: Any
+    free_energy: jax.Array
+    residual: jax.Array
+    promise: str = field(metadata={"static": True})
+    promise_of_free_energy: str | None = field(metadata={"static": True})
+
+
+class Field(Structure):
+    """What factor graphs and grids share."""
+
+    method: Method
+
+    def by(self, method: Method) -> Self:
+        """The same, its questions answered by another method."""
+        return self.replaced(method=method)
+
+    # What a field has to say beside a structure's own; tables as `Tables`, messages any tree of arrays
+
+    def multilinear(self, tables: Tables, y: jax.Array) -> jax.Array:
+        """The mean energy of independent variables with distributions y (B, *nodes, K), (B,); large for infinite."""
+        raise NotImplementedError
+
+    def prepared(self, tables: Tables, weights: Any, cold: bool) -> Any:
+        """What messages need of the tables, once for all steps; weights are `covering`'s, None for all 1."""
+        raise NotImplementedError
+
+    def silent(self, ready: Any) -> Any:
+        """Messages before any are passed."""
+        raise NotImplementedError
+
+    def passed(self, ready: Any, messages: Any) -> Any:
+        """All messages once, each of those before."""
+        raise NotImplementedError
+
+    def gathered(self, ready: Any, messages: Any) -> jax.Array:
+        """Energies of single values with their messages, whose softmin are the marginals, (B, *nodes, K)."""
+        raise NotImplementedError
+
+    def beliefs(self, ready: Any, messages: Any) -> Tables:
+        """Marginals by messages, arranged as `spread` has the tables."""
+        raise NotImplementedError
+
+    def bethe(self, ready: Any, messages: Any) -> jax.Array:
+        """The Bethe free energy of messages, (B,), with weights the reweighted one; of cold ones their energy."""
+        raise NotImplementedError
+
+    def independent(self, tables: Tables, y: jax.Array) -> Tables:
+        """P of single and joint values where variables are independent with distributions y (B, *nodes, K)."""
+        raise NotImplementedError
+
+    def towards(self, colour: jax.Array, new: Any, old: Any) -> Any:
+        """New messages to variables of a colour, old ones to others."""
+        raise NotImplementedError
+
+    def cover(self) -> Any:
+        """Weights of factors: the shares of forests that hold them, of forests that cover the graph."""
+        raise NotImplementedError
+
+    def cover_bound(self, tables: Tables, messages: Any, cold: bool) -> jax.Array:
+        """The mean of the forests' F, or least energies, with energies that messages share out among them, (B,)."""
+        raise NotImplementedError
+
+    def colours(self) -> np.ndarray:
+        """A whole number for each variable, unlike that of those that share a factor with it, (*nodes)."""
+        raise NotImplementedError
+
+    def depth(self) -> int | None:
+        """Where the graph has no cycle, in how many steps messages get everywhere; else None."""
+        raise NotImplementedError
+
+    # What a structure has to say
+
+    def energy_of(self, y):
+        """The multilinear energy."""
+        return or_infinite(self.multilinear(self.tables(), self.counting(y)))
+
+    def counting(self, y: jax.Array) -> jax.Array:
+        """Relaxed answers with what does not count in its place."""
+        return y
+
+    def said_whole(self, y: jax.Array) -> jax.Array:
+        """Answers in whole numbers with -1 where nothing counts."""
+        return y
+
+    def free(self, tables):
+        """F at beta = 1 by the method, whose derivative is its marginals."""
+        method = self.asked("free_energy")
+        if hasattr(method, "recursion"):
+            return self.recursion(tables, Sum())
+        return _free(self, tables)
+
+    def least(self, tables):
+        """The energy of the best answer that the method finds."""
+        y, _ = lax.stop_gradient(self.asked("best").best(self, tables))
+        return or_infinite(self.multilinear(tables, self.one_hot(y)))
+
+    def found_marginals(self, tables):
+        """By the method."""
+        return self.asked("marginals").expectations(self, tables)[1]
+
+    def found_samples(self, tables, key, n):
+        """By the method; the second result is infinite where nothing is allowed."""
+        return self.asked("samples").drawn(self, tables, key, n)
+
+    def asked(self, question: str) -> Method:
+        """The method; ValueError where it has no answer to the question, or none for such a field."""
+        if getattr(self.method.promises(self), question) is None:
+            raise ValueError(
+                f"{type(self.method).__name__} has no {question.replace('_', ' ')}: ask another method, "
+                f"{type(self).__name__.lower()}.by(...), such as {self._others(question)}"
+            )
+        self.method.check(self)
+        return self.method
+
+    def _others(self, question):
+        return "Elimination(), BeliefPropagation() or Gibbs()" if question != "best" else "MinCut()"
+
+    def recursion(self, tables, algebra):
+        """By the method, where it is one of those that go through all answers."""
+        run = getattr(self.method, "recursion", None)
+        if run is None:
+            raise ValueError(
+                f"the k best are answered by going through all answers, which {type(self.method).__name__} does not: "
+                "ask Elimination() or Enumeration()"
+            )
+        self.method.check(self)
+        return run(self, tables, algebra)
+
+    # Questions whose results say what they promise
+
+    def best(self) -> Answer:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The answer of lowest energy that the method finds, and a bound of the lowest there is."""
+        self.asked("best")
+        return _best(self)
+
+    def marginals(self, beta: Beta = 1.0) -> Marginals:
+        """P of single and of joint values under P(y) = exp(-beta (E(y) - F)), by the method; those of `best` at infinity."""
+        beta, cold = read_beta(beta)
+        self.asked("best" if cold else "marginals")
+        return _marginals(self, beta, cold)
+
+    def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """n answers for each example, drawn from P(y) = exp(-beta (E(y) - F)) or near it, by the method."""
+        check_whole("n", n, 1)
+        beta, cold = read_beta(beta)
+        if cold:
+            return jax.tree.map(partial(self._repeated, n), self.best())
+        self.asked("samples")
+        found = answers.sample(self, key, int(n), beta)
+        none = jnp.full(self.batch_shape, -jnp.inf, found.energy.dtype)
+        return Answer(found.y, found.energy, none, self.method.promises(self).samples or APPROXIMATE)
+
+
+@jax.custom_jvp
+def _free(field, tables):
+    return field.method.expectations(field, tables)[0]
+
+
+@_free.defjvp
+def _free_jvp(primals, tangents):
+    (field, tables), (_, change) = primals, tangents
+    value, beliefs, _ = field.method.expectations(field, tables)
+    each = [
+        jnp.sum((p * jnp.broadcast_to(d, p.shape)).reshape(len(p), -1), 1)
+        for p, d in zip(jax.tree.leaves(beliefs), jax.tree.leaves(change), strict=True)
+    ]
+    return value, jnp.where(jnp.isfinite(value), sum(each), 0)
+
+
+@answers.also_of_none
+@jax.jit
+def _best(field):
+    tables, promise = field.tables(), field.method.promises(field).best
+    y, bound = field.method.best(field, tables)
+    y = lax.stop_gradient(y)
+    energy = or_infinite(field.multilinear(tables, field.one_hot(y)))
+    bound = energy if promise == EXACT else jnp.minimum(bound, energy)
+    y = jnp.where(energy.reshape(-1, *[1] * (y.ndim - 1)) < jnp.inf, y, -1)
+    return Answer(*answers.in_batch(field, (field.said_whole(y), energy, bound)), promise)
+
+
+@answers.also_of_none
+@partial(jax.jit, static_argnums=2)
+def _marginals(field, beta, cold):
+    tables, promises = field.tables(), field.method.promises(field)
+    if cold:
+        value, found = answers.with_parts(field.least, field.spread(tables))
+        residual, promise = jnp.zeros_like(value), (promises.best, promises.best)
+    else:
+        tables = answers.scaled(tables, beta)
+        value, found, residual = field.method.expectations(field, tables)
+        value = answers.times_beta(value, 1 / jnp.asarray(beta, value.dtype))
+        promise = promises.marginals, promises.free_energy
+    found = jax.tree.map(
+        lambda a: jnp.where(value.reshape(-1, *[1] * (a.ndim - 1)) == jnp.inf, 0, a), found
+    )
+    arrays = answers.in_batch(field, (*field.parts(found), value, residual))
+    return Marginals(*arrays, *promise)
