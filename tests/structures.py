@@ -100,7 +100,7 @@ def _common(structure, y, p, beta):
     arrays = {
         name: a
         for name, a in arrays.items()
-        if a is not None and jnp.issubdtype(a.dtype, jnp.floating)
+        if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)
     }
     p = p.astype(arrays[structure.arrays[0]].dtype)
     one_hot = structure.one_hot(y)

@@ -1,11 +1,19 @@
-"""All answers at once: Gibbs distributions and free energies of sets, grids and nodes."""
+"""All answers at once: Gibbs distributions and free energies of sets, structures, factor graphs and nodes."""
 
 from spen_jax.exact.alignment import Alignment, AlignmentParts, distances
 from spen_jax.exact.arguments import check_beta
+from spen_jax.exact.belief_propagation import BeliefPropagation, TreeReweighted
 from spen_jax.exact.chain import Chain, ChainParts
 from spen_jax.exact.constituency_tree import ConstituencyParts, ConstituencyTree
+from spen_jax.exact.counts import Counts, at_most_one, parity
 from spen_jax.exact.dependency_tree import DependencyTree
+from spen_jax.exact.dual_decomposition import DualDecomposition
+from spen_jax.exact.elimination import Elimination, Enumeration
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
+from spen_jax.exact.factor_graph import FactorGraph
+from spen_jax.exact.factors import Tables
+from spen_jax.exact.field import Answer, Field, Marginals
+from spen_jax.exact.field_methods import Promises
 from spen_jax.exact.free_energy import (
     energies_at,
     energy_of_z,
@@ -26,6 +34,7 @@ from spen_jax.exact.gibbs import (
     softmax,
     softmin,
 )
+from spen_jax.exact.graph_batches import padded
 from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
 from spen_jax.exact.polytope import Polytope
@@ -38,25 +47,42 @@ from spen_jax.exact.structured import (
     structures,
     with_structure,
 )
+from spen_jax.exact.sweeps import Annealing, Gibbs, MeanField
 
 __all__ = [
     "Alignment",
     "AlignmentParts",
+    "Annealing",
+    "Answer",
+    "BeliefPropagation",
     "Chain",
     "ChainParts",
     "ConstituencyParts",
     "ConstituencyTree",
+    "Counts",
     "DependencyTree",
+    "DualDecomposition",
+    "Elimination",
+    "Enumeration",
     "Estimate",
+    "FactorGraph",
+    "Field",
     "Found",
+    "Gibbs",
     "HiddenMarkov",
+    "Marginals",
+    "MeanField",
     "Nodes",
     "Polytope",
+    "Promises",
     "SegmentParts",
     "Segments",
     "Structure",
     "Structured",
+    "Tables",
+    "TreeReweighted",
     "Weights",
+    "at_most_one",
     "check_beta",
     "distances",
     "energies_at",
@@ -71,7 +97,9 @@ __all__ = [
     "log_probabilities",
     "monte_carlo",
     "order",
+    "padded",
     "pairwise",
+    "parity",
     "periodic",
     "posterior",
     "rank",

@@ -1,4 +1,4 @@
-"""Messages between variables and factors: sum-product and min-sum, on trees exact, on loopy graphs approximate or a bound."""
+"""Messages between variables and factors: exact on trees, on loopy graphs approximate, or a bound."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -37,10 +37,10 @@ class _Messages:
             mixed = jax.tree.map(lambda a, b: damping * a + (1 - damping) * b, messages, new)
             return mixed, moved(messages, new)
 
-        found, residual = repeated(step, field.silent(ready), steps, self.tolerance)
-        if not jax.tree.leaves(found):
-            residual = jnp.zeros(len(tables.nodes), tables.nodes.dtype)
-        return ready, found, residual
+        silent = field.silent(ready)
+        if not jax.tree.leaves(silent):
+            return ready, silent, jnp.zeros(len(tables.nodes), tables.nodes.dtype)
+        return ready, *repeated(step, silent, steps, self.tolerance)
 
     def passed(self, field, ready, messages):
         """All at once."""
@@ -114,11 +114,11 @@ class BeliefPropagation(_Messages):
 
 @dataclass(frozen=True)
 class TreeReweighted(_Messages):
-    """Messages weighted by how often forests that cover the graph hold a factor, which give bounds (Wainwright et al. 2005).
+    """Messages weighted by how often forests that cover the graph hold a factor, which give bounds.
 
     F >= sum_t 1/T F_t over forests t with energies that sum to the graph's: so `free_energy` is a lower bound, whatever
     the messages, and at infinity `best` has a lower bound of the least energy. The marginals are those of a convex free
-    energy, less sure of themselves than belief propagation's.
+    energy, less sure of themselves than belief propagation's. Source: Wainwright, Jaakkola & Willsky (2005).
 
     Attributes:
       steps, damping, tolerance: as in `BeliefPropagation`.

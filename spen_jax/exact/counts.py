@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spen_jax.exact.algebras import Algebra, Sum
+from spen_jax.exact.algebras import Sum
 from spen_jax.exact.answers import BARRED, finite
 from spen_jax.exact.factors import Factors
-from spen_jax.numbers import floats, wide
 
 
 class Counts(Factors):
@@ -33,7 +32,7 @@ class Counts(Factors):
 
     def __init__(self, scopes: Any, energies: Any, *, value: int = 1, modulo: bool = False):
         self._read_scopes(scopes)
-        self.energies = wide(floats("energies of Counts", energies))
+        self._read_energies(energies, 1)
         self.value, self.modulo = int(value), bool(modulo)
 
     def check(self, variables, labels, batch, lowest=-1):
@@ -104,9 +103,7 @@ class Counts(Factors):
 
         end = jnp.broadcast_to(table, (*q.shape[:2], table.shape[-1]))
         _, after = lax.scan(step, end, self._in_out(q, algebra), reverse=True)
-        stay, one = (
-            algebra.either(before + a, 3)[..., None] for a in (after, self._ahead(after))
-        )
+        stay, one = (algebra.either(before + a, 3)[..., None] for a in (after, self._ahead(after)))
         sent = jnp.moveaxis(jnp.where(self._there(q), one, stay), 0, 2)
         return jnp.where(self._none()[..., None], 0, sent)
 

@@ -27,9 +27,7 @@ def cover_bound(graph: Any, tables: Tables, messages: Any, cold: bool) -> jax.Ar
     def of_forest(there):
         there = tuple(jnp.asarray(a) for a in jnp.split(there, sizes))
         nodes, links = gathered, []
-        for f, table, own, held in zip(
-            graph.factors, ready[0].links, messages, there, strict=True
-        ):
+        for f, table, own, held in zip(graph.factors, ready[0].links, messages, there, strict=True):
             nodes = summed_at(nodes, jnp.where(held[None, :, None, None], -own, 0), f)
             links.append(jnp.where(held.reshape(1, -1, *[1] * (table.ndim - 2)), table, 0))
         inside = graph.prepared(Tables(nodes, tuple(links)), None, cold)

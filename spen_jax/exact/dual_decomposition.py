@@ -15,21 +15,21 @@ from spen_jax.exact.sweeps import polished, size_of
 class DualDecomposition:
     """max over multipliers of sum over parts of min E_part <= min E, by accelerated ascent on a smoothed dual.
 
-    Parts are single factors and variables, of a grid rows and columns. At temperature t each min is -t log sum exp(-E / t),
-    whose gradient is by how much the parts' marginals disagree; the temperature falls by stages, in each of which Nesterov's
-    method starts anew. The bound is that of the best multipliers at temperature 0, at its highest that of the linear
-    programme over the local polytope. Sources: Komodakis, Paragios & Tziritas (2011); smoothed, Savchynskyy et al.
-    (2011).
+    Parts are single factors and variables, of a grid rows and columns. At temperature t each min is -t log sum exp(-E
+    / t), whose gradient is by how much the parts' marginals disagree; the temperature falls by stages, in each of
+    which Nesterov's method starts anew. The bound is that of the best multipliers at temperature 0, at its highest
+    that of the linear programme over the local polytope. Sources: Komodakis, Paragios & Tziritas (2011); smoothed,
+    Savchynskyy et al. (2011).
 
     Attributes:
       steps: of all stages together.
-      stages: how many temperatures, from the size of the energies down to a `cold`-th of it.
+      stages: how many temperatures, from the size of the energies down.
       cold: the last temperature over the size of the energies.
     """
 
-    steps: int = 600
-    stages: int = 6
-    cold: float = 0.01
+    steps: int = 1000
+    stages: int = 4
+    cold: float = 0.001
 
     def __post_init__(self):
         check_steps(self.steps)

@@ -73,9 +73,9 @@ class Elimination(_Listing):
         if order.cost > np.log2(self.limit):
             raise ValueError(
                 f"the graph's tree width is {order.width} in the best order found, and its largest table would have "
-                f"2^{order.cost:.0f} entries for each example, more than the limit of {self.limit}: ask a method with a "
-                "bound (MinCut, TreeReweighted, DualDecomposition) or an approximate one (BeliefPropagation, MeanField, "
-                "Gibbs), or raise Elimination(limit=...)"
+                f"2^{order.cost:.0f} entries for each example, more than the limit of {self.limit}: ask a method with "
+                "a bound (MinCut, TreeReweighted, DualDecomposition) or an approximate one (BeliefPropagation, "
+                "MeanField, Gibbs), or raise Elimination(limit=...)"
             )
 
     def recursion(self, field, tables, algebra):

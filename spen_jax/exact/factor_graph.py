@@ -54,7 +54,8 @@ class FactorGraph(Field):
       method: how questions are answered, `Elimination()` unless said.
 
     Raises:
-      ValueError: for an empty graph, scopes of unknown variables, shapes that do not fit, energies that are not numbers.
+      ValueError: for an empty graph, scopes of unknown variables, shapes that do not fit, energies that are not
+      numbers.
     """
 
     arrays = ("unary", "factors", "mask")
@@ -79,7 +80,9 @@ class FactorGraph(Field):
             )
         numbers = known(self.unary)
         if numbers is not None and (np.isnan(numbers) | (numbers == -np.inf)).any():
-            raise ValueError("unary must hold numbers or +infinity, which forbids; got NaN or -infinity")
+            raise ValueError(
+                "unary must hold numbers or +infinity, which forbids; got NaN or -infinity"
+            )
         self.factors = tuple(factors)
         for each in self.factors:
             if not isinstance(each, Factors):
@@ -110,11 +113,15 @@ class FactorGraph(Field):
             (*batch, variables),
         ):
             raise ValueError(
-                f"evidence must be whole numbers of shape {(variables,)} or {(*batch, variables)}, got {y.dtype} of shape "
-                f"{y.shape}"
+                f"evidence must be whole numbers of shape {(variables,)} or {(*batch, variables)}, got {y.dtype} "
+                f"of shape {y.shape}"
             )
         numbers = known(y)
-        if numbers is not None and numbers.size and not -1 <= numbers.min() <= numbers.max() < labels:
+        if (
+            numbers is not None
+            and numbers.size
+            and not -1 <= numbers.min() <= numbers.max() < labels
+        ):
             raise ValueError(
                 f"evidence must be labels from 0 to {labels - 1}, or -1 where it is not known, got {numbers.min()} to "
                 f"{numbers.max()}"
@@ -128,8 +135,8 @@ class FactorGraph(Field):
         found = [each.known for each in self.factors]
         if None in found:
             raise ValueError(
-                f"{type(self.method).__name__} plans ahead: it needs scopes that all examples share and that are known as "
-                "the program is made (NumPy arrays, not traced); BeliefPropagation, MeanField and Gibbs do without"
+                f"{type(self.method).__name__} plans ahead: it needs scopes that all examples share and that are known "
+                "as the program is made (NumPy arrays, not traced); BeliefPropagation, MeanField and Gibbs do without"
             )
         return tuple(scopes.array for scopes in found if scopes is not None)
 
@@ -149,7 +156,8 @@ class FactorGraph(Field):
         for number, (f, table) in enumerate(zip(self.factors, tables.links, strict=True)):
             for scopes, small in f.small(table, labels, str(number)):
                 found += [
-                    (scope, small[:, i if small.shape[1] > 1 else 0]) for i, scope in enumerate(scopes)
+                    (scope, small[:, i if small.shape[1] > 1 else 0])
+                    for i, scope in enumerate(scopes)
                 ]
         return found
 
@@ -270,7 +278,9 @@ class FactorGraph(Field):
     def silent(self, ready):
         """Zeros."""
         nodes = ready[0].nodes
-        return tuple(jnp.zeros((len(nodes), *f.shape, nodes.shape[-1]), nodes.dtype) for f in self.factors)
+        return tuple(
+            jnp.zeros((len(nodes), *f.shape, nodes.shape[-1]), nodes.dtype) for f in self.factors
+        )
 
     def _asked(self, gathered, messages, f):
         """q, what variables say to factors: all that they hear but from these."""

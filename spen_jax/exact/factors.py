@@ -1,8 +1,8 @@
 """Factors: energies of small sets of discrete variables, many of one shape at once, and what they say to each other.
 
-A factor sees r variables, its scope, and has an energy for each joint value. Arrays of m factors are (B, m, ...) below, B or m 1 where all share them; a message of a factor to the j-th variable of its
-scope is (B, m, r, K), energies with minimum 0. Forbidden values count `BARRED` here, so that nothing is subtracted
-from infinity.
+A factor sees r variables, its scope, and has an energy for each joint value. Arrays of m factors are (B, m, ...)
+below, B or m 1 where all share them; a message of a factor to the j-th variable of its scope is (B, m, r, K), energies
+with minimum 0. Forbidden values count `BARRED` here, so that nothing is subtracted from infinity.
 """
 
 from functools import partial
@@ -80,6 +80,11 @@ class Factors:
         self.scopes = jnp.asarray(scopes, jnp.int32) if own else None
         self.known = None if own else Scopes(scopes)
 
+    def _read_energies(self, energies, rank):
+        """With an axis of factors also where all share one: what comes before it is the batch."""
+        energies = wide(floats(f"energies of {type(self).__name__}", energies))
+        self.energies = energies[None] if energies.ndim == rank else energies
+
     @property
     def where(self) -> Any:
         """The scopes, (..., m, r)."""
@@ -96,11 +101,11 @@ class Factors:
         rank = len(self.own_shape(labels))
         axes = self.energies.shape
         want = (*batch, self.shape[0], *self.own_shape(labels))
-        fits = [want[-rank:], want[-rank - 1 :], (*batch, 1, *want[-rank:]), want]
-        if axes not in fits and axes != (1, *want[-rank:]):
+        fits = [want[-rank - 1 :], (1, *want[-rank:]), want, (*batch, 1, *want[-rank:])]
+        if axes not in fits:
             raise ValueError(
-                f"energies of {name} must be of shape {want[-rank:]}, shared by all its factors, {want[-rank - 1 :]} or "
-                f"{want}, got {axes}"
+                f"energies of {name} must be of shape {want[-rank:]}, shared by all its factors, {want[-rank - 1 :]} "
+                f"or {want}, got {axes[1:] if axes[:1] == (1,) else axes}"
             )
         if isinstance(self.energies, jax.Array) and not isinstance(self.energies, Tracer):
             bad = np.isnan(self.energies) | (np.asarray(self.energies) == -np.inf)
@@ -129,15 +134,14 @@ class Factors:
     def table(self, batch: tuple[int, ...], labels: int) -> jax.Array:
         """The energies, (B or 1, m or 1, ...)."""
         own = self.own_shape(labels)
-        lead = self.energies.shape[: self.energies.ndim - len(own)]
-        if len(lead) <= 1:
-            return self.energies.reshape(1, *(lead or (1,)), *own)
-        return self.energies.reshape(int(np.prod(batch)), lead[-1], *own)
+        factors = self.energies.shape[-len(own) - 1]
+        size = int(np.prod(batch)) if self.energies.ndim > len(own) + 1 else 1
+        return self.energies.reshape(size, factors, *own)
 
     # Of tables as `table` has them, finite; q are energies of single values, (B, m, r, K)
 
     def sent(self, table: jax.Array, q: jax.Array, algebra: Algebra) -> jax.Array:
-        """Messages: for each value of a variable what the algebra makes of the others', (B, m, r, K), not normalised."""
+        """Messages: for each value of a variable what the algebra makes of the others', (B, m, r, K)."""
         raise NotImplementedError
 
     def free(self, table: jax.Array, q: jax.Array, algebra: Algebra) -> jax.Array:
@@ -161,7 +165,8 @@ class Factors:
     ) -> list[tuple[list[tuple[Any, ...]], jax.Array]]:
         """As tables over their variables and perhaps auxiliary ones: lists of scopes, one for each factor, and tables.
 
-        A variable is its number; an auxiliary one a pair of a name, which begins with `name`, and how many states it has.
+        A variable is its number; an auxiliary one a pair of a name, which begins with `name`, and how many states it
+        has.
         """
         raise NotImplementedError
 
@@ -184,13 +189,13 @@ class Tables(Factors):
     Args:
       scopes: whole numbers (m, r), the variables of each of m factors; of each example's own (..., m, r), which
         algorithms that plan ahead refuse.
-      energies: (m, K, ..., K), K as often as r says, one axis a variable; (K, ..., K) shared by all factors; (..., m, K,
-        ..., K) for each example's own.
+      energies: (m, K, ..., K), K as often as r says, one axis a variable; (K, ..., K) shared by all factors; (..., m,
+        K, ..., K) for each example's own.
     """
 
     def __init__(self, scopes: Any, energies: Any):
         self._read_scopes(scopes)
-        self.energies = wide(floats("energies of Tables", energies))
+        self._read_energies(energies, self.shape[1])
 
     def own_shape(self, labels):
         """(K, ..., K)."""

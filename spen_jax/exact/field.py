@@ -22,6 +22,7 @@ from spen_jax.exact.answers import or_infinite
 from spen_jax.exact.field_methods import APPROXIMATE, EXACT, Method, Tables
 from spen_jax.exact.structure import Beta, Structure, read_beta
 
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Answer:
@@ -196,12 +197,13 @@ class Field(Structure):
         return _best(self)
 
     def marginals(self, beta: Beta = 1.0) -> Marginals:
-        """P of single and of joint values under P(y) = exp(-beta (E(y) - F)), by the method; those of `best` at infinity."""
+        """P of single and joint values under P(y) = exp(-beta (E(y) - F)), by the method; at infinity of `best`."""
         beta, cold = read_beta(beta)
         self.asked("best" if cold else "marginals")
         return _marginals(self, beta, cold)
 
-    def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright:
+    ignore[reportIncompatibleMethodOverride]
         """n answers for each example, drawn from P(y) = exp(-beta (E(y) - F)) or near it, by the method."""
         check_whole("n", n, 1)
         beta, cold = read_beta(beta)
@@ -210,7 +212,9 @@ class Field(Structure):
         self.asked("samples")
         found = answers.sample(self, key, int(n), beta)
         none = jnp.full(self.batch_shape, -jnp.inf, found.energy.dtype)
-        return Answer(found.y, found.energy, none, self.method.promises(self).samples or APPROXIMATE)
+        return Answer(
+            found.y, found.energy, none, self.method.promises(self).samples or APPROXIMATE
+        )
 
 
 @jax.custom_jvp

@@ -42,8 +42,8 @@ class Method(Protocol):
         """F (B,), the marginals arranged as `spread` has the tables, and the residual (B,)."""
         ...
 
-    def drawn(self, field: Any, tables: Tables, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    def drawn(
+        self, field: Any, tables: Tables, key: jax.Array, n: int
+    ) -> tuple[jax.Array, jax.Array]:
         """n answers for each example, (B, n, *nodes), and infinity where nothing is allowed, (B,)."""
         ...
-
-

@@ -1,4 +1,4 @@
-"""How a factor graph is laid out: its variables' values gathered at factors, and its plans, made once for each graph."""
+"""How a factor graph is laid out: values of variables gathered at factors, and plans, made once for each graph."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -79,7 +79,9 @@ def colours(variables: int, kinds: Kinds) -> np.ndarray:
 def depth(variables: int, kinds: Kinds) -> int | None:
     """How many factors lie between two variables at most; None for a graph with a cycle."""
     scopes = rows(kinds)
-    return graph_plans.depth(variables, scopes) if graph_plans.is_forest(variables, scopes) else None
+    return (
+        graph_plans.depth(variables, scopes) if graph_plans.is_forest(variables, scopes) else None
+    )
 
 
 @lru_cache(maxsize=256)

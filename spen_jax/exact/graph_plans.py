@@ -31,9 +31,10 @@ def elimination_order(sizes: Sequence[int], scopes: Scopes) -> Order:
     """An order of small tables: the best found by (cost, total).
 
     Eliminating a variable joins all its neighbours, those that share a factor with it, in one table. Tried are minimum
-    fill, the variable next that adds the fewest pairs of neighbours, ties by weight, then by place or by chance (seeded);
-    minimum weight, the one of the smallest table; the order given; and that of reverse Cuthill-McKee. Of trees and
-    chordal graphs minimum fill adds no pairs, and the width is the least. Source: Koller & Friedman (2009), section 9.4.
+    fill, the variable next that adds the fewest pairs of neighbours, ties by weight, then by place or by chance
+    (seeded); minimum weight, the one of the smallest table; the order given; and that of reverse Cuthill-McKee. Of
+    trees and chordal graphs minimum fill adds no pairs, and the width is the least. Source: Koller & Friedman (2009),
+    section 9.4.
 
     Args:
       sizes: how many states each of n variables has.

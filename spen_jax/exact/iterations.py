@@ -12,7 +12,8 @@ from jax import lax
 def repeated(
     step: Callable[[Any], tuple[Any, jax.Array]], state: Any, steps: int, tolerance: float
 ) -> tuple[Any, jax.Array]:
-    """The state after so many steps, and how far the last one moved, (B,); no more steps once all are below a tolerance.
+    """The state after so many steps, and how far the last one moved, (B,); no more steps once all are below a
+    tolerance.
 
     `step` gives a state and how far it moved, (B,). Steps come in about sqrt(steps) blocks, whose insides a backward
     pass computes again: it keeps 2 sqrt(steps) states.

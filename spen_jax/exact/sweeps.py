@@ -36,7 +36,10 @@ def swept(
 
 
 def polished(field: Any, tables: Any, y: jax.Array, sweeps: int = 20) -> jax.Array:
-    """Answers in whole numbers (B, *nodes), single variables changed as long as that lowers the energy."""
+    """Answers in whole numbers (B, *nodes), single variables changed as long as that lowers the energy.
+
+    Likewise from each variable's best value by itself; the better of the two.
+    """
     tables = lax.stop_gradient(tables)
 
     def best(energies, colour):
@@ -50,16 +53,21 @@ def polished(field: Any, tables: Any, y: jax.Array, sweeps: int = 20) -> jax.Arr
     def goes_on(state):
         return state[1] & (state[2] < sweeps)
 
-    found, *_ = lax.while_loop(goes_on, one, (field.one_hot(y), jnp.array(True), 0))
-    return jnp.argmax(found, -1)
+    def of(start):
+        found, *_ = lax.while_loop(goes_on, one, (field.one_hot(start), jnp.array(True), 0))
+        return found, field.multilinear(tables, found)
+
+    each = lax.map(of, jnp.stack([y, jnp.argmin(tables.nodes, -1)]))
+    (first, second), (energy, other) = each
+    return jnp.argmax(better((first, energy), (second, other))[0], -1)
 
 
 @dataclass(frozen=True)
 class MeanField:
     """Independent variables nearest to P: F(q) = mean E - H(q) / beta >= F, lowered one colour after the other.
 
-    `free_energy` is an upper bound at whatever q; the best answer is that of the q of a falling temperature, rounded, and
-    then improved by changes of single variables. Source: Wainwright & Jordan (2008), section 5.
+    `free_energy` is an upper bound at whatever q; the best answer is that of the q of a falling temperature, rounded,
+    and then improved by changes of single variables. Source: Wainwright & Jordan (2008), section 5.
 
     Attributes:
       sweeps: over all variables, at most.
@@ -89,7 +97,9 @@ class MeanField:
     def expectations(self, field, tables):
         """F(q), and what q says of single and of joint values."""
         y, residual = self._settled(field, tables)
-        entropy = -jnp.sum(jnp.where(y > 0, y * jnp.log(jnp.where(y > 0, y, 1)), 0).reshape(len(y), -1), 1)
+        entropy = -jnp.sum(
+            jnp.where(y > 0, y * jnp.log(jnp.where(y > 0, y, 1)), 0).reshape(len(y), -1), 1
+        )
         energy = field.multilinear(tables, y)
         value = jnp.where(energy > 1e20, jnp.inf, energy - entropy)
         return value, field.independent(tables, y), residual
@@ -103,7 +113,9 @@ class MeanField:
             t = temperature.reshape(-1, *[1] * (y.ndim - 1))
             return swept(field, tables, y, lambda e, _: jax.nn.softmax(-e / t, -1)), None
 
-        y = jax.nn.softmax(-tables.nodes / cooled[0].reshape(-1, *[1] * (tables.nodes.ndim - 1)), -1)
+        y = jax.nn.softmax(
+            -tables.nodes / cooled[0].reshape(-1, *[1] * (tables.nodes.ndim - 1)), -1
+        )
         y, _ = lax.scan(step, y, cooled)
         return polished(field, tables, jnp.argmax(y, -1)), unbounded(y)
 
@@ -170,10 +182,13 @@ def _averages(method, field, tables):
         (_, total), _ = lax.scan(step, (y, none), keys[:later] if later else keys)
         return jax.tree.map(lambda a: a / max(later, 1), total)
 
-    found = jax.lax.map(chain, jax.random.split(jax.random.key(method.seed), method.chains), batch_size=8)
+    found = jax.lax.map(
+        chain, jax.random.split(jax.random.key(method.seed), method.chains), batch_size=8
+    )
     half = method.chains // 2
-    first, second = (jax.tree.map(lambda a: jnp.mean(a[s], 0), found) for s in (slice(half), slice(half, None)))
-    mean = jax.tree.map(lambda a: jnp.mean(a, 0), found)
+    first = _mean(jax.tree.map(lambda a: a[:half], found))
+    second = _mean(jax.tree.map(lambda a: a[half:], found))
+    mean = _mean(found)
     return jnp.full(len(tables.nodes), jnp.nan, tables.nodes.dtype), mean, moved(first, second)
 
 
@@ -221,7 +236,7 @@ class Annealing:
             def step(state, given):
                 temperature, key = given
                 y, _ = _drawn(field, tables, state[0], key, temperature)
-                return (y, *_better(state[1:], (y, field.multilinear(tables, y)))), None
+                return (y, *better(state[1:], (y, field.multilinear(tables, y)))), None
 
             first = start, start, field.multilinear(tables, start)
             (_, y, _), _ = lax.scan(step, first, (cooled, keys))
@@ -234,15 +249,22 @@ class Annealing:
         return jnp.take_along_axis(y, best, 0)[0], unbounded(y[0])
 
 
+def _mean(tree):
+    return jax.tree.map(lambda a: jnp.mean(a, 0), tree)
+
+
 def unbounded(y: jax.Array) -> jax.Array:
     """No bound, for each of the answers (B, ...)."""
     return jnp.full(len(y), -jnp.inf)
 
 
-def _better(old, new):
-    better = new[1] < old[1]
-    where = better.reshape(-1, *[1] * (new[0].ndim - 1))
-    return jnp.where(where, new[0], old[0]), jnp.where(better, new[1], old[1])
+def better(
+    old: tuple[jax.Array, jax.Array], new: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Of each pair of answers (B, ...) the one of lower energy (B,), and that."""
+    lower = new[1] < old[1]
+    where = lower.reshape(-1, *[1] * (new[0].ndim - 1))
+    return jnp.where(where, new[0], old[0]), jnp.where(lower, new[1], old[1])
 
 
 def _started(tables, key, sweeps):
