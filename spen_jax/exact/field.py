@@ -191,7 +191,7 @@ class Field(Structure):
 
     # Questions whose results say what they promise
 
-    def best(self) -> Answer:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def best(self) -> Answer:  # pyright: ignore
         """The answer of lowest energy that the method finds, and a bound of the lowest there is."""
         self.asked("best")
         return _best(self)
@@ -202,8 +202,7 @@ class Field(Structure):
         self.asked("best" if cold else "marginals")
         return _marginals(self, beta, cold)
 
-    def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright:
-    ignore[reportIncompatibleMethodOverride]
+    def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright: ignore
         """n answers for each example, drawn from P(y) = exp(-beta (E(y) - F)) or near it, by the method."""
         check_whole("n", n, 1)
         beta, cold = read_beta(beta)
