@@ -141,6 +141,10 @@ def test_tables_that_are_sums_of_two_may_be_rounded():
         tolerance = 100 * np.finfo(dtype).eps
         np.testing.assert_allclose([energy, bound], all_energies.min(), rtol=0, atol=tolerance)
         assert bound <= energy
+    # What is left of numbers that cancel is rounding.
+    large = np.array([[0.1, 0.2], [0.3, 0.4]]) * 1e6
+    tables = np.stack([large, 0.1 * np.ones((2, 2)) / 3, -large, large * 3, -3 * large])
+    assert switched(2, [(0, 1)] * 5, tables).tolist() == [False, False]
 
 
 def test_networkx_finds_a_cut_of_the_same_value():

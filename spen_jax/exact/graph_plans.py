@@ -253,10 +253,9 @@ def forests(n: int, scopes: Scopes) -> np.ndarray:
     joins = np.array([len(scope) > 1 for scope in scopes], bool)
     counts = np.where(joins, 0, 1)
     apart = sum(1 for _ in _parts(n, scopes, _touching(n, scopes)))
-    found = []
+    found, level = [], np.array(_levels(n, scopes), int)
     while not found or not np.all(counts):
         left = [f for f in range(len(scopes)) if not counts[f]]
-        level = np.full(len(scopes), n)
         level[left] = _levels(n, [scopes[f] for f in left])
         components = _Components(n)
         chosen = ~joins
@@ -333,4 +332,4 @@ def _levels(n: int, scopes: Scopes) -> list[int]:
                     break
                 centre = min(part, key=lambda i: furthest[i])
         away.update(_distances(centre, scopes, touching))
-    return [min(away[i] for i in scope) for scope in scopes]
+    return [min((away[i] for i in scope), default=0) for scope in scopes]

@@ -69,7 +69,7 @@ def _flow(whole: Capacities) -> tuple[int, Capacities]:
     graph = sparse.csr_array((data[kept], (tail[kept], head[kept])), shape=(n + 2, n + 2))
     found = csgraph.maximum_flow(graph, n, n + 1)
     ends = np.concatenate([source, nodes, first]), np.concatenate([nodes, sink, second])
-    flow = np.asarray(sparse.csr_array(found.flow)[ends]).reshape(-1).astype(np.int64)
+    flow = np.asarray(sparse.csr_matrix(found.flow)[ends]).reshape(-1).astype(np.int64)
     along = flow[2 * n :]
     rest = Capacities(
         whole.source - flow[:n],

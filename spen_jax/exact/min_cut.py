@@ -27,7 +27,7 @@ def min_cut(unary: Any, pairs: Any, tables: Any) -> Certified:
     Each pair must be submodular, table[0, 0] + table[1, 1] <= table[0, 1] + table[1, 0], or become so once the two
     labels of some variables are swapped, as `switched` finds. Pairs of the same variables count together. The bound is
     that of a feasible flow; energy and bound differ by rounding. Of several minima the one of the most zeros (as
-    swapped). Sources: Kolmogorov & Zabih (2004); Boykov & Kolmogorov (2004).
+    swapped). Source: Kolmogorov & Zabih (2004).
 
     Args:
       unary: energies of the labels, (n, 2); infinite where forbidden.
@@ -43,7 +43,7 @@ def min_cut(unary: Any, pairs: Any, tables: Any) -> Certified:
     """
     unary, pairs, tables, slack = _read(unary, pairs, tables)
     n = len(unary)
-    joint, sums = _together(n, pairs, tables)
+    joint, sums, slack = _together(n, pairs, tables, slack)
     swap = np.zeros(n, bool)
     if not np.all(_submodular(sums, slack)):
         found = _switched(n, joint, sums, slack)
@@ -67,7 +67,7 @@ def switched(n: int, pairs: Any, tables: Any) -> np.ndarray | None:
     first variable of each part of the graph stays as it is. ValueError as `min_cut` raises for what is no energy.
     """
     _, pairs, tables, slack = _read(np.zeros((n, 2)), pairs, tables)
-    return _switched(n, *_together(n, pairs, tables), slack)
+    return _switched(n, *_together(n, pairs, tables, slack))
 
 
 def _read(unary: Any, pairs: Any, tables: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -101,14 +101,18 @@ def _read(unary: Any, pairs: Any, tables: Any) -> tuple[np.ndarray, np.ndarray, 
     return unary, pairs.astype(np.int64), tables, slack
 
 
-def _together(n: int, pairs: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each pair once, its smaller variable first, and its tables summed."""
+def _together(
+    n: int, pairs: np.ndarray, tables: np.ndarray, slack: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair once, its smaller variable first, its tables summed, and how far rounding may move such a sum."""
     turned = pairs[:, 0] > pairs[:, 1]
     tables = np.where(turned[:, None, None], tables.swapaxes(1, 2), tables)
     keys, where = np.unique(pairs.min(1) * n + pairs.max(1), return_inverse=True)
-    sums = np.zeros((len(keys), 2, 2))
+    sums, sizes = np.zeros((len(keys), 2, 2)), np.zeros(len(keys))
     np.add.at(sums, where.reshape(-1), tables)
-    return np.stack([keys // max(n, 1), keys % max(n, 1)], 1), sums
+    largest = np.max(np.where(np.isinf(tables), 0, np.abs(tables)), axis=(1, 2), initial=0)
+    np.add.at(sizes, where.reshape(-1), largest)
+    return np.stack([keys // max(n, 1), keys % max(n, 1)], 1), sums, slack * sizes
 
 
 def _plain(tables: np.ndarray) -> np.ndarray:
@@ -123,23 +127,19 @@ def _plain(tables: np.ndarray) -> np.ndarray:
     return np.where(np.all(np.isinf(tables), axis=(1, 2), keepdims=True), 0, tables)
 
 
-def _excess(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much plain tables are submodular by, and the size of their numbers; infinite where B or C is."""
+def _submodular(tables: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    """Which tables are submodular, to rounding."""
+    tables = _plain(tables)
     finite = np.where(np.isinf(tables), 0, tables)
     excess = finite[:, 0, 1] + finite[:, 1, 0] - finite[:, 0, 0] - finite[:, 1, 1]
     across = np.isinf(tables[:, 0, 1]) | np.isinf(tables[:, 1, 0])
     along = np.isinf(tables[:, 0, 0]) | np.isinf(tables[:, 1, 1])
-    excess = np.where(across, np.inf, np.where(along, -np.inf, excess))
-    return excess, np.max(np.abs(finite), axis=(1, 2))
+    return across | ~along & (excess >= -slack)
 
 
-def _submodular(tables: np.ndarray, slack: float) -> np.ndarray:
-    """Which tables are submodular, to rounding."""
-    excess, size = _excess(_plain(tables))
-    return excess >= -slack * size
-
-
-def _switched(n: int, pairs: np.ndarray, tables: np.ndarray, slack: float) -> np.ndarray | None:
+def _switched(
+    n: int, pairs: np.ndarray, tables: np.ndarray, slack: np.ndarray
+) -> np.ndarray | None:
     """Parts of the graph of variables as they are, i, and swapped, n + i."""
     as_are = _submodular(tables, slack)
     if_swapped = _submodular(tables[:, ::-1], slack)
@@ -155,7 +155,7 @@ def _switched(n: int, pairs: np.ndarray, tables: np.ndarray, slack: float) -> np
     return None if np.any(plain == swapped) else plain > swapped
 
 
-def _refusal(pairs: np.ndarray, tables: np.ndarray, slack: float) -> str:
+def _refusal(pairs: np.ndarray, tables: np.ndarray, slack: np.ndarray) -> str:
     """What to say of the first pair that is not submodular."""
     p = int(np.flatnonzero(~_submodular(tables, slack))[0])
     i, j = pairs[p].tolist()
