@@ -215,7 +215,9 @@ def test_objectives_train_a_graph_by_its_method(objective, method):
     state, _ = run.last()
     found = predictor(state.params, x)
     alone = ((x > 0) == truth).mean()
-    assert (found.y.argmax(-1) == truth).mean() > alone + (-0.03 if objective == "perceptron" else 0.05)
+    assert (found.y.argmax(-1) == truth).mean() > alone + (
+        -0.03 if objective == "perceptron" else 0.05
+    )
 
 
 def test_end_to_end_goes_through_beliefs():

@@ -36,8 +36,10 @@ from spen_jax.exact.gibbs import (
 )
 from spen_jax.exact.graph_batches import padded
 from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
+from spen_jax.exact.network import Network
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
 from spen_jax.exact.polytope import Polytope
+from spen_jax.exact.programmes import IntegerProgramme, LinearProgramme, MinCut
 from spen_jax.exact.segments import SegmentParts, Segments
 from spen_jax.exact.structure import Found, Structure
 from spen_jax.exact.structured import (
@@ -48,6 +50,14 @@ from spen_jax.exact.structured import (
     with_structure,
 )
 from spen_jax.exact.sweeps import Annealing, Gibbs, MeanField
+from spen_jax.exact.uai import (
+    read_evidence,
+    read_solution,
+    read_uai,
+    write_evidence,
+    write_solution,
+    write_uai,
+)
 
 __all__ = [
     "Alignment",
@@ -70,8 +80,12 @@ __all__ = [
     "Found",
     "Gibbs",
     "HiddenMarkov",
+    "IntegerProgramme",
+    "LinearProgramme",
     "Marginals",
     "MeanField",
+    "MinCut",
+    "Network",
     "Nodes",
     "Polytope",
     "Promises",
@@ -103,6 +117,9 @@ __all__ = [
     "periodic",
     "posterior",
     "rank",
+    "read_evidence",
+    "read_solution",
+    "read_uai",
     "softargmax",
     "softargmin",
     "softmax",
@@ -113,4 +130,7 @@ __all__ = [
     "tensor_rule",
     "variational",
     "with_structure",
+    "write_evidence",
+    "write_solution",
+    "write_uai",
 ]

@@ -169,10 +169,10 @@ class Counts(Factors):
             for j in range(1, len(row))
         ]
         found: list[tuple[list[tuple[Any, ...]], jax.Array]] = [
-            (firsts, jnp.asarray(step[0])[None, None]),
+            (firsts, step[0][None, None]),
             ([(at[-1],) for at in count], table),
         ]
-        return [*found, (steps, jnp.asarray(step)[None, None])] if steps else found
+        return [*found, (steps, step[None, None])] if steps else found
 
 
 def at_most_one(scopes: Any, *, value: int = 1) -> Counts:

@@ -64,8 +64,8 @@ class Elimination(_Listing):
 
     def order(self, field: Any) -> Order:
         """The order in which variables are eliminated, auxiliary ones included, its width and cost."""
-        _, sizes, scopes = field.layout()
-        return _ordered(sizes, scopes)
+        layout = field.layout()
+        return _ordered(layout.sizes, layout.scopes)
 
     def check(self, field):
         """ValueError where a table would be too large."""
@@ -80,7 +80,7 @@ class Elimination(_Listing):
 
     def recursion(self, field, tables, algebra):
         """either over each variable in turn of all that sees it."""
-        names, sizes, scopes = field.layout()
+        names, sizes, scopes, _ = field.layout()
         order = _ordered(sizes, scopes)
         place = {name: i for i, name in enumerate(names)}
         terms = []
@@ -101,7 +101,7 @@ class Elimination(_Listing):
 def _joined(terms, sizes, algebra):
     """All terms together: their variables in order, and the table over these."""
     scope = tuple(sorted({v for t in terms for v in t[0]}))
-    total = None
+    total: Any = None
     for own, table in sorted(terms, key=lambda t: len(t[0])):
         shape = [sizes[v] if v in own else 1 for v in scope]
         table = table.reshape(len(table), *shape, *table.shape[1 + len(own) :])

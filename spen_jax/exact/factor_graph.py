@@ -11,8 +11,9 @@ import numpy as np
 from spen_jax.domains import Simplex
 from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.elimination import Elimination
-from spen_jax.exact.factors import Factors
-from spen_jax.exact.field_methods import Method, Tables
+from spen_jax.exact.factors import Factors, Tables
+from spen_jax.exact.field_methods import Method
+from spen_jax.exact.field_methods import Tables as Energies
 from spen_jax.exact.graph_layout import (
     Kinds,
     Layout,
@@ -23,6 +24,7 @@ from spen_jax.exact.graph_layout import (
     layout,
 )
 from spen_jax.exact.graph_messages import GraphMessages
+from spen_jax.exact.network import Network
 from spen_jax.numbers import known, real
 
 
@@ -83,17 +85,49 @@ class FactorGraph(GraphMessages):
     @property
     def size(self) -> tuple[int, int, int]:
         """B, n, K."""
-        batch = self.batch_shape
-        return math.prod(batch), *self.unary.shape[len(batch) :]
+        return math.prod(self.batch_shape), self.unary.shape[-2], self.unary.shape[-1]
+
+    @classmethod
+    def of_network(cls, network: Network, method: Method | None = None) -> Self:
+        """The graph of a file, `read_uai(path)`: variables of fewer states than others have the rest forbidden."""
+        labels = max(network.sizes, default=0)
+        unary = np.where(np.arange(labels) < np.reshape(network.sizes, (-1, 1)), 0, np.inf)
+        kinds: dict[int, tuple[list[Any], list[Any]]] = {}
+        for scope, table in zip(network.scopes, network.tables, strict=True):
+            if not scope:
+                unary[0] += table
+                continue
+            scopes, tables = kinds.setdefault(len(scope), ([], []))
+            scopes.append(scope)
+            tables.append(np.pad(table, [(0, labels - n) for n in table.shape]))
+        factors = [Tables(scopes, np.stack(tables)) for scopes, tables in kinds.values()]
+        return cls(unary, factors, method=method)
+
+    def network(self) -> Network:
+        """One graph as sizes, scopes and tables, for `write_uai`; factors that count with auxiliary variables."""
+        if self.batch_shape:
+            raise ValueError(f"a network is of one graph, got a batch of {self.batch_shape}")
+        layout = self.layout()
+        tables = [np.asarray(table, float)[0] for _, table in self.listed(self.tables())]
+        return Network(layout.sizes, list(layout.scopes), tables)
 
     def given(self, y: Any) -> Self:
         """With evidence: y (..., n), or (n,) for all alike, says what variables are, -1 where that is not known.
 
+        Or a dict {variable: value} for all alike, as `read_evidence(path)` makes it.
+
         The free energy is then that of the answers that agree: with the visible variables given, that of the latent
         ones, F(y) = -1/beta log sum_z exp(-beta E(y, z)).
         """
-        y = real("y", y)
         _, variables, labels = self.size
+        if isinstance(y, dict):
+            said, y = y, np.full(variables, -1)
+            if not all(v in range(variables) for v in said):
+                raise ValueError(
+                    f"evidence must name variables 0 to {variables - 1}, got {sorted(said)}"
+                )
+            y[list(said)] = list(said.values())
+        y = real("y", y)
         batch = self.batch_shape
         if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape not in (
             (variables,),
@@ -136,19 +170,14 @@ class FactorGraph(GraphMessages):
         """Its variables and those that counts need, and small tables' scopes."""
         return layout(*self.unary.shape[-2:], self.kinds())
 
-    def listed(self, tables: Tables) -> list[tuple[tuple[Any, ...], jax.Array]]:
-        """Each small table with its variables by name, (B or 1, states ...), first those of single variables."""
-        labels = self.unary.shape[-1]
-        found = [((i,), tables.nodes[:, i]) for i in range(tables.nodes.shape[1])]
+    def smalls(self, tables):
+        """First those of single variables, then each kind of factors' own."""
+        found = [([(i,) for i in range(tables.nodes.shape[1])], tables.nodes)]
         for number, (f, table) in enumerate(zip(self.factors, tables.links, strict=True)):
-            for scopes, small in f.small(table, labels, str(number)):
-                found += [
-                    (scope, small[:, i if small.shape[1] > 1 else 0])
-                    for i, scope in enumerate(scopes)
-                ]
+            found += f.small(table, self.unary.shape[-1], str(number))
         return found
 
-    def energies_at(self, tables: Tables, y: np.ndarray) -> jax.Array:
+    def energies_at(self, tables: Energies, y: np.ndarray) -> jax.Array:
         """E of answers in whole numbers (N, n), (B, N)."""
         self.known_scopes()
         total = jnp.sum(tables.nodes[:, np.arange(y.shape[1]), y], 2)
@@ -184,7 +213,7 @@ class FactorGraph(GraphMessages):
                 jnp.where(self._linked(f).reshape(size, -1, *[1] * (a.ndim - 2)), a, 0)
                 for f, a in zip(self.factors, links, strict=True)
             )
-        return Tables(nodes, links)
+        return Energies(nodes, links)
 
     def spread(self, tables):
         """Entries of their own for each example and factor."""
@@ -193,7 +222,7 @@ class FactorGraph(GraphMessages):
             jnp.broadcast_to(a, (size, f.shape[0], *a.shape[2:]))
             for f, a in zip(self.factors, tables.links, strict=True)
         )
-        return Tables(tables.nodes, tuple(links))
+        return Energies(tables.nodes, tuple(links))
 
     def support(self):
         """Which variables count."""
@@ -213,7 +242,7 @@ class FactorGraph(GraphMessages):
                 jnp.where(self._linked(f).reshape(*a.shape[:2], *[1] * (a.ndim - 2)), a, 0)
                 for f, a in zip(self.factors, links, strict=True)
             )
-        return Tables(nodes, links)
+        return Energies(nodes, links)
 
     # Answers
 

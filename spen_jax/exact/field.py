@@ -20,6 +20,7 @@ from spen_jax.exact import answers
 from spen_jax.exact.algebras import Sum
 from spen_jax.exact.answers import or_infinite
 from spen_jax.exact.field_methods import APPROXIMATE, EXACT, Method, Tables
+from spen_jax.exact.graph_layout import Layout
 from spen_jax.exact.structure import Beta, Structure, read_beta
 
 
@@ -126,6 +127,26 @@ class Field(Structure):
     def colours(self) -> np.ndarray:
         """A whole number for each variable, unlike that of those that share a factor with it, (*nodes)."""
         raise NotImplementedError
+
+    def smalls(self, tables: Tables) -> list[tuple[list[tuple[Any, ...]], Any]]:
+        """Small tables, of single variables first: names of the variables of each, (B or 1, m or 1, states ...)."""
+        raise NotImplementedError
+
+    def layout(self) -> Layout:
+        """Names and sizes of the variables of `smalls`; ValueError where they are not known."""
+        raise NotImplementedError
+
+    def energies_at(self, tables: Tables, y: np.ndarray) -> jax.Array:
+        """E of answers in whole numbers (N, *nodes), (B, N)."""
+        raise NotImplementedError
+
+    def listed(self, tables: Tables) -> list[tuple[tuple[Any, ...], Any]]:
+        """Each small table by itself, (B or 1, states ...), with the names of its variables."""
+        return [
+            (scope, table[:, i if table.shape[1] > 1 else 0])
+            for scopes, table in self.smalls(tables)
+            for i, scope in enumerate(scopes)
+        ]
 
     def depth(self) -> int | None:
         """Where the graph has no cycle, in how many steps messages get everywhere; else None."""
@@ -241,7 +262,8 @@ def _best(field):
     energy = or_infinite(field.multilinear(tables, field.one_hot(y)))
     bound = energy if promise == EXACT else jnp.minimum(bound, energy)
     y = jnp.where(energy.reshape(-1, *[1] * (y.ndim - 1)) < jnp.inf, y, -1)
-    return Answer(*answers.in_batch(field, (field.said_whole(y), energy, bound)), promise)
+    y, energy, bound = answers.in_batch(field, (field.said_whole(y), energy, bound))
+    return Answer(y, energy, bound, promise)
 
 
 @answers.also_of_none
@@ -259,5 +281,5 @@ def _marginals(field, beta, cold):
     found = jax.tree.map(
         lambda a: jnp.where(value.reshape(-1, *[1] * (a.ndim - 1)) == jnp.inf, 0, a), found
     )
-    arrays = answers.in_batch(field, (*field.parts(found), value, residual))
-    return Marginals(*arrays, *promise)
+    nodes, links, value, residual = answers.in_batch(field, (*field.parts(found), value, residual))
+    return Marginals(nodes, links, value, residual, *promise)

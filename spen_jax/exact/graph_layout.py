@@ -31,11 +31,15 @@ def summed_at(total: jax.Array, values: jax.Array, factors: Factors) -> jax.Arra
 
 
 class Layout(NamedTuple):
-    """Names of variables, auxiliary ones after the graph's own, their numbers of states, and small scopes by place."""
+    """Names of variables, auxiliary ones after the graph's own, their numbers of states, small scopes by place.
+
+    `counts` says how many small tables come in one array, as `smalls` has them.
+    """
 
     names: tuple[Any, ...]
     sizes: tuple[int, ...]
     scopes: tuple[tuple[int, ...], ...]
+    counts: tuple[int, ...]
 
 
 Kinds = tuple[tuple[Any, ...], ...]
@@ -51,17 +55,20 @@ def kinds(factors: Sequence[Factors], labels: int) -> Kinds:
 def layout(variables: int, labels: int, kinds: Kinds) -> Layout:
     """The variables of small tables, and which of them each sees."""
     place: dict[Any, int] = {i: i for i in range(variables)}
-    sizes, scopes = [labels] * variables, [(i,) for i in range(variables)]
+    sizes = [labels] * variables
+    scopes: list[tuple[int, ...]] = [(i,) for i in range(variables)]
+    counts = [variables]
     for number, (cls, said, shape) in enumerate(kinds):
         empty = np.zeros((1, 1, *shape), np.float32)
         for found, _ in blank(cls, said).small(empty, labels, str(number)):
+            counts.append(len(found))
             for scope in found:
                 for v in scope:
                     if v not in place:
                         place[v] = len(sizes)
                         sizes.append(v[1])
                 scopes.append(tuple(place[v] for v in scope))
-    return Layout(tuple(place), tuple(sizes), tuple(scopes))
+    return Layout(tuple(place), tuple(sizes), tuple(scopes), tuple(counts))
 
 
 def rows(kinds: Kinds) -> list[tuple[int, ...]]:

@@ -162,7 +162,8 @@ def _refusal(pairs: np.ndarray, tables: np.ndarray, slack: np.ndarray) -> str:
     return (
         f"a minimum cut needs table[0, 0] + table[1, 1] <= table[0, 1] + table[1, 0] of every pair of variables, "
         f"but the table of ({i}, {j}) is {tables[p].tolist()}, and swapping the two labels of some variables does not "
-        "make all pairs so; use linear_programme or dual decomposition for a bound, or integer_programme"
+        "make all pairs so; ask LinearProgramme(), TreeReweighted() or DualDecomposition() for a bound, or "
+        "IntegerProgramme()"
     )
 
 
