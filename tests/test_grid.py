@@ -1,5 +1,6 @@
 import itertools
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,6 @@ def free_energies(written, shape, labels):
     ]
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
 def spoken(grid, passes, rho=None, cold=False):
     """Messages after so many passes, half of each of them new."""
     tables = grid.tables()
@@ -87,6 +87,35 @@ def spoken(grid, passes, rho=None, cold=False):
         return jax.tree.map(lambda a, b: (a + b) / 2, messages, new)
 
     return jax.lax.fori_loop(0, passes, step, grid.silent(tables))
+
+
+class Asked(NamedTuple):
+    messages: Any
+    gathered: jax.Array
+    beliefs: Any
+    bethe: jax.Array
+    shares: jax.Array
+    dual: jax.Array
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def asked(grid, passes, rho=None, cold=False):
+    """All that follows from messages after so many passes."""
+    tables, messages = grid.tables(), spoken(grid, passes, rho, cold)
+    shares = grid.shares(tables, messages, rho)
+    return Asked(
+        messages,
+        grid.gathered(tables, messages, rho),
+        grid.beliefs(tables, messages, rho),
+        grid.bethe(tables, messages, rho),
+        shares,
+        grid.dual(tables, shares, cold),
+    )
+
+
+@partial(jax.jit, static_argnums=2)
+def dual(grid, shares, cold=False):
+    return grid.dual(grid.tables(), shares, cold)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -111,6 +140,35 @@ def test_relaxed_energies_are_means_of_independent_labels():
     for e, (answers, energies) in enumerate(listed(written, (3, 3), 2)):
         p = np.prod(np.take_along_axis(y[e][None], answers[..., None], -1), (1, 2, 3))
         np.testing.assert_allclose(grid.energy(y)[e], np.sum(p * energies), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(2, "own"), (3, "shared"), (3, "each")])
+def test_slopes_of_the_energy_are_energies_of_single_changes(labels, kind, x64):
+    grid, written = problem(labels, EIGHT, kind, mask=MASK)
+    rng = np.random.default_rng(9)
+    y = rng.integers(0, labels, (2, 3, 3))
+
+    def energy(grid, relaxed):
+        return jnp.sum(grid.energy_of(relaxed))
+
+    of_grid, slope = jax.jit(jax.grad(energy, (0, 1), allow_int=True))(grid, grid.one_hot(y))
+    for e in range(2):
+        now = energies_of(written, e, y[e : e + 1])
+        for (i, j), k in itertools.product(np.argwhere(MASK), range(labels)):
+            other = y[e : e + 1].copy()
+            other[0, i, j] = k
+            change = energies_of(written, e, other) - now
+            got = slope[e, i, j, k] - slope[e, i, j, y[e, i, j]]
+            np.testing.assert_allclose(got, change[0], atol=1e-9)
+    # That in the tables counts pairs.
+    met = sum(MASK[a] and MASK[b] for _, _, a, b in links_of(3, 3, ["down_left"]))
+    np.testing.assert_allclose(of_grid.down_left.sum(), 2 * met)
+    along = jnp.asarray(rng.normal(size=slope.shape))
+    slopes = jax.jit(jax.grad(partial(energy, grid)))
+    curved = jax.jvp(slopes, (grid.one_hot(y),), (along,))[1]
+    np.testing.assert_allclose(
+        curved, slopes(grid.one_hot(y) + along) - slopes(grid.one_hot(y)), atol=1e-9
+    )
 
 
 def passed_plainly(written, example, messages, rho, cold):
@@ -156,9 +214,9 @@ def in_words(messages, example, labels):
     [
         (2, FOUR, "own", 1),
         (2, EIGHT, "shared", 5),
-        (3, EIGHT, "own", 1),
         (3, FOUR, "each", 1),
-        (4, EIGHT, "shared", 40),
+        pytest.param(3, EIGHT, "own", 1, marks=pytest.mark.slow),
+        pytest.param(4, EIGHT, "shared", 40, marks=pytest.mark.slow),
     ],
 )
 def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
@@ -178,8 +236,14 @@ def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
                 assert not got[key].any()
 
 
-@pytest.mark.parametrize("labels", [2, 3])
-@pytest.mark.parametrize("name", ["right", "down"])
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("right", 2),
+        pytest.param("down", 2, marks=pytest.mark.slow),
+        pytest.param("down", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_on_a_line_all_is_that_of_the_chain(labels, name, x64):
     shape = (1, 6) if name == "right" else (6, 1)
     mask = np.array([1, 1, 0, 1, 1, 1], bool)
@@ -198,16 +262,20 @@ def test_on_a_line_all_is_that_of_the_chain(labels, name, x64):
             full[name].reshape(2, 5, labels, labels),
             mask=None if counts is None else np.stack([counts, counts]),
         )
-        tables, messages = grid.tables(), spoken(grid, 60)
-        np.testing.assert_allclose(grid.bethe(tables, messages), chain.free_energy(), atol=1e-8)
-        found, want = grid.parts(grid.beliefs(tables, messages)), chain.marginals()
-        np.testing.assert_allclose(found.nodes.reshape(2, 6, labels), want.nodes, atol=1e-8)
+        warm, want = asked(grid, 60), chain.marginals()
+        free = np.asarray(chain.free_energy())
+        possible = np.isfinite(free)
+        assert possible.any()
+        np.testing.assert_allclose(warm.bethe[possible], free[possible], atol=1e-8)
+        found = jax.jit(grid.parts)(warm.beliefs)
+        nodes = found.nodes.reshape(2, 6, labels)
+        np.testing.assert_allclose(nodes[possible], want.nodes[possible], atol=1e-8)
         pairs = getattr(found.links, name).reshape(2, 5, labels, labels)
-        np.testing.assert_allclose(pairs, want.edges, atol=1e-8)
+        np.testing.assert_allclose(pairs[possible], want.edges[possible], atol=1e-8)
         best = chain.best()
-        gathered = grid.gathered(tables, spoken(grid, 60, None, True))
-        y = jnp.where(grid.counts(), jnp.argmin(gathered, -1), -1)
-        np.testing.assert_array_equal(y.reshape(2, 6), best.y)
+        y = np.argmin(asked(grid, 60, None, True).gathered, -1)
+        y = np.where(grid.counts(), y, -1)
+        np.testing.assert_array_equal(y.reshape(2, 6)[possible], best.y[possible])
         np.testing.assert_allclose(grid.energy(y), best.energy, atol=1e-8)
 
 
@@ -215,21 +283,20 @@ def test_on_a_line_all_is_that_of_the_chain(labels, name, x64):
 def test_diagonals_alone_are_trees(name, x64):
     grid, written = problem(2, (name,), shape=(3, 4), mask=np.arange(12).reshape(3, 4) != 5)
     want = free_energies(written, (3, 4), 2)
-    tables, messages = grid.tables(), spoken(grid, 40)
-    np.testing.assert_allclose(grid.bethe(tables, messages), want, atol=1e-8)
-    nodes = tables.nodes[None]
-    np.testing.assert_allclose(grid.dual(tables, nodes), want, atol=1e-8)
+    found = asked(grid, 40)
+    np.testing.assert_allclose(found.bethe, want, atol=1e-8)
+    np.testing.assert_allclose(found.dual, want, atol=1e-8)
     least = [e.min() for _, e in listed(written, (3, 4), 2)]
-    np.testing.assert_allclose(grid.dual(tables, nodes, True), least, atol=1e-8)
+    np.testing.assert_allclose(dual(grid, found.shares, True), least, atol=1e-8)
 
 
 @pytest.mark.parametrize(
     ("labels", "names", "kind", "mask"),
     [
         (2, FOUR, "own", None),
-        (2, EIGHT, "shared", MASK),
-        (3, EIGHT, "own", MASK),
         (3, FOUR, "each", None),
+        pytest.param(2, EIGHT, "shared", MASK, marks=pytest.mark.slow),
+        pytest.param(3, EIGHT, "own", MASK, marks=pytest.mark.slow),
     ],
 )
 def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask, x64):
@@ -246,30 +313,27 @@ def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask
     )
     if mask is not None:
         wild = jnp.where(grid.counts()[None, ..., None], wild, tables.nodes[None])
-    rho = 1 / families
-    messages = spoken(grid, 300, rho)
-    good = grid.shares(tables, messages, rho)
-    plain = grid.shares(tables, grid.silent(tables), rho)
+    found = asked(grid, 5000, 1 / families)
+    counts = np.asarray(grid.counts())
     np.testing.assert_allclose(
-        jnp.sum(good, 0)[grid.counts()], tables.nodes[grid.counts()], atol=1e-9
+        np.sum(found.shares, 0)[counts], np.asarray(tables.nodes)[counts], atol=1e-9
     )
-    bounds = [grid.dual(tables, s) for s in (wild, plain, good)]
-    for bound, s in zip(bounds, (wild, plain, good), strict=True):
-        assert (bound <= free + 1e-9).all()
-        assert (grid.dual(tables, s, True) <= least + 1e-9).all()
-    assert (bounds[2] >= bounds[1] - 1e-9).all() and (bounds[2] >= bounds[0] - 1e-9).all()
+    plain = grid.shares(tables, grid.silent(tables), 1 / families)
+    bounds = [dual(grid, s) for s in (wild, plain, found.shares)]
+    np.testing.assert_allclose(bounds[2], found.dual)
+    for bound, s in zip(bounds, (wild, plain, found.shares), strict=True):
+        assert (bound <= free + 1e-9).all() and (bound <= bounds[2] + 1e-9).all()
+        assert (dual(grid, s, True) <= least + 1e-9).all()
     # Where messages no longer change both are the same tree-reweighted free energy.
-    np.testing.assert_allclose(grid.bethe(tables, messages, rho), bounds[2], atol=1e-7)
-    slope = jax.grad(lambda s: jnp.sum(grid.dual(tables, s)))(good)
-    beliefs = grid.beliefs(tables, messages, rho).nodes
-    for one in slope:
-        np.testing.assert_allclose(one, beliefs, atol=1e-6)
+    np.testing.assert_allclose(found.bethe, bounds[2], atol=1e-7)
+    for one in jax.grad(lambda s: jnp.sum(dual(grid, s)))(found.shares):
+        np.testing.assert_allclose(one, found.beliefs.nodes, atol=1e-6)
 
 
 @pytest.mark.parametrize(("labels", "kind", "rho"), [(2, "own", None), (3, "shared", 0.25)])
 def test_beliefs_are_distributions_and_pairs_fit_them(labels, kind, rho, x64):
     grid, _ = problem(labels, EIGHT, kind, mask=MASK, scale=0.5)
-    found = grid.beliefs(grid.tables(), spoken(grid, 300, rho), rho)
+    found = asked(grid, 1000, rho).beliefs
     nodes = np.asarray(found.nodes)
     np.testing.assert_allclose(nodes.sum(-1), 1)
     for name in EIGHT:
@@ -280,7 +344,7 @@ def test_beliefs_are_distributions_and_pairs_fit_them(labels, kind, rho, x64):
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, grid.spread(grid.tables()))
 
 
-@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_single_precision_keeps_marginals_at_strong_couplings(labels, x64):
     rng = np.random.default_rng(3)
     unary = rng.normal(size=(4, 5, labels)).astype(np.float32)
@@ -288,14 +352,14 @@ def test_single_precision_keeps_marginals_at_strong_couplings(labels, x64):
 
     def marginals(dtype):
         grid = Grid(unary.astype(dtype), *(t.astype(dtype) for t in tables))
-        return jax.nn.softmax(-grid.gathered(grid.tables(), spoken(grid, 10)))
+        return asked(grid, 10).beliefs.nodes
 
     single = marginals(np.float32)
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, marginals(np.float64), atol=1e-5)
 
 
-@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
     rng = np.random.default_rng(4)
     unary = rng.normal(size=(3, 1, 8, labels))
@@ -305,47 +369,33 @@ def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
     unary[1, 0, 5, 1:] = np.inf
     right = np.stack([hard, hard, rng.normal(size=(labels, labels)) * 100])[:, None, None]
     grid = Grid(unary, right=right)
-    tables = grid.tables()
     for cold in (False, True):
-        messages = spoken(grid, 50, None, cold)
-        shares = grid.shares(tables, messages)
-        found = [
-            messages,
-            shares,
-            *(f(tables, messages) for f in (grid.gathered, grid.beliefs, grid.bethe)),
-        ]
         slope = jax.grad(lambda u, cold=cold: total_of(grid.replaced(unary=u), cold))(grid.unary)
-        for a in jax.tree.leaves([found, grid.dual(tables, shares, cold), slope]):
+        for a in jax.tree.leaves([asked(grid, 50, None, cold), slope]):
             assert jnp.isfinite(a).all()
-    messages = spoken(grid, 50)
-    want = Chain(unary[:, 0], right[:, 0])
+    found, want = asked(grid, 50), Chain(unary[:, 0], right[:, 0])
     possible = np.array([0, 2])
-    np.testing.assert_allclose(
-        grid.bethe(tables, messages)[possible], want.free_energy()[possible], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        grid.dual(tables, tables.nodes[None])[possible], want.free_energy()[possible], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        grid.beliefs(tables, messages).nodes[possible, 0],
-        want.marginals().nodes[possible],
-        atol=1e-5,
-    )
+    free = want.free_energy()[possible]
+    np.testing.assert_allclose(found.bethe[possible], free, rtol=1e-5)
+    np.testing.assert_allclose(found.dual[possible], free, rtol=1e-5)
+    nodes = want.marginals().nodes[possible]
+    np.testing.assert_allclose(found.beliefs.nodes[possible, 0], nodes, atol=1e-5)
 
 
 @partial(jax.jit, static_argnums=1)
 def total_of(grid, cold):
     tables = grid.tables()
     messages = grid.silent(tables)
-    for _ in range(3):
+    for _ in range(2):
         messages = grid.passed(tables, messages, None, cold)
     bethe = grid.bethe(tables, messages)
     return jnp.sum(bethe) + jnp.sum(grid.dual(tables, grid.shares(tables, messages), cold))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels", "kind"), [(2, "own"), (3, "shared")])
 def test_derivatives_go_through_messages(labels, kind, x64):
-    grid, _ = problem(labels, EIGHT if labels == 2 else FOUR, kind, mask=MASK)
+    grid, _ = problem(labels, FOUR, kind, mask=MASK)
     rng = np.random.default_rng(5)
     along = {n: jnp.asarray(rng.normal(size=np.shape(getattr(grid, n)))) for n in ("unary", "down")}
 
@@ -359,7 +409,7 @@ def test_derivatives_go_through_messages(labels, kind, x64):
     np.testing.assert_allclose(jax.jvp(value, (0.0,), (1.0,))[1], numeric, rtol=1e-6)
 
 
-@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_batch_of_maps_is_a_batch(labels):
     grid, (unary, full, _) = problem(labels, EIGHT, "same")
     tables = {n: jnp.asarray(t[0], jnp.float32) for n, t in full.items()}
@@ -394,6 +444,9 @@ def test_batches_have_any_axes():
     )
     few = Grid(unary.reshape(2, 3, 3, 3, 2), full["down"][:1].reshape(1, 1, 2, 3, 2, 2))
     assert few.tables().links.down.shape == (6, 2, 3, 2, 2) and few.tables().links.right is None
+    columns = Grid(unary, down=full["down"][0, :1])
+    np.testing.assert_array_equal(columns.tables().links.down[0, 1], columns.down[0])
+    assert Grid(unary[:0], np.zeros((2, 2))).energy(y[:0]).shape == (0,)
 
 
 def test_neighbours_have_two_colours():
@@ -439,7 +492,7 @@ def test_potts_counts_pairs_that_differ():
 def test_what_does_not_count_is_said_so():
     grid, _ = problem(3, FOUR, "shared")
     some = grid.masked(np.stack([MASK, MASK]))
-    whole = some.written(some.beliefs(some.tables(), spoken(some, 5)))
+    whole = some.written(asked(some, 5).beliefs)
     assert (np.asarray(whole == -1) == ~MASK[None]).all()
     parts = some.parts(some.spread(some.tables()))
     assert not parts.nodes[:, 0, 2].any() and not parts.links.right[:, 0, 1].any()
@@ -455,11 +508,9 @@ def test_what_does_not_count_is_said_so():
 def test_without_links_pixels_are_independent():
     unary = jnp.float32(np.random.default_rng(8).normal(size=(2, 3, 3)))
     grid = Grid(unary)
-    tables, messages = grid.tables(), grid.silent(grid.tables())
-    messages = grid.passed(tables, messages)
-    want = -jax.nn.logsumexp(-unary, -1).sum()
-    np.testing.assert_allclose(grid.bethe(tables, messages)[0], want, rtol=1e-5)
-    np.testing.assert_allclose(grid.dual(tables, grid.shares(tables, messages))[0], want, rtol=1e-5)
+    want, found = -jax.nn.logsumexp(-unary, -1).sum(), asked(grid, 2)
+    np.testing.assert_allclose(found.bethe[0], want, rtol=1e-5)
+    np.testing.assert_allclose(found.dual[0], want, rtol=1e-5)
     linked = grid.comparable(Grid(unary, np.zeros((3, 3))))
     assert linked.down.shape == (1, 1, 3, 3) and linked.right is None
 
@@ -477,8 +528,9 @@ def test_memory_grows_with_links_and_not_with_passes(labels):
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = temporary(16), temporary(64)
-    assert large < 20 * small
-    assert large < 64 * 64 * 4 * 4 * (10 * labels**2)
+    # Sixteen times the pixels; tables have 2 labels^2 numbers of 4 bytes a pixel, and 50 messages more would show.
+    assert large < 40 * small
+    assert large < 64 * 64 * 4 * (20 * labels**2)
 
 
 def test_what_does_not_fit_is_refused():

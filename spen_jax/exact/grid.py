@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.domains import Simplex
-from spen_jax.exact import grid_chains, grid_messages
-from spen_jax.exact.answers import finite, or_infinite
+from spen_jax.exact import grid_chains, grid_energies, grid_messages
+from spen_jax.exact.answers import or_infinite
 from spen_jax.exact.arguments import read_energies, read_mask
-from spen_jax.exact.grid_messages import OFFSETS, Links, Tables, each_link, linked, window
+from spen_jax.exact.grid_links import OFFSETS, Links, Tables, each_link, linked, window
 from spen_jax.exact.structure import Structure
 from spen_jax.numbers import floats, known, wide
 
@@ -197,16 +197,7 @@ class Grid(Structure):
         """
         if self.mask is not None:
             y = jnp.where(self.counts()[..., None], y, 0)
-
-        def link(offset, table):
-            first, second = window(y, offset, False), window(y, offset, True)
-            table = finite(table)
-            if table.shape[:3] == (1, 1, 1):
-                return jnp.sum((first @ table[0, 0, 0]) * second, (1, 2, 3))
-            return jnp.sum(table * first[..., None] * second[..., None, :], (1, 2, 3, 4))
-
-        of_links = jax.tree.leaves(each_link(link, tables.links))
-        return sum(of_links, jnp.sum(y * finite(tables.nodes), (1, 2, 3)))
+        return grid_energies.multilinear(tables, y)
 
     def silent(self, tables: Tables) -> Links:
         """Messages that say nothing; of each direction those into the later and the earlier pixels, zero at borders.

@@ -18,29 +18,23 @@ from jax import lax
 from spen_jax.exact.agreement import all_agree
 from spen_jax.exact.algebras import summed
 from spen_jax.exact.chain_messages import SPREAD
+from spen_jax.exact.grid_links import (
+    Links,
+    Tables,
+    each_link,
+    from_sender,
+    is_shared,
+    linked,
+    over_labels,
+    placed,
+    product,
+    window,
+)
 
 LARGE = 1e6
 """What an infinite energy counts here; finite ones should lie well below."""
-UNROLLED = 8
-"""So many labels of a sender are written out in one loop over the image."""
 ATANH = 2.0000000079, 0.6666631594, 0.4002485372, 0.2796141883, 0.2817465726
 """2 atanh(sqrt(s)) / sqrt(s) as a polynomial, to 1e-8 for s from 0 to 1/9: fitted at Chebyshev's nodes."""
-
-
-class Links(NamedTuple):
-    """One for each direction between neighbours, None where the grid has none."""
-
-    down: Any = None
-    right: Any = None
-    down_right: Any = None
-    down_left: Any = None
-
-
-class Tables(NamedTuple):
-    """Energies or marginals: nodes (B, H, W, K), links (B or 1, H' or 1, W' or 1, K, K) of each direction."""
-
-    nodes: jax.Array
-    links: Links
 
 
 class Pair(NamedTuple):
@@ -50,54 +44,9 @@ class Pair(NamedTuple):
     back: Any
 
 
-OFFSETS = Links((1, 0), (0, 1), (1, 1), (1, -1))
-"""From the earlier pixel of a link to the later one."""
-
-
-def each_link(function: Any, *links: Links) -> Links:
-    """function(offset, *of one direction) for each direction that there is."""
-    found = (
-        None if given[0] is None else function(offset, *given)
-        for offset, *given in zip(OFFSETS, *links, strict=True)
-    )
-    return Links(*found)
-
-
 def tamed(energies: jax.Array) -> jax.Array:
     """Energies with `LARGE` for infinity."""
     return jnp.where(energies == jnp.inf, LARGE, energies)
-
-
-def window(image: Any, offset: tuple[int, int], ahead: bool, axis: int = 1) -> Any:
-    """An image, rows along an axis and columns along the next, at the later or the earlier pixels of all links."""
-    for size, after in zip(image.shape[axis : axis + 2], _cut(offset, ahead), strict=True):
-        image = image[(slice(None),) * axis + (slice(after[0], max(size - after[1], after[0])),)]
-        axis += 1
-    return image
-
-
-def placed(links: jax.Array, offset: tuple[int, int], ahead: bool, axis: int = 1) -> jax.Array:
-    """Values of links, rows along an axis and columns along the next, as an image: 0 where there is no link."""
-    around = [(0, 0)] * links.ndim
-    return jnp.pad(links, [*around[:axis], *_cut(offset, ahead), *around[axis + 2 :]])
-
-
-def _cut(offset, ahead):
-    """How many rows, and columns, at the start and at the end of an image have no link of this offset."""
-    cut = [(max(n, 0), max(-n, 0)) for n in offset]
-    return cut if ahead else [pair[::-1] for pair in cut]
-
-
-def linked(counts: jax.Array | None, offset: tuple[int, int]) -> Any:
-    """Which links count, (B, H', W'); None for all."""
-    if counts is None:
-        return None
-    return window(counts, offset, True) & window(counts, offset, False)
-
-
-def is_shared(table: jax.Array) -> bool:
-    """Whether all links of an image have one table."""
-    return table.shape[1] == table.shape[2] == 1
 
 
 def silent(nodes: jax.Array, links: Links) -> Links:
@@ -197,8 +146,7 @@ def _log_ratio(x, y):
 def _through_wide(q, ahead, table, counted, offset, cold):
     q = window(q, offset, not ahead, 2)
     q = q - jnp.min(q, 1, keepdims=True)
-    # From the sender, whose labels come first: (K, B, K, H', W').
-    energies = jnp.moveaxis(table, (-2, -1) if ahead else (-1, -2), (0, 2))
+    energies = from_sender(table, ahead)
     if cold:
         message = _least(energies, q)
     elif is_shared(table):
@@ -206,7 +154,7 @@ def _through_wide(q, ahead, table, counted, offset, cold):
         near = jnp.max(energies - least) <= SPREAD
         message = lax.cond(
             all_agree(near),
-            lambda: -jnp.log(_product(jnp.exp(least - energies), jnp.exp(-q))),
+            lambda: -jnp.log(product(jnp.exp(least - energies), jnp.exp(-q))),
             lambda: _summed(energies, q),
         )
     else:
@@ -217,13 +165,6 @@ def _through_wide(q, ahead, table, counted, offset, cold):
     return placed(message, offset, ahead, 2)
 
 
-def _product(weights, x):
-    highest = lax.Precision.HIGHEST
-    if weights.shape[1] == 1:
-        return jnp.einsum("bihw,ij->bjhw", x, weights[:, 0, :, 0, 0], precision=highest)
-    return jnp.einsum("bihw,ibj->bjhw", x, weights[..., 0, 0], precision=highest)
-
-
 def _least(energies, q):
     """min_a (energies(a, b) + q(a))."""
 
@@ -231,7 +172,7 @@ def _least(energies, q):
         energy, mine = given
         return jnp.minimum(least, energy + mine), None
 
-    return _over_labels(step, jnp.full_like(q, jnp.inf), energies, q)
+    return over_labels(step, jnp.full_like(q, jnp.inf), energies, q)
 
 
 def _summed(energies, q):
@@ -242,13 +183,7 @@ def _summed(energies, q):
         energy, mine = given
         return total + jnp.exp(least - (energy + mine)), None
 
-    return least - jnp.log(_over_labels(step, jnp.zeros_like(q), energies, q))
-
-
-def _over_labels(step, start, energies, q):
-    labels = len(energies)
-    given = energies, jnp.moveaxis(q, 1, 0)[:, :, None]
-    return lax.scan(step, start, given, unroll=min(labels, UNROLLED))[0]
+    return least - jnp.log(over_labels(step, jnp.zeros_like(q), energies, q))
 
 
 def gathered(nodes: jax.Array, messages: Links, rho: Any) -> jax.Array:
@@ -300,7 +235,7 @@ def bethe(tables: Tables, counts: jax.Array | None, messages: Links, rho: Any) -
         first, second, into_first, into_second = ends
         counted = linked(counts, offset)
         pairs = _pair_energies(table, counted, first, second, rho)
-        both = summed(pairs.reshape(*pairs.shape[:3], -1), 3)
+        both = summed(summed(pairs, 4), 3)
         each = both - summed(first + into_first, 3) - summed(second + into_second, 3)
         if counted is not None:
             each = jnp.where(counted, each, 0)
