@@ -528,7 +528,7 @@ def test_memory_grows_with_links_and_not_with_passes(labels):
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = temporary(16), temporary(64)
-    # Sixteen times the pixels; tables have 2 labels^2 numbers of 4 bytes a pixel, and 50 messages more would show.
+    # Sixteen times the pixels; a pixel has 8 labels^2 bytes of tables, and 200 passes would keep more than allowed here.
     assert large < 40 * small
     assert large < 64 * 64 * 4 * (20 * labels**2)
 
