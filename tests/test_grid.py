@@ -528,7 +528,7 @@ def test_memory_grows_with_links_and_not_with_passes(labels):
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = temporary(16), temporary(64)
-    # Sixteen times the pixels; a pixel has 8 labels^2 bytes of tables, and 200 passes would keep more than allowed here.
+    # Sixteen times the pixels; a pixel has 8 labels^2 bytes of tables, and 200 passes kept would be far beyond this.
     assert large < 40 * small
     assert large < 64 * 64 * 4 * (20 * labels**2)
 
