@@ -10,6 +10,8 @@ from structures import random_energies
 
 from spen_jax.exact import Chain
 from spen_jax.exact.grid import Grid, potts
+from spen_jax.exact.grid_chains import dual as dual_of
+from spen_jax.exact.grid_messages import shares as shares_of
 
 OFFSETS = {"down": (1, 0), "right": (0, 1), "down_right": (1, 1), "down_left": (1, -1)}
 FOUR, EIGHT = ("down", "right"), tuple(OFFSETS)
@@ -83,10 +85,10 @@ def spoken(grid, passes, rho=None, cold=False):
     tables = grid.tables()
 
     def step(_, messages):
-        new = grid.passed(tables, messages, rho, cold)
+        new = grid.passed((tables, rho, cold), messages)
         return jax.tree.map(lambda a, b: (a + b) / 2, messages, new)
 
-    return jax.lax.fori_loop(0, passes, step, grid.silent(tables))
+    return jax.lax.fori_loop(0, passes, step, grid.silent((tables, None, False)))
 
 
 class Asked(NamedTuple):
@@ -102,20 +104,20 @@ class Asked(NamedTuple):
 def asked(grid, passes, rho=None, cold=False):
     """All that follows from messages after so many passes."""
     tables, messages = grid.tables(), spoken(grid, passes, rho, cold)
-    shares = grid.shares(tables, messages, rho)
+    shares = shares_of(tables.nodes, messages, rho)
     return Asked(
         messages,
-        grid.gathered(tables, messages, rho),
-        grid.beliefs(tables, messages, rho),
-        grid.bethe(tables, messages, rho),
+        grid.gathered((tables, rho, cold), messages),
+        grid.beliefs((tables, rho, cold), messages),
+        grid.bethe((tables, rho, False), messages),
         shares,
-        grid.dual(tables, shares, cold),
+        dual_of(tables, grid.counting_pixels(), shares, cold),
     )
 
 
 @partial(jax.jit, static_argnums=2)
 def dual(grid, shares, cold=False):
-    return grid.dual(grid.tables(), shares, cold)
+    return dual_of(grid.tables(), grid.counting_pixels(), shares, cold)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -223,10 +225,10 @@ def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
     for mask, rho, cold in ((None, None, False), (MASK, 0.5, False), (MASK, None, True)):
         grid, written = problem(labels, names, kind, scale=scale, mask=mask, shape=(3, 3))
         tables = grid.tables()
-        found = grid.silent(tables)
+        found = grid.silent((tables, None, False))
         want = [{}, {}]
         for _ in range(3):
-            found = jax.jit(grid.passed, static_argnums=(2, 3))(tables, found, rho, cold)
+            found = jax.jit(lambda t, m: grid.passed((t, rho, cold), m))(tables, found)  # noqa: B023
             want = [passed_plainly(written, e, want[e], rho or 1, cold) for e in range(2)]
         for e in range(2):
             got = in_words(found, e, labels)
@@ -256,7 +258,7 @@ def test_on_a_line_all_is_that_of_the_chain(labels, name, x64):
             mask=None if counts is None else counts.reshape(shape),
         )
         # The other direction has no link here.
-        assert grid.families() == 2
+        assert len(grid.directions()) == 2
         chain = Chain(
             unary.reshape(2, 6, labels),
             full[name].reshape(2, 5, labels, labels),
@@ -303,7 +305,7 @@ def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask
     grid, written = problem(labels, names, kind, mask=mask)
     free = np.array(free_energies(written, (3, 3), labels))
     least = np.array([e.min() for _, e in listed(written, (3, 3), labels)])
-    tables, families = grid.tables(), grid.families()
+    tables, families = grid.tables(), len(grid.directions())
     assert families == len(names)
     noise = jnp.asarray(np.random.default_rng(2).normal(size=(families, 2, 3, 3, labels)))
     wild = (
@@ -318,7 +320,7 @@ def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask
     np.testing.assert_allclose(
         np.sum(found.shares, 0)[counts], np.asarray(tables.nodes)[counts], atol=1e-9
     )
-    plain = grid.shares(tables, grid.silent(tables), 1 / families)
+    plain = shares_of(tables.nodes, grid.silent((tables, None, False)), 1 / families)
     bounds = [dual(grid, s) for s in (wild, plain, found.shares)]
     np.testing.assert_allclose(bounds[2], found.dual)
     for bound, s in zip(bounds, (wild, plain, found.shares), strict=True):
@@ -385,11 +387,13 @@ def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
 @partial(jax.jit, static_argnums=1)
 def total_of(grid, cold):
     tables = grid.tables()
-    messages = grid.silent(tables)
+    messages = grid.silent((tables, None, False))
     for _ in range(2):
-        messages = grid.passed(tables, messages, None, cold)
-    bethe = grid.bethe(tables, messages)
-    return jnp.sum(bethe) + jnp.sum(grid.dual(tables, grid.shares(tables, messages), cold))
+        messages = grid.passed((tables, None, cold), messages)
+    bethe = grid.bethe((tables, None, False), messages)
+    return jnp.sum(bethe) + jnp.sum(
+        dual_of(tables, grid.counting_pixels(), shares_of(tables.nodes, messages, None), cold)
+    )
 
 
 @pytest.mark.slow
@@ -416,9 +420,9 @@ def test_a_batch_of_maps_is_a_batch(labels):
 
     def all_of(u):
         one = Grid(u, **tables)
-        given = one.tables()
+        given = one.prepared(one.tables(), None, False)
         messages = one.passed(given, one.passed(given, one.silent(given)))
-        return one.bethe(given, messages), one.dual(given, one.shares(given, messages)), messages
+        return one.bethe(given, messages), one.cover_bound(given[0], messages, False), messages
 
     unary = jnp.asarray(unary, jnp.float32)
     *together, messages = jax.jit(all_of)(unary)
@@ -472,8 +476,8 @@ def test_factors_give_the_same_energy():
         total = np.take_along_axis(
             np.asarray(tables.nodes[e]).reshape(9, 3), kept[:, None], 1
         ).sum()
-        for scopes, energies in grid.scopes_and_tables():
-            m = np.arange(len(scopes))
+        for scopes, energies in grid.smalls(grid.tables())[1:]:
+            m, scopes = np.arange(len(scopes)), np.array(scopes)
             total += np.asarray(energies[e])[m, kept[scopes[:, 0]], kept[scopes[:, 1]]].sum()
         np.testing.assert_allclose(
             total, energies_of(written, e, y[e].reshape(1, 3, 3))[0], rtol=1e-5

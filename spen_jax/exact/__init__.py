@@ -35,6 +35,7 @@ from spen_jax.exact.gibbs import (
     softmin,
 )
 from spen_jax.exact.graph_batches import padded
+from spen_jax.exact.grid import Grid, potts
 from spen_jax.exact.hidden_markov import HiddenMarkov, expectation_maximisation
 from spen_jax.exact.network import Network
 from spen_jax.exact.nodes import Nodes, gauss_hermite, gauss_legendre, periodic, tensor_rule
@@ -79,6 +80,7 @@ __all__ = [
     "Field",
     "Found",
     "Gibbs",
+    "Grid",
     "HiddenMarkov",
     "IntegerProgramme",
     "LinearProgramme",
@@ -116,6 +118,7 @@ __all__ = [
     "parity",
     "periodic",
     "posterior",
+    "potts",
     "rank",
     "read_evidence",
     "read_solution",

@@ -1,29 +1,22 @@
 """Grids: labels of an image whose energy is a sum over pixels and over neighbours."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.domains import Simplex
-from spen_jax.exact import grid_chains, grid_energies, grid_messages
-from spen_jax.exact.answers import or_infinite
 from spen_jax.exact.arguments import read_energies, read_mask
-from spen_jax.exact.grid_links import OFFSETS, Links, Tables, each_link, linked, window
-from spen_jax.exact.structure import Structure
+from spen_jax.exact.belief_propagation import BeliefPropagation
+from spen_jax.exact.field_methods import Method
+from spen_jax.exact.grid_links import OFFSETS, Links, Tables, each_link, linked
+from spen_jax.exact.grid_methods import GridMessages
 from spen_jax.numbers import floats, known, wide
 
 
-class GridParts(NamedTuple):
-    """Marginals of a grid: of labels (..., H, W, K) and of the pairs of each direction (..., H', W', K, K)."""
-
-    nodes: jax.Array
-    links: Links
-
-
-class Grid(Structure):
+class Grid(GridMessages):
     """E(y) = sum_ij unary[i, j, y_ij] + the energies of neighbours' pairs of labels, y_ij of K labels.
 
     An answer in whole numbers is labels (..., H, W), -1 where there is none; relaxed it is (..., H, W, K), a
@@ -38,6 +31,7 @@ class Grid(Structure):
       down_right: of (i, j) and (i + 1, j + 1), H' = H - 1, W' = W - 1.
       down_left: of (i, j + 1) and (i + 1, j), likewise; the index is that of the left column.
       mask: booleans (..., H, W), which pixels count. One that does not has no label, no energy and no links.
+      method: how questions are answered, `BeliefPropagation()` unless said: few grids are small enough for exact ones.
 
     Raises:
       ValueError: for shapes that do not fit, and for energies known to be not a number or -infinity.
@@ -45,6 +39,7 @@ class Grid(Structure):
 
     arrays = ("unary", "down", "right", "down_right", "down_left", "mask")
     shared = Links._fields
+    settings = ("method",)
     rank, y_rank, whole_rank = 3, 3, 2
     domain = Simplex()
 
@@ -57,6 +52,7 @@ class Grid(Structure):
         down_left: Any = None,
         *,
         mask: Any = None,
+        method: Method | None = None,
     ):
         self.unary = read_energies("unary", unary, (None, None, None))
         if not math.prod(self.unary.shape[-3:]):
@@ -69,6 +65,7 @@ class Grid(Structure):
         )
         self.mask = read_mask(mask, None, self.unary.shape[:-1])
         _check_energies("unary", self.unary, self.mask)
+        self.method = method or BeliefPropagation()
 
     def _read(self, name, table, offset):
         if table is None:
@@ -91,24 +88,25 @@ class Grid(Structure):
         return table
 
     @property
-    def _size(self):
+    def size(self):
+        """B, H, W, K."""
         batch = self.batch_shape
         return math.prod(batch), *self.unary.shape[len(batch) :]
 
     def counts(self) -> jax.Array:
         """Which pixels count, (B, H, W)."""
-        size, height, width, _ = self._size
+        size, height, width, _ = self.size
         if self.mask is None:
             return jnp.ones((size, height, width), bool)
         return self.mask.reshape(size, height, width)
 
-    def _counts(self):
-        """Which pixels count, None for all."""
+    def counting_pixels(self):
+        """Which pixels count, (B, H, W); None for all."""
         return None if self.mask is None else self.counts()
 
     def tables(self):
         """A pixel that does not count has label 0, without energy; its links stay, and are left out where read."""
-        size, height, width, labels = self._size
+        size, height, width, labels = self.size
         nodes = self.unary.reshape(size, height, width, labels)
         if self.mask is not None:
             absent = jnp.where(jnp.arange(labels) == 0, 0, jnp.inf).astype(nodes.dtype)
@@ -125,7 +123,7 @@ class Grid(Structure):
 
     def _each(self, offset, table):
         """A table for each link."""
-        _, height, width, labels = self._size
+        _, height, width, labels = self.size
         shape = max(height - offset[0], 0), max(width - abs(offset[1]), 0)
         return jnp.broadcast_to(table, (len(table), *shape, labels, labels))
 
@@ -150,7 +148,7 @@ class Grid(Structure):
 
     def spread(self, tables):
         """A table for each link of each example."""
-        size = self._size[0]
+        size = self.size[0]
 
         def link(offset, table):
             table = self._each(offset, table)
@@ -166,11 +164,15 @@ class Grid(Structure):
             return jnp.where(linked(counts, offset)[..., None, None], pairs, 0)
 
         nodes = jnp.where(counts[..., None], of_tables.nodes, 0)
-        return GridParts(nodes, each_link(link, of_tables.links))
+        return Tables(nodes, each_link(link, of_tables.links))
 
     def written(self, of_tables):
         """Labels."""
-        return jnp.where(self.counts(), jnp.argmax(of_tables.nodes, -1), -1)
+        return self.said_whole(jnp.argmax(of_tables.nodes, -1))
+
+    def said_whole(self, y):
+        """-1 for what does not count."""
+        return jnp.where(self.counts(), y, -1)
 
     def y_shape(self):
         """(H, W, K)."""
@@ -180,104 +182,9 @@ class Grid(Structure):
         """(..., H, W) to (..., H, W, K), 0 for -1."""
         return jax.nn.one_hot(y, self.unary.shape[-1], dtype=self.unary.dtype)
 
-    def energy_of(self, y):
-        """sum of y . nodes and of y_i' links y_j over neighbours."""
-        return or_infinite(self.multilinear(self.tables(), y))
-
     def plus(self, energies):
         """Added to the unary energies."""
         return self.replaced(unary=self.unary + energies)
-
-    # What approximations are made of: all take tables as they are, at beta = 1
-
-    def multilinear(self, tables: Tables, y: jax.Array) -> jax.Array:
-        """The energy of relaxed answers (B, H, W, K), (B,); a forbidden part counts `BARRED` times its share.
-
-        What y says about pixels that do not count does not matter.
-        """
-        if self.mask is not None:
-            y = jnp.where(self.counts()[..., None], y, 0)
-        return grid_energies.multilinear(tables, y)
-
-    def silent(self, tables: Tables) -> Links:
-        """Messages that say nothing; of each direction those into the later and the earlier pixels, zero at borders.
-
-        Of two labels one number a message, E(1) - E(0), (B, H, W); of more (B, K, H, W) with minimum 0.
-        """
-        return grid_messages.silent(tables.nodes, tables.links)
-
-    def passed(self, tables: Tables, messages: Links, rho: Any = None, cold: bool = False) -> Links:
-        """All messages at once: m(b) = -log sum_a exp(-(theta(a, b) / rho + q(a))); cold: min_a in its place.
-
-        q = theta_i + sum_g rho m_g - m, without the message m that came by the same link. rho is the weight of links,
-        None for 1. Infinite energies count as `LARGE`.
-        """
-        return grid_messages.passed(tables, self._counts(), messages, rho, cold)
-
-    def gathered(self, tables: Tables, messages: Links, rho: Any = None) -> jax.Array:
-        """theta_i + sum_g rho m_g, (B, H, W, K): pixels' marginals are softmax(-gathered)."""
-        return grid_messages.gathered(tables.nodes, messages, rho)
-
-    def beliefs(self, tables: Tables, messages: Links, rho: Any = None) -> Tables:
-        """Marginals as `spread` has tables, those of pairs in proportion to exp(-(theta_e / rho + q_i + q_j))."""
-        return grid_messages.beliefs(self.spread(tables), self._counts(), messages, rho)
-
-    def bethe(self, tables: Tables, messages: Links, rho: Any = None) -> jax.Array:
-        """sum_i F_i + sum_e rho (F_e - F_ie - F_je), (B,): exact on trees at messages that do not change."""
-        return grid_messages.bethe(tables, self._counts(), messages, rho)
-
-    def families(self) -> int:
-        """How many directions there are, at least 1: an image is so many sets of chains."""
-        return max(1, sum(getattr(self, name) is not None for name in Links._fields))
-
-    def shares(self, tables: Tables, messages: Links, rho: Any = None) -> jax.Array:
-        """Energies of pixels for each family, (families, B, H, W, K), that sum to the nodes at rho = 1 / families.
-
-        u_t = (gathered - the messages of family t) / families.
-        """
-        return grid_messages.shares(tables.nodes, messages, rho)
-
-    def dual(self, tables: Tables, shares: jax.Array, cold: bool = False) -> jax.Array:
-        """sum_t 1/T F_t(T (u_t, links of t)), (B,), of the T families; cold: sum_t min E_t.
-
-        A lower bound of F, or of the least energy, for all shares that sum to the nodes.
-        """
-        return grid_chains.dual(tables, self._counts(), shares, cold)
-
-    def colours(self) -> np.ndarray:
-        """Whole numbers (H, W), as few as the directions allow, of which no two neighbours have the same."""
-        height, width = self.unary.shape[-3:-1]
-        i, j = np.arange(height)[:, None], np.arange(width)[None]
-        offsets = [
-            o
-            for name, o in zip(Links._fields, OFFSETS, strict=True)
-            if getattr(self, name) is not None
-        ]
-        # Each a colouring by a i + b j modulo n.
-        for a, b, n in ((0, 0, 1), (1, 0, 2), (0, 1, 2), (1, 1, 2), (1, 1, 3), (1, -1, 3)):
-            if all((a * down + b * right) % n for down, right in offsets):
-                return (a * i + b * j) % n
-        return i % 2 * 2 + j % 2
-
-    def scopes_and_tables(self) -> list[tuple[np.ndarray, jax.Array]]:
-        """For each direction the pairs of pixels, (m, 2) of row-major indices, and their energies, (B, m, K, K).
-
-        A link that does not count has no energy.
-        """
-        _, height, width, labels = self._size
-        places = np.arange(height * width).reshape(1, height, width)
-        tables, counts = self.spread(self.tables()), self._counts()
-        found = []
-        for offset, table in zip(OFFSETS, tables.links, strict=True):
-            if table is None:
-                continue
-            if counts is not None:
-                table = jnp.where(linked(counts, offset)[..., None, None], table, 0)
-            ends = [
-                np.asarray(window(places, offset, ahead)).reshape(-1) for ahead in (False, True)
-            ]
-            found.append((np.stack(ends, -1), table.reshape(len(table), -1, labels, labels)))
-        return found
 
 
 def potts(coupling: Any, labels: int) -> jax.Array:

@@ -16,12 +16,13 @@ from spen_jax.exact.grid_links import (
 )
 
 
-def multilinear(tables: Tables, y: jax.Array) -> jax.Array:
+def multilinear(tables: Tables, counts: jax.Array | None, y: jax.Array) -> jax.Array:
     """sum of y_i . nodes_i and of y_i' links_ij y_j over neighbours, (B,), of y (B, H, W, K).
 
-    A forbidden part counts `BARRED` times its share.
+    A forbidden part counts `BARRED` times its share. counts (B, H, W) are the pixels that have links, None for all.
     """
-    labels_first = jnp.moveaxis(y, -1, 1)
+    linked = y if counts is None else jnp.where(counts[..., None], y, 0)
+    labels_first = jnp.moveaxis(linked, -1, 1)
 
     def link(offset, table):
         first, second = (window(labels_first, offset, ahead, 2) for ahead in (False, True))
