@@ -85,10 +85,10 @@ def spoken(grid, passes, rho=None, cold=False):
     tables = grid.tables()
 
     def step(_, messages):
-        new = grid.passed((tables, rho, cold), messages)
+        new = grid.passed(grid.prepared(tables, rho, cold), messages)
         return jax.tree.map(lambda a, b: (a + b) / 2, messages, new)
 
-    return jax.lax.fori_loop(0, passes, step, grid.silent((tables, None, False)))
+    return jax.lax.fori_loop(0, passes, step, grid.silent(grid.prepared(tables, None, False)))
 
 
 class Asked(NamedTuple):
@@ -107,9 +107,9 @@ def asked(grid, passes, rho=None, cold=False):
     shares = shares_of(tables.nodes, messages, rho)
     return Asked(
         messages,
-        grid.gathered((tables, rho, cold), messages),
-        grid.beliefs((tables, rho, cold), messages),
-        grid.bethe((tables, rho, False), messages),
+        grid.gathered(grid.prepared(tables, rho, cold), messages),
+        grid.beliefs(grid.prepared(tables, rho, cold), messages),
+        grid.bethe(grid.prepared(tables, rho, False), messages),
         shares,
         dual_of(tables, grid.counting_pixels(), shares, cold),
     )
@@ -225,10 +225,10 @@ def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
     for mask, rho, cold in ((None, None, False), (MASK, 0.5, False), (MASK, None, True)):
         grid, written = problem(labels, names, kind, scale=scale, mask=mask, shape=(3, 3))
         tables = grid.tables()
-        found = grid.silent((tables, None, False))
+        found = grid.silent(grid.prepared(tables, None, False))
         want = [{}, {}]
         for _ in range(3):
-            found = jax.jit(lambda t, m: grid.passed((t, rho, cold), m))(tables, found)  # noqa: B023
+            found = jax.jit(lambda t, m: grid.passed(grid.prepared(t, rho, cold), m))(tables, found)  # noqa: B023
             want = [passed_plainly(written, e, want[e], rho or 1, cold) for e in range(2)]
         for e in range(2):
             got = in_words(found, e, labels)
@@ -320,7 +320,7 @@ def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask
     np.testing.assert_allclose(
         np.sum(found.shares, 0)[counts], np.asarray(tables.nodes)[counts], atol=1e-9
     )
-    plain = shares_of(tables.nodes, grid.silent((tables, None, False)), 1 / families)
+    plain = shares_of(tables.nodes, grid.silent(grid.prepared(tables, None, False)), 1 / families)
     bounds = [dual(grid, s) for s in (wild, plain, found.shares)]
     np.testing.assert_allclose(bounds[2], found.dual)
     for bound, s in zip(bounds, (wild, plain, found.shares), strict=True):
@@ -387,10 +387,10 @@ def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
 @partial(jax.jit, static_argnums=1)
 def total_of(grid, cold):
     tables = grid.tables()
-    messages = grid.silent((tables, None, False))
+    messages = grid.silent(grid.prepared(tables, None, False))
     for _ in range(2):
-        messages = grid.passed((tables, None, cold), messages)
-    bethe = grid.bethe((tables, None, False), messages)
+        messages = grid.passed(grid.prepared(tables, None, cold), messages)
+    bethe = grid.bethe(grid.prepared(tables, None, False), messages)
     return jnp.sum(bethe) + jnp.sum(
         dual_of(tables, grid.counting_pixels(), shares_of(tables.nodes, messages, None), cold)
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.exact.field_methods import APPROXIMATE, BOUND, EXACT, Promises
-from spen_jax.exact.iterations import check_steps, moved, repeated
+from spen_jax.exact.iterations import check_steps, repeated
 from spen_jax.exact.sweeps import polished
 
 
@@ -34,8 +34,7 @@ class _Messages:
 
         def step(messages):
             new = self.passed(field, ready, messages)
-            mixed = jax.tree.map(lambda a, b: damping * a + (1 - damping) * b, messages, new)
-            return mixed, moved(messages, new)
+            return jax.tree.map(lambda a, b: damping * a + (1 - damping) * b, messages, new)
 
         silent = field.silent(ready)
         if not jax.tree.leaves(silent):

@@ -186,7 +186,7 @@ class Field(Structure):
         """By the method; the second result is infinite where nothing is allowed."""
         return self.asked("samples").drawn(self, tables, key, n)
 
-    def asked(self, question: str) -> Method:
+    def asked(self, question: str) -> Any:
         """The method; ValueError where it has no answer to the question, or none for such a field."""
         if getattr(self.method.promises(self), question) is None:
             raise ValueError(

@@ -17,14 +17,22 @@ class Promises(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Energies of single values, (B, *nodes, K), and of joint ones, an array for each kind of factors."""
+    """Energies or marginals of single values, (B, *nodes, K), and of joint ones, an array for each kind of factors."""
 
     nodes: jax.Array
-    links: tuple[jax.Array, ...]
+    links: Any
 
 
 class Method(Protocol):
-    """How a field's questions are answered; one that has no answer is not asked."""
+    """How a field's questions are answered.
+
+    A method has those of the following functions that it promises answers of:
+
+    - `best(field, tables)`: an answer in whole numbers (B, *nodes), and a lower bound of the least energy (B,);
+    - `expectations(field, tables)`: F (B,), the marginals arranged as `spread` has the tables, and the residual (B,);
+    - `drawn(field, tables, key, n)`: n answers for each example, (B, n, *nodes), and infinity where nothing is allowed;
+    - `recursion(field, tables, algebra)`: what an algebra makes of all answers, (B,).
+    """
 
     def promises(self, field: Any) -> Promises:
         """What it promises."""
@@ -32,18 +40,4 @@ class Method(Protocol):
 
     def check(self, field: Any) -> None:
         """ValueError where it cannot answer for such a field."""
-        ...
-
-    def best(self, field: Any, tables: Tables) -> tuple[jax.Array, jax.Array]:
-        """An answer in whole numbers (B, *nodes), and a lower bound of the least energy (B,)."""
-        ...
-
-    def expectations(self, field: Any, tables: Tables) -> tuple[jax.Array, Tables, jax.Array]:
-        """F (B,), the marginals arranged as `spread` has the tables, and the residual (B,)."""
-        ...
-
-    def drawn(
-        self, field: Any, tables: Tables, key: jax.Array, n: int
-    ) -> tuple[jax.Array, jax.Array]:
-        """n answers for each example, (B, n, *nodes), and infinity where nothing is allowed, (B,)."""
         ...

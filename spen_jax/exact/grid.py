@@ -10,8 +10,8 @@ import numpy as np
 from spen_jax.domains import Simplex
 from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.belief_propagation import BeliefPropagation
-from spen_jax.exact.field_methods import Method
-from spen_jax.exact.grid_links import OFFSETS, Links, Tables, each_link, linked
+from spen_jax.exact.field_methods import Method, Tables
+from spen_jax.exact.grid_links import OFFSETS, Links, each_link, linked
 from spen_jax.exact.grid_methods import GridMessages
 from spen_jax.numbers import floats, known, wide
 

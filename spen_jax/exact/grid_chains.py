@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from spen_jax.exact.algebras import Least, Sum
-from spen_jax.exact.grid_links import OFFSETS, Tables, is_shared, linked, placed
+from spen_jax.exact.field_methods import Tables
+from spen_jax.exact.grid_links import OFFSETS, is_shared, linked, placed
 from spen_jax.exact.grid_messages import tamed
 
 

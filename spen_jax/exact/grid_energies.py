@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from spen_jax.exact.answers import finite
+from spen_jax.exact.field_methods import Tables
 from spen_jax.exact.grid_links import (
-    Tables,
     each_link,
     from_sender,
     is_shared,

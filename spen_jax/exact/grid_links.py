@@ -23,13 +23,6 @@ class Links(NamedTuple):
     down_left: Any = None
 
 
-class Tables(NamedTuple):
-    """Energies or marginals: nodes (B, H, W, K), links (B or 1, H' or 1, W' or 1, K, K) of each direction."""
-
-    nodes: jax.Array
-    links: Links
-
-
 OFFSETS = Links((1, 0), (0, 1), (1, 1), (1, -1))
 """From the earlier pixel of a link to the later one."""
 

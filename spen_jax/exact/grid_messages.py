@@ -18,9 +18,9 @@ from jax import lax
 from spen_jax.exact.agreement import all_agree
 from spen_jax.exact.algebras import summed
 from spen_jax.exact.chain_messages import SPREAD
+from spen_jax.exact.field_methods import Tables
 from spen_jax.exact.grid_links import (
     Links,
-    Tables,
     each_link,
     from_sender,
     is_shared,
@@ -67,23 +67,43 @@ def _as_labels(messages):
     return jnp.stack([jnp.zeros_like(messages), messages], -1)
 
 
-def passed(
-    tables: Tables, counts: jax.Array | None, messages: Links, rho: Any, cold: bool
-) -> Links:
+class Ready(NamedTuple):
+    """What messages need of the tables, made once: nodes as messages are, links as each end sees them, in `Pair`."""
+
+    nodes: jax.Array
+    links: Links
+
+
+def prepared(tables: Tables, counts: jax.Array | None, rho: Any) -> Ready:
+    """Tables over rho, as each end sees them: of two labels four images, else (K, B or 1, K, H' or 1, W' or 1)."""
+    nodes = _as_messages(tamed(tables.nodes))
+
+    def link(offset, table):
+        table = tamed(table) if rho is None else tamed(table) / rho
+        if nodes.ndim > 3:
+            return Pair(from_sender(table, True), from_sender(table, False))
+        counted = linked(counts, offset)
+        return Pair(*(_entries(table, ahead, counted, offset) for ahead in (True, False)))
+
+    return Ready(nodes, each_link(link, tables.links))
+
+
+def passed(ready: Ready, counts: jax.Array | None, messages: Links, rho: Any, cold: bool) -> Links:
     """All messages at once: m(b) = -log sum_a exp(-(theta(a, b) / rho + q(a))), cold min_a; normalised.
 
     counts (B, H, W) are the pixels that have links, None for all.
     """
-    nodes = _as_messages(tamed(tables.nodes))
-    through = _through_narrow if nodes.ndim == 3 else _through_wide
+    through = _through_narrow if ready.nodes.ndim == 3 else _through_wide
 
     def link(offset, table, q):
-        table = tamed(table) if rho is None else tamed(table) / rho
-        given = table, linked(counts, offset), offset, cold
+        given = linked(counts, offset), offset, cold
         # What leaves a pixel along a link is all but what came by it.
-        return Pair(through(q.back, True, *given), through(q.ahead, False, *given))
+        return Pair(
+            through(q.back, True, table.ahead, *given),
+            through(q.ahead, False, table.back, *given),
+        )
 
-    return each_link(link, tables.links, cavities(nodes, messages, rho))
+    return each_link(link, ready.links, cavities(ready.nodes, messages, rho))
 
 
 def cavities(nodes: jax.Array, messages: Links, rho: Any) -> Links:
@@ -104,21 +124,26 @@ def cavities(nodes: jax.Array, messages: Links, rho: Any) -> Links:
     return jax.tree.unflatten(form, found[::-1])
 
 
-def _through_narrow(q, ahead, table, counted, offset, cold):
-    q = window(q, offset, not ahead)
+def _entries(table, ahead, counted, offset):
+    """theta(0, 0), (0, 1), (1, 0), (1, 1) as an end sees it: images, or numbers that all links share.
+
+    Loops over rows of equal length are the faster ones: borders are links without energy.
+    """
     shared = is_shared(table)
-    if counted is None:
-        counted = jnp.ones((1, *q.shape[1:]), bool)
-    elif not shared:
+    if counted is not None and not shared:
         table = jnp.where(counted[..., None, None], table, 0)
-    # As images, since loops over rows of equal length are the faster ones: borders are links without energy.
-    entries = [table[..., a, b] for a, b in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    if not ahead:
-        entries = [entries[k] for k in (0, 2, 1, 3)]
-    if not shared:
-        entries = [placed(entry, offset, ahead) for entry in entries]
+    order = (0, 0), (0, 1), (1, 0), (1, 1)
+    entries = [table[..., a, b] if ahead else table[..., b, a] for a, b in order]
+    return tuple(entries if shared else [placed(entry, offset, ahead) for entry in entries])
+
+
+def _through_narrow(q, ahead, entries, counted, offset, cold):
+    q = window(q, offset, not ahead)
     message = _log_odds(entries, placed(q, offset, ahead), cold)
-    return jnp.where(placed(counted, offset, ahead), message, 0) if shared else message
+    if entries[0].shape[1] > 1 or entries[0].shape[2] > 1:
+        return message
+    counted = jnp.ones((1, *q.shape[1:]), bool) if counted is None else counted
+    return jnp.where(placed(counted, offset, ahead), message, 0)
 
 
 def _log_odds(entries, q, cold):
@@ -143,13 +168,12 @@ def _log_ratio(x, y):
     return z * total
 
 
-def _through_wide(q, ahead, table, counted, offset, cold):
+def _through_wide(q, ahead, energies, counted, offset, cold):
     q = window(q, offset, not ahead, 2)
     q = q - jnp.min(q, 1, keepdims=True)
-    energies = from_sender(table, ahead)
     if cold:
         message = _least(energies, q)
-    elif is_shared(table):
+    elif energies.shape[3] == energies.shape[4] == 1:
         least = jnp.min(energies, (0, 2), keepdims=True)
         near = jnp.max(energies - least) <= SPREAD
         message = lax.cond(

@@ -8,8 +8,9 @@ import numpy as np
 
 from spen_jax.exact import grid_chains, grid_energies, grid_messages
 from spen_jax.exact.field import Field
+from spen_jax.exact.field_methods import Tables
 from spen_jax.exact.graph_layout import Layout
-from spen_jax.exact.grid_links import OFFSETS, Links, Tables, each_link, linked, window
+from spen_jax.exact.grid_links import OFFSETS, Links, each_link, linked, window
 
 
 class GridMessages(Field):
@@ -44,8 +45,9 @@ class GridMessages(Field):
         return jnp.where(counts[..., None], y, first[None, None, None])
 
     def prepared(self, tables, weights, cold):
-        """The tables, the weight of links, None for 1, and whether messages are of least energies."""
-        return tables, weights, cold
+        """The tables, the weight of links, None for 1, whether messages are of least energies, and what they need."""
+        ready = grid_messages.prepared(tables, self.counting_pixels(), weights)
+        return tables, weights, cold, ready
 
     def silent(self, ready):
         """Zeros: of two labels one number a message, E(1) - E(0), (B, H, W); of more (B, K, H, W)."""
@@ -53,8 +55,8 @@ class GridMessages(Field):
 
     def passed(self, ready, messages):
         """m(b) = -log sum_a exp(-(theta(a, b) / rho + q(a))), cold min_a, by shifts of the image."""
-        tables, rho, cold = ready
-        return grid_messages.passed(tables, self.counting_pixels(), messages, rho, cold)
+        _, rho, cold, prepared = ready
+        return grid_messages.passed(prepared, self.counting_pixels(), messages, rho, cold)
 
     def gathered(self, ready, messages):
         """theta_i + sum_g rho m_g, (B, H, W, K)."""
@@ -62,12 +64,12 @@ class GridMessages(Field):
 
     def beliefs(self, ready, messages):
         """Marginals of pixels and of pairs."""
-        tables, rho, _ = ready
+        tables, rho, *_ = ready
         return grid_messages.beliefs(self.spread(tables), self.counting_pixels(), messages, rho)
 
     def bethe(self, ready, messages):
         """sum_i F_i + sum_e rho (F_e - F_ie - F_je); of chains alone their free or least energy."""
-        tables, rho, cold = ready
+        tables, rho, cold, _ = ready
         if len(self.directions()) < 2:
             return self.dual(tables, self.multipliers(tables), cold)
         return grid_messages.bethe(tables, self.counting_pixels(), messages, rho)

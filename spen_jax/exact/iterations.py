@@ -10,28 +10,28 @@ from jax import lax
 
 
 def repeated(
-    step: Callable[[Any], tuple[Any, jax.Array]], state: Any, steps: int, tolerance: float
+    step: Callable[[Any], Any], state: Any, steps: int, tolerance: float
 ) -> tuple[Any, jax.Array]:
-    """The state after so many steps, and how far the last one moved, (B,); no more steps once all are below a
-    tolerance.
+    """The state after so many steps, and how far the last one moved it, (B,); no more once all are below a tolerance.
 
-    `step` gives a state and how far it moved, (B,). Steps come in about sqrt(steps) blocks, whose insides a backward
-    pass computes again: it keeps 2 sqrt(steps) states.
+    Steps come in about sqrt(steps) blocks of as many, whose insides a backward pass computes again: it keeps 2
+    sqrt(steps) states. How far they move is looked at once in each block.
     """
     block = math.isqrt(max(steps - 1, 0)) + 1
+    again = jax.checkpoint(lambda s, _: (step(s), None))
 
     @jax.checkpoint
     def several(given):
-        state, _ = given
-        state, moved = lax.scan(lambda s, _: step(s), state, length=block)
-        return state, moved[-1]
+        before, _ = lax.scan(again, given[0], length=block - 1)
+        after, _ = again(before, None)
+        return after, moved(before, after)
 
     def one(given, _):
         return lax.cond(jnp.all(given[1] <= tolerance), lambda g: g, several, given), None
 
-    first = jax.eval_shape(step, state)[1]
+    first = jax.eval_shape(several, (state, None))[1]
     given = state, jnp.full(first.shape, jnp.inf, first.dtype)
-    return lax.scan(one, given, length=-(-steps // block))[0] if steps else given
+    return lax.scan(one, given, length=-(-steps // block))[0]
 
 
 def moved(old: Any, new: Any) -> jax.Array:

@@ -89,8 +89,7 @@ class MeanField:
 
     def _settled(self, field, tables):
         def step(y):
-            new = swept(field, tables, y, lambda energies, _: jax.nn.softmax(-energies, -1))
-            return new, moved(y, new)
+            return swept(field, tables, y, lambda energies, _: jax.nn.softmax(-energies, -1))
 
         return repeated(step, jax.nn.softmax(-tables.nodes, -1), self.sweeps, self.tolerance)
 
