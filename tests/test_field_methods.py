@@ -220,6 +220,18 @@ def test_objectives_train_a_graph_by_its_method(objective, method):
     )
 
 
+def test_a_solution_says_where_messages_have_not_settled():
+    ring = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 4], [4, 2], [1, 3]])
+
+    def frustrated(params, h):
+        return FactorGraph(h, [Tables(ring, params)], method=BeliefPropagation(damping=0.0))
+
+    x = np.tile(np.array([0.0, 0.1]), (1, 5, 1))
+    predictor = sx.Predictor.of_structure(frustrated, beta=1.0)
+    assert not predictor(2.0 * jnp.eye(2), x).converged.any()
+    assert predictor(0.2 * jnp.eye(2), x).converged.all()
+
+
 def test_end_to_end_goes_through_beliefs():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(8, 5)), np.eye(2)[rng.integers(0, 2, (8, 5))]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from spen_jax import checks, parallel
 from spen_jax.domains import Domain, Simplex
-from spen_jax.exact import structure_of, structures
+from spen_jax.exact import Field, structure_of, structures
 from spen_jax.inference.solution import Solution
 from spen_jax.types import Energy
 
@@ -44,7 +44,8 @@ def exactly(
 ) -> Solution:
     """`minimize` where the solver is `Exact`.
 
-    Residuals are 0, there are no steps; an example without an allowed structure has failed, with infinite energy.
+    Residuals are 0, there are no steps; an example without an allowed structure has failed, with infinite energy. Of a
+    field, whose method may be approximate, the best answer is the best it finds, and the residual of marginals its own.
     Options about steps play no part. ValueError for an energy that knows no structure, and for a temperature,
     settings or a trace.
     """
@@ -88,14 +89,18 @@ def _solve_all(energy, solver, domain, params, batch):
         )
     if known is not None:
         found = found.plus(_barred(found.domain, *known))
+    residual: Any = 0.0
     if solver.is_best:
         best = found.best()
         y = found.one_hot(best.y)
         value = jax.vmap(energy, (None, 0, 0))(params, context, y)
         value = jnp.where(jnp.isfinite(best.energy), value, best.energy)
+    elif isinstance(found, Field):
+        beliefs = found.marginals(solver.beta)
+        y, value, residual = beliefs.nodes, beliefs.free_energy, beliefs.residual
     else:
         value, y = found.mean(solver.beta)
-    return y, value, jnp.where(jnp.isfinite(value), 0.0, jnp.nan)
+    return y, value, jnp.where(jnp.isfinite(value), residual, jnp.nan)
 
 
 def _barred(domain: Domain, mask, y):
