@@ -85,6 +85,27 @@ def test_the_page_on_structures_prints_what_it_says(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_factor_graphs_prints_what_it_says(capsys):
+    names = run("docs/factor_graphs.md")
+    printed = capsys.readouterr().out
+    (tags,) = re.findall(r"```\n\n((?:    .*\n)+)", (ROOT / "docs/factor_graphs.md").read_text())[
+        :1
+    ]
+    assert re.sub("^    ", "", tags, flags=re.M) in printed
+    # Cut and bounds agree on the picture, and the latent variable is found.
+    energies = re.findall(
+        r"^(?:MinCut|BeliefPropagation|TreeReweighted) +(-\d+\.\d+)", printed, re.M
+    )
+    assert len(energies) == 3 and max(map(float, energies)) - min(map(float, energies)) < 1
+    assert float(re.search(r"(0\.\d+|1\.0) of the kinds found", printed)[1]) > 0.95
+    alone = float(re.search(r"pixels alone +(0\.\d+)", printed)[1])
+    learned = re.findall(r"alike (-?\d+\.\d+) w -?\d+\.\d+ (0\.\d+)", printed)
+    assert len(learned) == 4
+    assert all(float(alike) > 0 and float(right) > alone + 0.1 for alike, right in learned)
+    assert float(names["value"]) < 3.6  # nats; tags alone have 4.1
+
+
+@pytest.mark.slow
 def test_the_page_on_sequences_prints_what_it_says(capsys):
     run("docs/sequences.md")
     lines = capsys.readouterr().out.splitlines()
