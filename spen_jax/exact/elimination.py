@@ -54,7 +54,8 @@ class Elimination(_Listing):
     """Variable elimination (Dechter 1999), in an order of small tree width that is looked for first.
 
     Time and memory grow with K^(width + 1), the largest table made: `Elimination().order(field)` says the order, the
-    width and the size before anything starts.
+    width and the size before anything starts. A program has a step for each variable: for hundreds of variables without
+    cycles `BeliefPropagation` is as exact and compiles in a tenth of the time.
 
     Attributes:
       limit: of entries of the largest table for one example; ValueError before the start for a graph that needs more.

@@ -210,6 +210,15 @@ class Field(Structure):
         self.method.check(self)
         return run(self, tables, algebra)
 
+    def kl(self, other: Self, beta: Beta = 1.0) -> jax.Array:
+        """KL(P || Q) as in `Structure`, as exact as the method's marginals and free energies are; fields of equal factors."""
+        if jax.tree.structure(self) != jax.tree.structure(other):
+            raise ValueError(
+                "kl needs two fields of equal factors, scopes and methods, got others: energies of 0 stand for a factor "
+                "that one of them does not have"
+            )
+        return super().kl(other, beta)
+
     # Questions whose results say what they promise
 
     def best(self) -> Answer:  # pyright: ignore

@@ -257,16 +257,12 @@ class Structure:
                 f"nearest needs one relaxed answer for each example, {want}, got {y.shape}"
             )
 
-        def flat(energies):
-            return jnp.where(jnp.isinf(energies), jnp.inf, 0).astype(energies.dtype)
+        def flat(a):
+            if not jnp.issubdtype(jnp.result_type(a), jnp.floating):
+                return a
+            return jnp.where(jnp.isinf(a), jnp.inf, 0).astype(a.dtype)
 
-        arrays = {name: getattr(self, name) for name in self.arrays}
-        floats = {
-            name: flat(a)
-            for name, a in arrays.items()
-            if a is not None and jnp.issubdtype(jnp.result_type(a), jnp.floating)
-        }
-        return self.replaced(**floats).plus(-y).best().y
+        return jax.tree.map(flat, self).plus(-y).best().y
 
     def _check_y(self, y, rank):
         batch, shape = self.batch_shape, self.y_shape()[:rank]
