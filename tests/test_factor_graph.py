@@ -218,7 +218,7 @@ def test_the_width_is_said_before_a_table_is_made():
         ValueError, match=r"tree width is 11 .* 2\^36 entries .* more than the limit"
     ):
         graph.best()
-    with pytest.raises(ValueError, match="6.87e\\+10 answers"):
+    with pytest.raises(ValueError, match="10\^10.8 answers"):
         graph.by(Enumeration()).free_energy()
     chain = FactorGraph(
         np.zeros((30, 8)), [Tables([[i, i + 1] for i in range(29)], np.zeros((8, 8)))]
@@ -266,7 +266,7 @@ def pairs(**changed):
 WRONG = {
     "needs a variable": lambda: FactorGraph(np.zeros((0, 2))),
     "last axes": lambda: FactorGraph(np.zeros(3)),
-    "NaN": lambda: FactorGraph([[0.0, np.nan]]),
+    "which forbids, got nan": lambda: FactorGraph([[0.0, np.nan]]),
     "name variables 0 to 2, got 0 to 3": lambda: pairs(scopes=[[0, 3]]),
     "got -1 to 0": lambda: pairs(scopes=[[0, -1]]),
     "names a variable twice": lambda: pairs(scopes=[[1, 1]]),
@@ -274,7 +274,7 @@ WRONG = {
     "one row of variables": lambda: pairs(scopes=[0, 1]),
     "must hold a factor": lambda: pairs(scopes=np.zeros((0, 2), int)),
     "whole numbers": lambda: pairs(scopes=[[0.0, 1.0]]),
-    "numbers or \\+infinity": lambda: pairs(energies=[[0, np.nan], [0, 0]]),
+    "numbers of size up to 1e\\+15": lambda: pairs(energies=[[0, np.nan], [0, 0]]),
     "got -inf at \\(0, 1, 0\\)": lambda: pairs(energies=[[0, 0], [-np.inf, 0]]),
     "Tables\\(scopes, energies\\) or Counts, got tuple": lambda: FactorGraph(
         np.zeros((2, 2)), [([0], 1)]

@@ -104,7 +104,7 @@ class Asked(NamedTuple):
 def asked(grid, passes, rho=None, cold=False):
     """All that follows from messages after so many passes."""
     tables, messages = grid.tables(), spoken(grid, passes, rho, cold)
-    shares = shares_of(tables.nodes, messages, rho)
+    shares = shares_of(grid.prepared(tables, rho, cold)[0].nodes, messages, rho)
     return Asked(
         messages,
         grid.gathered(grid.prepared(tables, rho, cold), messages),
@@ -320,7 +320,11 @@ def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask
     np.testing.assert_allclose(
         np.sum(found.shares, 0)[counts], np.asarray(tables.nodes)[counts], atol=1e-9
     )
-    plain = shares_of(tables.nodes, grid.silent(grid.prepared(tables, None, False)), 1 / families)
+    plain = shares_of(
+        grid.prepared(tables, None, False)[0].nodes,
+        grid.silent(grid.prepared(tables, None, False)),
+        1 / families,
+    )
     bounds = [dual(grid, s) for s in (wild, plain, found.shares)]
     np.testing.assert_allclose(bounds[2], found.dual)
     for bound, s in zip(bounds, (wild, plain, found.shares), strict=True):
@@ -548,8 +552,8 @@ def test_what_does_not_fit_is_refused():
         (lambda: Grid(unary, down_left=np.zeros((4, 2, 3, 2, 2))), r"down_left must be"),
         (lambda: Grid(unary, down_right=np.zeros((3, 2, 2))), r"down_right must be"),
         (lambda: Grid(unary, mask=np.ones((3, 4), bool)), "mask must be booleans"),
-        (lambda: Grid(unary + np.nan), "unary must be energies.* got nan"),
-        (lambda: Grid(unary, np.full((2, 2), -np.inf)), "down must be energies.* got -inf"),
+        (lambda: Grid(unary + np.nan), "unary must be numbers.* got nan"),
+        (lambda: Grid(unary, np.full((2, 2), -np.inf)), "down must be numbers.* got -inf"),
         (lambda: Grid(unary + 1j), "unary"),
         (lambda: Grid(unary).energy(np.zeros((2, 3, 3), int)), "y must be answers"),
         (lambda: potts(1j, 2), "coupling"),

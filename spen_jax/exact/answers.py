@@ -190,13 +190,18 @@ def _valued_jvp(primals, tangents):
     return value, jnp.where(value < jnp.inf, change, 0)
 
 
+def _rounded_up(structure, value):
+    """What is not below 0 but for rounding; of an approximation it may be."""
+    return jnp.maximum(value, 0) if structure.is_exact else value
+
+
 @also_of_none
 @jax.jit
 def entropy(structure: Any, beta: jax.Array) -> jax.Array:
     """beta (mean E - F) of each example."""
     tables = scaled(structure.tables(), beta)
     free, mean = jax.jvp(structure.free, (tables,), (_allowed(tables),))
-    found = jnp.where(jnp.isfinite(free), jnp.maximum(mean - free, 0), jnp.nan)
+    found = jnp.where(jnp.isfinite(free), _rounded_up(structure, mean - free), jnp.nan)
     return in_batch(structure, found)
 
 
@@ -214,7 +219,7 @@ def kl(structure: Any, other: Any, beta: jax.Array) -> jax.Array:
         alike = ours == its
         barred |= ~jnp.all(alike.reshape(len(alike), -1), 1)
     found = (mean(_allowed(others)) - other.free(others)) - (mean(_allowed(tables)) - free)
-    found = jnp.where(barred & jnp.isfinite(free), jnp.inf, jnp.maximum(found, 0))
+    found = jnp.where(barred & jnp.isfinite(free), jnp.inf, _rounded_up(structure, found))
     return in_batch(structure, found)
 
 

@@ -61,8 +61,8 @@ class Counts(Factors):
             rest = algebra.either(q[..., np.array(others)], 3)
         else:
             rest = jnp.full_like(counting, BARRED)
-        none = self._none()
-        counting, rest = jnp.where(none, BARRED, counting), jnp.where(none, 0, rest)
+        there = self.there()
+        counting, rest = jnp.where(there, counting, BARRED), jnp.where(there, rest, 0)
         return tuple(jnp.moveaxis(a, 2, 0)[..., None] for a in (counting, rest))
 
     def _counted(self, a, algebra):
@@ -104,16 +104,12 @@ class Counts(Factors):
         end = jnp.broadcast_to(table, (*q.shape[:2], table.shape[-1]))
         _, after = lax.scan(step, end, self._in_out(q, algebra), reverse=True)
         stay, one = (algebra.either(before + a, 3)[..., None] for a in (after, self._ahead(after)))
-        sent = jnp.moveaxis(jnp.where(self._there(q), one, stay), 0, 2)
-        return jnp.where(self._none()[..., None], 0, sent)
+        sent = jnp.moveaxis(jnp.where(self._counts(q), one, stay), 0, 2)
+        return jnp.where(self.there()[..., None], sent, 0)
 
-    def _there(self, q):
+    def _counts(self, q):
         """Where values are those that count, (1, 1, 1, K)."""
         return jnp.asarray(np.arange(q.shape[-1]) == self.value).reshape(1, 1, 1, -1)
-
-    def _none(self):
-        """Which places have no variable, (1 or B, m, r)."""
-        return jnp.asarray(self.where < 0).reshape(-1, *self.shape)
 
     def free(self, table, q, algebra):
         """either over the counts."""
@@ -128,8 +124,8 @@ class Counts(Factors):
     def relaxed(self, table, p):
         """sum over counts of P(count) energy, P of independent variables."""
         counting = p[..., self.value]
-        rest, none = jnp.sum(jnp.where(self._there(p), 0, p), -1), self._none()
-        counting, rest = jnp.where(none, 0, counting), jnp.where(none, 1, rest)
+        rest, there = jnp.sum(jnp.where(self._counts(p), 0, p), -1), self.there()
+        counting, rest = jnp.where(there, counting, 0), jnp.where(there, rest, 1)
 
         def step(a, given):
             counting, rest = given

@@ -21,11 +21,15 @@ def cover_bound(graph: Any, tables: Tables, messages: Any, cold: bool) -> jax.Ar
     every, depth = forests(graph.size[1], graph.kinds())
     weights = graph.cover()
     ready = graph.prepared(tables, weights, cold)
-    sizes = np.cumsum([f.shape[0] for f in graph.factors])[:-1]
+    messages = tuple(
+        jnp.minimum(own, _most(table, w))
+        for own, table, w in zip(messages, tables.links, weights, strict=True)
+    )
+    ends = [0, *np.cumsum([f.shape[0] for f in graph.factors])]
     gathered = graph.gathered(ready, messages)
 
     def of_forest(there):
-        there = tuple(jnp.asarray(a) for a in jnp.split(there, sizes))
+        there = tuple(there[a:b] for a, b in zip(ends, ends[1:], strict=False))
         nodes, links = gathered, []
         for f, table, own, held in zip(graph.factors, ready[0].links, messages, there, strict=True):
             nodes = summed_at(nodes, jnp.where(held[None, :, None, None], -own, 0), f)
@@ -37,3 +41,10 @@ def cover_bound(graph: Any, tables: Tables, messages: Any, cold: bool) -> jax.Ar
         return graph.bethe(inside, passed)
 
     return jnp.mean(lax.map(jax.checkpoint(of_forest), jnp.asarray(every)), 0)
+
+
+def _most(table, weights):
+    """More than any message that forbids nothing can be: what forbids says no more beside it, and rounds away less."""
+    finite = jnp.where(jnp.isinf(table), 0, table)
+    spread = jnp.max(jnp.abs(finite)) / np.min(weights, initial=1)
+    return 100 + 20 * spread

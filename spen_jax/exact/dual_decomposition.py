@@ -34,6 +34,8 @@ class DualDecomposition:
     def __post_init__(self):
         check_steps(self.steps)
         check_steps(self.stages, name="stages")
+        if self.steps < self.stages:
+            raise ValueError(f"steps must be at least {self.stages}, one a stage, got {self.steps}")
 
     def promises(self, field):
         """The best answer, with a bound."""

@@ -129,10 +129,10 @@ class Enumeration(_Listing):
     def check(self, field):
         """ValueError where there are too many answers."""
         shape = field.y_shape()
-        answers = float(shape[-1]) ** float(np.prod(shape[:-1]))
-        if answers > self.limit:
+        digits = np.prod(shape[:-1]) * np.log10(shape[-1])
+        if digits > np.log10(self.limit):
             raise ValueError(
-                f"there are {answers:.3g} answers, more than the limit of {self.limit}: ask Elimination(), or raise "
+                f"there are 10^{digits:.1f} answers, more than the limit of {self.limit}: ask Elimination(), or raise "
                 "Enumeration(limit=...)"
             )
 

@@ -11,8 +11,8 @@ import numpy as np
 from spen_jax.domains import Simplex
 from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.elimination import Elimination
-from spen_jax.exact.factors import Factors, Tables
-from spen_jax.exact.field_methods import Method
+from spen_jax.exact.factors import Factors, Tables, check_energies
+from spen_jax.exact.field_methods import Method, read_method
 from spen_jax.exact.field_methods import Tables as Energies
 from spen_jax.exact.graph_layout import (
     Kinds,
@@ -67,11 +67,9 @@ class FactorGraph(GraphMessages):
             raise ValueError(
                 f"a graph needs a variable and a label, got unary of shape {self.unary.shape}"
             )
-        numbers = known(self.unary)
-        if numbers is not None and (np.isnan(numbers) | (numbers == -np.inf)).any():
-            raise ValueError(
-                "unary must hold numbers or +infinity, which forbids; got NaN or -infinity"
-            )
+        check_energies("unary", self.unary)
+        if isinstance(factors, Factors):
+            raise ValueError("factors must be a list of Tables and Counts, got one by itself")
         self.factors = tuple(factors)
         for each in self.factors:
             if not isinstance(each, Factors):
@@ -80,7 +78,7 @@ class FactorGraph(GraphMessages):
                 )
             each.check(variables, labels, tuple(batch))
         self.mask = read_mask(mask, None, (*batch, variables))
-        self.method = method or Elimination()
+        self.method = read_method(method, Elimination())
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -186,6 +184,15 @@ class FactorGraph(GraphMessages):
             which = np.arange(f.shape[0]) if table.shape[1] > 1 else 0
             total = total + jnp.sum(flat[:, which, f.index(y)], 2)
         return total
+
+    def kl(self, other, beta=1.0):
+        """KL(P || Q) as in `Structure`, as good as the method's marginals and free energies; factors must be equal."""
+        if jax.tree.structure(self.factors) != jax.tree.structure(other.factors):
+            raise ValueError(
+                "kl needs two graphs of equal factors and scopes: one that does not have a factor can have it with "
+                "energies of 0"
+            )
+        return super().kl(other, beta)
 
     # Tables
 

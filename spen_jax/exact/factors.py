@@ -16,7 +16,23 @@ from jax.tree_util import GetAttrKey
 
 from spen_jax.exact.algebras import Algebra
 from spen_jax.exact.answers import finite
-from spen_jax.numbers import floats, real, wide
+from spen_jax.numbers import floats, known, real, wide
+
+HUGE = 1e15
+"""Finite energies are at most that large: `BARRED` stands for infinity."""
+
+
+def check_energies(name: str, values: Any) -> None:
+    """ValueError, by name, for energies known to be NaN, -infinity or so large that they would count as infinite."""
+    numbers = known(values)
+    if numbers is None:
+        return
+    bad = ~(numbers >= -HUGE) | ((numbers > HUGE) & (numbers < np.inf))
+    if bad.any():
+        raise ValueError(
+            f"{name} must be numbers of size up to {HUGE:.0e}, or +infinity, which forbids, got {numbers[bad][0]} at "
+            f"{tuple(map(int, np.argwhere(bad)[0]))}"
+        )
 
 
 class Scopes:
@@ -29,6 +45,9 @@ class Scopes:
 
     def __hash__(self):
         return self._hash
+
+    def __reduce__(self):
+        return Scopes, (self.array,)
 
     def __eq__(self, other):
         return isinstance(other, Scopes) and np.array_equal(self.array, other.array)
@@ -107,13 +126,12 @@ class Factors:
                 f"energies of {name} must be of shape {want[-rank:]}, shared by all its factors, {want[-rank - 1 :]} "
                 f"or {want}, got {axes[1:] if axes[:1] == (1,) else axes}"
             )
-        if isinstance(self.energies, jax.Array) and not isinstance(self.energies, Tracer):
-            bad = np.isnan(self.energies) | (np.asarray(self.energies) == -np.inf)
-            if bad.any():
-                raise ValueError(
-                    f"energies of {name} must be numbers or +infinity, which forbids, got "
-                    f"{np.asarray(self.energies)[bad][0]} at {tuple(map(int, np.argwhere(bad)[0]))}"
-                )
+        if isinstance(self.energies, jax.Array):
+            check_energies(f"energies of {name}", self.energies)
+        if self.known is None and self.where.shape[:-2] not in ((), batch):
+            raise ValueError(
+                f"scopes of {name} must be (m, r), or of each example {(*batch, 'm', 'r')}, got {self.where.shape}"
+            )
         if isinstance(self.where, Tracer):
             return
         scopes = np.asarray(self.where)
@@ -137,6 +155,10 @@ class Factors:
         factors = self.energies.shape[-len(own) - 1]
         size = int(np.prod(batch)) if self.energies.ndim > len(own) + 1 else 1
         return self.energies.reshape(size, factors, *own)
+
+    def there(self) -> jax.Array:
+        """Which places of scopes have a variable, (1 or B, m, r)."""
+        return jnp.asarray(self.where >= 0).reshape(-1, *self.shape)
 
     # Of tables as `table` has them, finite; q are energies of single values, (B, m, r, K)
 

@@ -19,7 +19,7 @@ from spen_jax.checks import check_whole
 from spen_jax.exact import answers
 from spen_jax.exact.algebras import Sum
 from spen_jax.exact.answers import or_infinite
-from spen_jax.exact.field_methods import APPROXIMATE, EXACT, Method, Tables
+from spen_jax.exact.field_methods import APPROXIMATE, EXACT, Method, Tables, read_method
 from spen_jax.exact.graph_layout import Layout
 from spen_jax.exact.structure import Beta, Structure, read_beta
 
@@ -76,7 +76,7 @@ class Field(Structure):
 
     def by(self, method: Method) -> Self:
         """The same, its questions answered by another method."""
-        return self.replaced(method=method)
+        return self.replaced(method=read_method(method, self.method))
 
     # What a field has to say beside a structure's own; tables as `Tables`, messages any tree of arrays
 
@@ -184,7 +184,13 @@ class Field(Structure):
 
     def found_samples(self, tables, key, n):
         """By the method; the second result is infinite where nothing is allowed."""
-        return self.asked("samples").drawn(self, tables, key, n)
+        y, free = self.asked("samples").drawn(self, tables, key, n)
+        return jnp.moveaxis(jax.vmap(self.said_whole, 1)(y), 0, 1), free
+
+    @property
+    def is_exact(self):
+        """Whether the method's free energy is."""
+        return self.method.promises(self).free_energy == EXACT
 
     def asked(self, question: str) -> Any:
         """The method; ValueError where it has no answer to the question, or none for such a field."""
@@ -209,15 +215,6 @@ class Field(Structure):
             )
         self.method.check(self)
         return run(self, tables, algebra)
-
-    def kl(self, other: Self, beta: Beta = 1.0) -> jax.Array:
-        """KL(P || Q) as in `Structure`, as exact as the method's marginals and free energies are; fields of equal factors."""
-        if jax.tree.structure(self) != jax.tree.structure(other):
-            raise ValueError(
-                "kl needs two fields of equal factors, scopes and methods, got others: energies of 0 stand for a factor "
-                "that one of them does not have"
-            )
-        return super().kl(other, beta)
 
     # Questions whose results say what they promise
 
@@ -255,6 +252,7 @@ def _free(field, tables):
 def _free_jvp(primals, tangents):
     (field, tables), (_, change) = primals, tangents
     value, beliefs, _ = field.method.expectations(field, tables)
+    beliefs = field.parts(beliefs)
     each = [
         jnp.sum((p * jnp.broadcast_to(d, p.shape)).reshape(len(p), -1), 1)
         for p, d in zip(jax.tree.leaves(beliefs), jax.tree.leaves(change), strict=True)
@@ -269,7 +267,7 @@ def _best(field):
     y, bound = field.method.best(field, tables)
     y = lax.stop_gradient(y)
     energy = or_infinite(field.multilinear(tables, field.one_hot(y)))
-    bound = energy if promise == EXACT else jnp.minimum(bound, energy)
+    bound = energy if promise == EXACT else jnp.where(bound < energy, bound, energy)
     y = jnp.where(energy.reshape(-1, *[1] * (y.ndim - 1)) < jnp.inf, y, -1)
     y, energy, bound = answers.in_batch(field, (field.said_whole(y), energy, bound))
     return Answer(y, energy, bound, promise)
@@ -281,14 +279,16 @@ def _marginals(field, beta, cold):
     tables, promises = field.tables(), field.method.promises(field)
     if cold:
         value, found = answers.with_parts(field.least, field.spread(tables))
-        residual, promise = jnp.zeros_like(value), (promises.best, promises.best)
+        of_value = EXACT if promises.best == EXACT else "upper bound"
+        residual, promise = jnp.zeros_like(value), (promises.best, of_value)
     else:
         tables = answers.scaled(tables, beta)
         value, found, residual = field.method.expectations(field, tables)
         value = answers.times_beta(value, 1 / jnp.asarray(beta, value.dtype))
         promise = promises.marginals, promises.free_energy
-    found = jax.tree.map(
-        lambda a: jnp.where(value.reshape(-1, *[1] * (a.ndim - 1)) == jnp.inf, 0, a), found
-    )
+    if promises.free_energy != "upper bound":  # where that is infinite there may be answers
+        found = jax.tree.map(
+            lambda a: jnp.where(value.reshape(-1, *[1] * (a.ndim - 1)) == jnp.inf, 0, a), found
+        )
     nodes, links, value, residual = answers.in_batch(field, (*field.parts(found), value, residual))
     return Marginals(nodes, links, value, residual, *promise)

@@ -41,3 +41,12 @@ class Method(Protocol):
     def check(self, field: Any) -> None:
         """ValueError where it cannot answer for such a field."""
         ...
+
+
+def read_method(method: Any, default: Method) -> Method:
+    """A method, the default for None; ValueError for what is none."""
+    if method is None:
+        return default
+    if isinstance(method, type) or not hasattr(method, "promises"):
+        raise ValueError(f"method must be one such as BeliefPropagation(), got {method!r}")
+    return method

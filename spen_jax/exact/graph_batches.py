@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.exact.counts import Counts
 from spen_jax.exact.factor_graph import FactorGraph
 from spen_jax.exact.factors import Factors, Tables
+from spen_jax.numbers import known
 
 
 def padded(graphs: Sequence[FactorGraph]) -> FactorGraph:
@@ -29,6 +31,8 @@ def padded(graphs: Sequence[FactorGraph]) -> FactorGraph:
                 f"padded takes graphs without axes of a batch, got one of {graph.batch_shape}"
             )
         graph.known_scopes()
+        if any(known(a) is None for a in jax.tree.leaves(graph)):
+            raise ValueError("padded takes graphs of known energies, outside jit, vmap and grad")
     variables, labels = (max(g.unary.shape[axis] for g in graphs) for axis in (0, 1))
     unary = np.full((len(graphs), variables, labels), np.inf, graphs[0].unary.dtype)
     mask = np.zeros((len(graphs), variables), bool)

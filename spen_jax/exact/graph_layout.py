@@ -17,17 +17,23 @@ def at(values: jax.Array, factors: Factors) -> jax.Array:
     where = factors.where
     if factors.known is not None:
         return values.at[:, np.maximum(where, 0)].get(mode="promise_in_bounds")
-    where = jnp.broadcast_to(jnp.maximum(where, 0), (len(values), *factors.shape))
-    return jax.vmap(lambda v, w: v.at[w].get(mode="clip"))(values, where)
+    return jax.vmap(lambda v, w: v.at[w].get(mode="clip"))(values, _own(values, factors))
 
 
 def summed_at(total: jax.Array, values: jax.Array, factors: Factors) -> jax.Array:
-    """total (B, n, K) with values (B, m, r, K) added at the variables of factors."""
+    """total (B, n, K) with values (B, m, r, K) added at the variables of factors; places without one add nothing."""
     where = factors.where
+    if factors.known is None or (where < 0).any():
+        values = jnp.where(factors.there()[..., None], values, 0)
     if factors.known is not None:
         return total.at[:, np.maximum(where, 0)].add(values, mode="promise_in_bounds")
-    where = jnp.broadcast_to(jnp.maximum(where, 0), (len(total), *factors.shape))
-    return jax.vmap(lambda t, v, w: t.at[w].add(v))(total, values, where)
+    return jax.vmap(lambda t, v, w: t.at[w].add(v))(total, values, _own(total, factors))
+
+
+def _own(values, factors):
+    """Scopes (B, m, r), 0 for none."""
+    where = factors.where.reshape(-1, *factors.shape)
+    return jnp.broadcast_to(jnp.maximum(where, 0), (len(values), *factors.shape))
 
 
 class Layout(NamedTuple):

@@ -26,6 +26,11 @@ class Ready(NamedTuple):
     weights: tuple[jax.Array, ...] | None
 
 
+def within(total: jax.Array) -> jax.Array:
+    """A sum of finite energies as what it stands for, infinite beyond all that energies can be."""
+    return jnp.where(total > 1e20, jnp.inf, jnp.where(total < -1e20, -jnp.inf, total))
+
+
 class GraphMessages(Field):
     """The part of a `FactorGraph` that methods use."""
 
@@ -107,13 +112,12 @@ class GraphMessages(Field):
         total = jnp.sum(algebra.either(gathered, 2), 1)
         for i, (f, table, own) in enumerate(zip(self.factors, tables.links, messages, strict=True)):
             q = self._asked(gathered, own, f)
-            there = (jnp.asarray(f.where) >= 0).reshape(-1, *f.shape)
             each = f.free(table, q, algebra) - jnp.sum(
-                jnp.where(there, algebra.either(q + own, 3), 0), 2
+                jnp.where(f.there(), algebra.either(q + own, 3), 0), 2
             )
             weight = 1 if tables.weights is None else tables.weights[i]
             total = total + jnp.sum(weight * each, 1)
-        return jnp.where(jnp.abs(total) > 1e20, jnp.inf, total)
+        return within(total)
 
     def independent(self, tables, y):
         """Products of distributions, and of counts what they make."""
@@ -135,7 +139,10 @@ class GraphMessages(Field):
     def cover(self):
         """Of each kind of factors, (m,)."""
         shares = forests(self.size[1], self.kinds())[0].mean(0)
-        return tuple(np.split(shares, np.cumsum([f.shape[0] for f in self.factors])[:-1]))
+        ends = np.cumsum([f.shape[0] for f in self.factors])
+        return tuple(
+            shares[end - f.shape[0] : end] for f, end in zip(self.factors, ends, strict=True)
+        )
 
     def cover_bound(self, tables, messages, cold):
         """Each forest by messages, as many steps as it is deep."""
@@ -150,8 +157,9 @@ class GraphMessages(Field):
     def rates(self):
         """2 / (r + the most factors of a variable of it), (1, m, r, 1): one over what bounds the curvature."""
         size, variables, _ = self.size
-        ones = tuple(jnp.ones((size, *f.shape, 1)) for f in self.factors)
-        degree = jnp.zeros((size, variables, 1))
+        dtype = self.unary.dtype
+        ones = tuple(jnp.ones((size, *f.shape, 1), dtype) for f in self.factors)
+        degree = jnp.zeros((size, variables, 1), dtype)
         for f, one in zip(self.factors, ones, strict=True):
             degree = summed_at(degree, one, f)
         return tuple(2 / (f.shape[1] + jnp.maximum(at(degree, f), 1)) for f in self.factors)
@@ -166,4 +174,4 @@ class GraphMessages(Field):
         total = jnp.sum(algebra.either(self.reparametrised(tables, multipliers), 2), 1)
         for f, table, own in zip(self.factors, ready.links, multipliers, strict=True):
             total = total + jnp.sum(f.free(table, -own, algebra), 1)
-        return jnp.where(jnp.abs(total) > 1e20, jnp.inf, total)
+        return within(total)

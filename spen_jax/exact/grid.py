@@ -10,7 +10,8 @@ import numpy as np
 from spen_jax.domains import Simplex
 from spen_jax.exact.arguments import read_energies, read_mask
 from spen_jax.exact.belief_propagation import BeliefPropagation
-from spen_jax.exact.field_methods import Method, Tables
+from spen_jax.exact.factors import check_energies
+from spen_jax.exact.field_methods import Method, Tables, read_method
 from spen_jax.exact.grid_links import OFFSETS, Links, each_link, linked
 from spen_jax.exact.grid_methods import GridMessages
 from spen_jax.numbers import floats, known, wide
@@ -64,15 +65,19 @@ class Grid(GridMessages):
             )
         )
         self.mask = read_mask(mask, None, self.unary.shape[:-1])
-        _check_energies("unary", self.unary, self.mask)
-        self.method = method or BeliefPropagation()
+        counts, unary = None if self.mask is None else known(self.mask), known(self.unary)
+        if self.mask is None:
+            check_energies("unary", self.unary)
+        elif counts is not None and unary is not None:
+            check_energies("unary", np.where(counts[..., None], unary, 0))
+        self.method = read_method(method, BeliefPropagation())
 
     def _read(self, name, table, offset):
         if table is None:
             return None
         *batch, height, width, labels = self.unary.shape
         table = read_energies(name, table, (labels, labels))
-        _check_energies(name, table)
+        check_energies(name, table)
         full = *batch, max(height - offset[0], 0), max(width - abs(offset[1]), 0)
         if table.ndim == 2:
             # With axes of pixels also where all share one: what comes before them is the batch.
@@ -192,17 +197,3 @@ def potts(coupling: Any, labels: int) -> jax.Array:
     coupling = wide(floats("coupling", coupling))
     unlike = ~np.eye(labels, dtype=bool).reshape(*[1] * coupling.ndim, labels, labels)
     return jnp.where(unlike, coupling[..., None, None], 0)
-
-
-def _check_energies(name, energies, mask=None):
-    numbers, counts = known(energies), None if mask is None else known(mask)
-    if numbers is None or (mask is not None and counts is None):
-        return
-    wrong = ~(numbers > -np.inf)
-    if counts is not None:
-        wrong = wrong & counts[..., None]
-    if wrong.any():
-        raise ValueError(
-            f"{name} must be energies, numbers or infinity where forbidden, got {numbers[wrong][0]}; "
-            "take pixels without a value out by the mask"
-        )

@@ -13,10 +13,11 @@ from spen_jax.exact.grid_messages import tamed
 def dual(tables: Tables, counts: jax.Array | None, shares: jax.Array, cold: bool) -> jax.Array:
     """sum_t 1/T F_t(T (u_t, links of t)), (B,), T families of chains; cold: sum_t min E_t(u_t, links of t).
 
-    Where the shares u, (T, B, H, W, K), sum to the nodes it lies below the free energy, or the least energy: F is
-    concave in the energies. Source: Wainwright, Jaakkola & Willsky (2005).
+    Infinite energies count a large number. Where the shares u, (T, B, H, W, K), sum to the nodes it lies below the free
+    energy, or the least energy: F is concave in the energies. Source: Wainwright, Jaakkola & Willsky (2005).
     """
-    nodes = tables.nodes
+    tables, large = tamed(tables)
+    nodes, shares = tables.nodes, jnp.where(jnp.isinf(shares), large, shares)
     families = [pair for pair in zip(OFFSETS, tables.links, strict=True) if pair[1] is not None]
     if not families:
         families = [(OFFSETS.down, jnp.zeros((1, 1, 1, *nodes.shape[-1:] * 2), nodes.dtype))]
@@ -27,7 +28,7 @@ def dual(tables: Tables, counts: jax.Array | None, shares: jax.Array, cold: bool
         if mask is None:
             _, height, width, _ = nodes.shape
             mask = jnp.ones((1, max(height - offset[0], 0), max(width - abs(offset[1]), 0)), bool)
-        total += of_chains(scale * mine, scale * tamed(table), mask, offset, cold) / scale
+        total += of_chains(scale * mine, scale * table, mask, offset, cold) / scale
     return total
 
 

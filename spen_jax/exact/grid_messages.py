@@ -5,7 +5,7 @@ and a message moves by one shift. Of two labels it is one number, E(1) - E(0), (
 minimum 0: images come last, whose rows fill vector units, whatever K. Two labels cost two exponentials and no logarithm
 for each message in float32. More labels with a shared table are a product with exp(-theta), where the table has a
 spread of at most `SPREAD`, so that nothing that counts can underflow; else a log-sum-exp. Infinite energies count as
-`LARGE`: nothing is infinite or not a number, and derivatives are finite. Source: Wainwright, Jaakkola & Willsky
+a large number: nothing is infinite or not a number, and derivatives are finite. Source: Wainwright, Jaakkola & Willsky
 (2005), with edge weights rho.
 """
 
@@ -31,8 +31,6 @@ from spen_jax.exact.grid_links import (
     window,
 )
 
-LARGE = 1e6
-"""What an infinite energy counts here; finite ones should lie well below."""
 ATANH = 2.0000000079, 0.6666631594, 0.4002485372, 0.2796141883, 0.2817465726
 """2 atanh(sqrt(s)) / sqrt(s) as a polynomial, to 1e-8 for s from 0 to 1/9: fitted at Chebyshev's nodes."""
 
@@ -44,9 +42,16 @@ class Pair(NamedTuple):
     back: Any
 
 
-def tamed(energies: jax.Array) -> jax.Array:
-    """Energies with `LARGE` for infinity."""
-    return jnp.where(energies == jnp.inf, LARGE, energies)
+def tamed(tables: Tables) -> tuple[Tables, jax.Array]:
+    """Tables with a large number for infinity, and that number: beyond all that the finite ones of neighbours sum to.
+
+    No larger than need be, since what stands beside it in float32 is rounded as it is. It has no derivative.
+    """
+    sizes = [
+        jnp.max(jnp.where(jnp.isinf(a), 0, jnp.abs(a)), initial=0) for a in jax.tree.leaves(tables)
+    ]
+    large = lax.stop_gradient(1e3 + 64 * jnp.max(jnp.stack(sizes)))
+    return jax.tree.map(lambda a: jnp.where(jnp.isinf(a), large, a), tables), large
 
 
 def silent(nodes: jax.Array, links: Links) -> Links:
@@ -75,11 +80,11 @@ class Ready(NamedTuple):
 
 
 def prepared(tables: Tables, counts: jax.Array | None, rho: Any) -> Ready:
-    """Tables over rho, as each end sees them: of two labels four images, else (K, B or 1, K, H' or 1, W' or 1)."""
-    nodes = _as_messages(tamed(tables.nodes))
+    """`tamed` tables over rho, as each end sees them: of two labels four images, else (K, B or 1, K, H', W')."""
+    nodes = _as_messages(tables.nodes)
 
     def link(offset, table):
-        table = tamed(table) if rho is None else tamed(table) / rho
+        table = table if rho is None else table / rho
         if nodes.ndim > 3:
             return Pair(from_sender(table, True), from_sender(table, False))
         counted = linked(counts, offset)
@@ -215,7 +220,6 @@ def gathered(nodes: jax.Array, messages: Links, rho: Any) -> jax.Array:
     total = (
         sum(jax.tree.leaves(messages)[1:], jax.tree.leaves(messages)[0]) if any(messages) else None
     )
-    nodes = tamed(nodes)
     if total is None:
         return nodes
     return nodes + _as_labels(total if rho is None else rho * total)
@@ -223,7 +227,7 @@ def gathered(nodes: jax.Array, messages: Links, rho: Any) -> jax.Array:
 
 def _ends(nodes, messages, rho):
     """For each direction q of both pixels and the messages into them, at the links: (B, H', W', K) four times."""
-    q = cavities(_as_messages(tamed(nodes)), messages, rho)
+    q = cavities(_as_messages(nodes), messages, rho)
 
     def link(offset, q, m):
         at = [(q.back, False), (q.ahead, True), (m.back, False), (m.ahead, True)]
@@ -234,7 +238,7 @@ def _ends(nodes, messages, rho):
 
 def _pair_energies(table, counted, first, second, rho):
     """theta / rho + q_i + q_j, (B, H', W', K, K)."""
-    table = tamed(table) if rho is None else tamed(table) / rho
+    table = table if rho is None else table / rho
     if counted is not None:
         table = jnp.where(counted[..., None, None], table, 0)
     return table + first[..., None] + second[..., None, :]
@@ -252,24 +256,35 @@ def beliefs(tables: Tables, counts: jax.Array | None, messages: Links, rho: Any)
     return Tables(nodes, each_link(link, tables.links, _ends(tables.nodes, messages, rho)))
 
 
-def bethe(tables: Tables, counts: jax.Array | None, messages: Links, rho: Any) -> jax.Array:
-    """sum_i F_i + sum_e rho (F_e - F_ie - F_je), (B,): the free energy where messages do not change on a tree."""
+def bethe(
+    tables: Tables, counts: jax.Array | None, messages: Links, rho: Any, large: jax.Array
+) -> jax.Array:
+    """sum_i F_i + sum_e rho (F_e - F_ie - F_je), (B,): the free energy where messages do not change on a tree.
+
+    Infinite where a pixel, or a pair with what it hears, has nothing but what is forbidden, which counts `large`.
+    """
 
     def link(offset, table, ends):
         first, second, into_first, into_second = ends
         counted = linked(counts, offset)
         pairs = _pair_energies(table, counted, first, second, rho)
         both = summed(summed(pairs, 4), 3)
+        lowest = _pair_energies(table, counted, _from_0(first), _from_0(second), rho)
+        lost = jnp.any(jnp.min(lowest, (3, 4)) > large / 2, (1, 2))
         each = both - summed(first + into_first, 3) - summed(second + into_second, 3)
         if counted is not None:
             each = jnp.where(counted, each, 0)
-        return jnp.sum(each, (1, 2))
+        return jnp.where(lost, jnp.inf, jnp.sum(each, (1, 2)))
 
     total = jnp.sum(summed(gathered(tables.nodes, messages, rho), 3), (1, 2))
     of_links = each_link(link, tables.links, _ends(tables.nodes, messages, rho))
     for found in jax.tree.leaves(of_links):
         total = total + (found if rho is None else rho * found)
-    return total
+    return jnp.where(jnp.any(jnp.min(tables.nodes, 3) == large, (1, 2)), jnp.inf, total)
+
+
+def _from_0(energies):
+    return energies - jnp.min(energies, -1, keepdims=True)
 
 
 def shares(nodes: jax.Array, messages: Links, rho: Any) -> jax.Array:

@@ -45,9 +45,10 @@ class GridMessages(Field):
         return jnp.where(counts[..., None], y, first[None, None, None])
 
     def prepared(self, tables, weights, cold):
-        """The tables, the weight of links, None for 1, whether messages are of least energies, and what they need."""
+        """Finite tables, the weight of links, whether messages are of least energies, what they need, and infinity."""
+        tables, large = grid_messages.tamed(tables)
         ready = grid_messages.prepared(tables, self.counting_pixels(), weights)
-        return tables, weights, cold, ready
+        return tables, weights, cold, ready, large
 
     def silent(self, ready):
         """Zeros: of two labels one number a message, E(1) - E(0), (B, H, W); of more (B, K, H, W)."""
@@ -55,7 +56,7 @@ class GridMessages(Field):
 
     def passed(self, ready, messages):
         """m(b) = -log sum_a exp(-(theta(a, b) / rho + q(a))), cold min_a, by shifts of the image."""
-        _, rho, cold, prepared = ready
+        _, rho, cold, prepared, _ = ready
         return grid_messages.passed(prepared, self.counting_pixels(), messages, rho, cold)
 
     def gathered(self, ready, messages):
@@ -69,10 +70,13 @@ class GridMessages(Field):
 
     def bethe(self, ready, messages):
         """sum_i F_i + sum_e rho (F_e - F_ie - F_je); of chains alone their free or least energy."""
-        tables, rho, cold, _ = ready
-        if len(self.directions()) < 2:
-            return self.dual(tables, self.multipliers(tables), cold)
-        return grid_messages.bethe(tables, self.counting_pixels(), messages, rho)
+        tables, rho, cold, _, large = ready
+        if len(self.directions()) > 1:
+            return grid_messages.bethe(tables, self.counting_pixels(), messages, rho, large)
+        barred = jax.tree.map(lambda a: (a == large).astype(a.dtype), tables)
+        least_barred = self.dual(barred, self.multipliers(tables), True)
+        found = self.dual(tables, self.multipliers(tables), cold)
+        return jnp.where(least_barred > 0.5, jnp.inf, found)
 
     def independent(self, tables, y):
         """Products of distributions."""
@@ -100,7 +104,10 @@ class GridMessages(Field):
 
     def cover_bound(self, tables, messages, cold):
         """Each direction's chains, with the energies of pixels that messages share out."""
-        shares = grid_messages.shares(tables.nodes, messages, self.cover())
+        rho, (tables, large) = self.cover(), grid_messages.tamed(tables)
+        # Larger ones only forbid, and a bound holds by any messages: smaller ones are rounded less.
+        messages = jax.tree.map(lambda m: jnp.clip(m, -large / 8, large / 8), messages)
+        shares = grid_messages.shares(tables.nodes, messages, rho)
         return grid_chains.dual(tables, self.counting_pixels(), shares, cold)
 
     def multipliers(self, tables):
@@ -110,9 +117,10 @@ class GridMessages(Field):
 
     def rates(self):
         """Steps of multipliers, times the temperature."""
-        return jnp.full((1, 1, 1, 1, 1), 0.5)
+        return jnp.full((1, 1, 1, 1, 1), 0.5, self.unary.dtype)
 
     def _shares(self, tables, multipliers):
+        tables, _ = grid_messages.tamed(tables)
         own = multipliers - jnp.mean(multipliers, 1, keepdims=True)
         return jnp.moveaxis(tables.nodes[:, None] / own.shape[1] + own, 1, 0)
 

@@ -35,10 +35,10 @@ def repeated(
 
 
 def moved(old: Any, new: Any) -> jax.Array:
-    """The largest change of an entry, of arrays (B, ...) other than what is forbidden, (B,)."""
+    """The largest change of an entry, of arrays (B, ...), other than of what was and is forbidden, (B,)."""
 
     def of(a, b):
-        change = jnp.where(jnp.maximum(a, b) < 1e15, jnp.abs(b - a), 0)
+        change = jnp.where(jnp.minimum(a, b) < 1e15, jnp.abs(b - a), 0)
         return jnp.max(change.reshape(len(a), -1), 1, initial=0)
 
     each = jax.tree.leaves(jax.tree.map(of, old, new))

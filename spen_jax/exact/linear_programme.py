@@ -129,7 +129,7 @@ def integer_programme(
     if found.status not in (0, 1):
         raise RuntimeError(f"HiGHS found no solution of the integer programme: {found.message}")
     below = -np.inf if found.mip_dual_bound is None else float(found.mip_dual_bound)
-    bound = whole.constant + whole.scale * below
+    bound = whole.constant + whole.scale * (below - WHOLE)
     if found.x is None:
         return Certified(none, np.inf, bound)
     parts = np.split(found.x, whole.starts[1:])[:n]

@@ -64,7 +64,7 @@ class MinCut:
             return min_cut(*_pairwise(scopes, example))
 
         y, bound = on_host(field, tables, solve)
-        return y, bound
+        return jnp.maximum(y, 0), bound
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,11 @@ class Structure:
         """With energies added that y shows: E(y) + sum(energies * y), of the shape of relaxed answers."""
         raise NotImplementedError
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether what it answers is exact."""
+        return True
+
     def masked(self, mask: jax.Array) -> Self:
         """With only those parts that count: a mask has the batch's axes and then leading axes of an answer."""
         raise ValueError(

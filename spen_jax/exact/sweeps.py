@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax.exact.answers import finite
 from spen_jax.exact.field_methods import APPROXIMATE, Promises
 from spen_jax.exact.iterations import check_steps, moved, repeated
 
@@ -35,7 +36,7 @@ def swept(
     return lax.scan(one, y, jnp.arange(field.colours().max() + 1))[0]
 
 
-def polished(field: Any, tables: Any, y: jax.Array, sweeps: int = 20) -> jax.Array:
+def polished(field: Any, tables: Any, y: jax.Array, sweeps: int = 1000) -> jax.Array:
     """Answers in whole numbers (B, *nodes), single variables changed as long as that lowers the energy.
 
     Likewise from each variable's best value by itself; the better of the two.
@@ -91,7 +92,9 @@ class MeanField:
         def step(y):
             return swept(field, tables, y, lambda energies, _: jax.nn.softmax(-energies, -1))
 
-        return repeated(step, jax.nn.softmax(-tables.nodes, -1), self.sweeps, self.tolerance)
+        return repeated(
+            step, jax.nn.softmax(-finite(tables.nodes), -1), self.sweeps, self.tolerance
+        )
 
     def expectations(self, field, tables):
         """F(q), and what q says of single and of joint values."""
@@ -113,7 +116,7 @@ class MeanField:
             return swept(field, tables, y, lambda e, _: jax.nn.softmax(-e / t, -1)), None
 
         y = jax.nn.softmax(
-            -tables.nodes / cooled[0].reshape(-1, *[1] * (tables.nodes.ndim - 1)), -1
+            -finite(tables.nodes) / cooled[0].reshape(-1, *[1] * (tables.nodes.ndim - 1)), -1
         )
         y, _ = lax.scan(step, y, cooled)
         return polished(field, tables, jnp.argmax(y, -1)), unbounded(y)
@@ -269,7 +272,7 @@ def better(
 def _started(tables, key, sweeps):
     """Values drawn alone, one-hot, and a key for each sweep."""
     first, key = jax.random.split(key)
-    y = jax.random.categorical(first, -tables.nodes)
+    y = jax.random.categorical(first, -finite(tables.nodes))
     return jax.nn.one_hot(y, tables.nodes.shape[-1], dtype=tables.nodes.dtype), jax.random.split(
         key, sweeps
     )
