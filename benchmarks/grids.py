@@ -233,7 +233,7 @@ def of_pgmpy(unary: np.ndarray, pairs: np.ndarray, tables: np.ndarray) -> Task:
     )
 
     def marginals():
-        asked = VariableElimination(model)
+        asked: Any = VariableElimination(model)
         found = [asked.query([name], show_progress=False).values for name in names]
         return np.array([weights / weights.sum() for weights in found])
 
