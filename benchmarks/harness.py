@@ -19,7 +19,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-PACKAGES = "jax", "jaxlib", "flax", "optax", "torch", "jaxopt", "torchebm", "numpy"
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "torch",
+    "jaxopt",
+    "torchebm",
+    "numpy",
+    "scipy",
+    "pgmpy",
+    "pymaxflow",
+)
 
 
 def available_cpus() -> list[int]:
@@ -61,21 +73,30 @@ def fresh_process(script: str, arguments: Sequence[str], threads: int) -> Any:
         return json.loads(answer.read_text())
 
 
-def on_one_thread(script: str, description: str | None, measure: Callable[[], Any]) -> Any:
+def on_one_thread(
+    script: str,
+    description: str | None,
+    measure: Callable[..., Any],
+    parts: Sequence[str] = (),
+) -> Any:
     """What `measure` returns in a fresh process with one thread; also written to --json where asked for.
 
-    That process calls the script once more, with --worker, and ends here.
+    That process calls the script once more, with --worker, and ends here. Where there are parts, --only names one of
+    them, with which measure is called; without it measure is called with None.
     """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--json", help="file for the rows, a list of objects")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    if parts:
+        parser.add_argument("--only", choices=parts, help="one part of it")
     options = parser.parse_args()
+    only = options.only if parts else None
     if options.worker:
         pin(1)
-        write_json(options.json, measure())
+        write_json(options.json, measure(only) if parts else measure())
         raise SystemExit
     print(machine(PACKAGES))
-    rows = fresh_process(script, ["--worker"], 1)
+    rows = fresh_process(script, ["--worker", *(["--only", only] if only else [])], 1)
     if options.json:
         write_json(options.json, rows)
     return rows
@@ -84,7 +105,8 @@ def on_one_thread(script: str, description: str | None, measure: Callable[[], An
 def installed(contestant: str) -> bool:
     """Whether the package that a contestant needs is there; says so where it is not."""
     package = contestant.split("_")[0]
-    if package in ("torch", "jaxopt", "torchebm") and find_spec(package) is None:
+    optional = "torch", "jaxopt", "torchebm", "maxflow", "networkx", "pgmpy"
+    if package in optional and find_spec(package) is None:
         print(f"{contestant} is left out: {package} is not installed", file=sys.stderr)
         return False
     return True

@@ -122,3 +122,9 @@ def test_the_benchmark_of_cold_starts_says_what_takes_the_seconds(tmp_path):
         [r["compiling or loading"] for r in rows if r["start"] == s] for s in ("cold", "warm")
     )
     assert sum(warm) < sum(cold) / 2
+
+
+def test_the_benchmark_of_structures_refuses_a_part_it_does_not_know():
+    done = run("--only", "lattice", script=ROOT / "benchmarks" / "structure.py")
+    assert done.returncode == 2
+    assert "invalid choice: 'lattice'" in done.stderr
