@@ -43,6 +43,7 @@ def some_barred(rng, n=4, labels=3):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [TreeReweighted(steps=60), DualDecomposition(steps=200)])
 def test_bounds_hold_where_something_is_forbidden(method):
     rng = np.random.default_rng(0)
@@ -55,7 +56,7 @@ def test_bounds_hold_where_something_is_forbidden(method):
             assert graph.free_energy() <= free + 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", [TreeReweighted(steps=60), DualDecomposition(steps=200)])
 def test_bounds_hold_on_many_graphs_with_what_is_forbidden(method):
     rng = np.random.default_rng(1)
@@ -95,6 +96,7 @@ def test_a_cut_says_where_nothing_is_allowed():
     assert found.energy == np.inf and (found.y == -1).all()
 
 
+@pytest.mark.slow
 def test_what_a_grid_forbids_stays_forbidden_at_any_temperature():
     unary = np.zeros((1, 3, 2))
     unary[..., 1], unary[..., 0] = np.inf, 20
@@ -111,6 +113,7 @@ def test_what_a_grid_forbids_stays_forbidden_at_any_temperature():
         assert not np.isnan(grid.by(DualDecomposition()).best().bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, 3])
 def test_bounds_of_grids_hold_where_something_is_forbidden(labels):
     rng = np.random.default_rng(2)
@@ -127,6 +130,7 @@ def test_bounds_of_grids_hold_where_something_is_forbidden(labels):
     assert (grid.by(TreeReweighted()).free_energy() <= exact.free_energy() + 2e-3).all()
 
 
+@pytest.mark.slow
 def test_links_of_pixels_that_do_not_count_have_no_part_in_derivatives():
     mask = np.ones((4, 4), bool)
     mask[:, 2] = False
@@ -168,6 +172,7 @@ def test_annealing_cools_each_example_by_its_own_energies():
     np.testing.assert_allclose(both.best().energy, [least, 1000 * least], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_single_changes_go_on_as_long_as_they_help():
     chain = [[i, i + 1] for i in range(99)]
     falls = np.array([[0.0, 1.0], [1.0, -0.5]]) * np.linspace(2, 1, 99)[:, None, None]
@@ -179,6 +184,7 @@ def test_single_changes_go_on_as_long_as_they_help():
     assert (slope[np.arange(100), found.y] <= slope.min(-1) + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_own_scopes_may_have_several_axes_of_a_batch():
     rng = np.random.default_rng(5)
     graphs = [loopy(rng, 5, degree=2.0) for _ in range(6)]

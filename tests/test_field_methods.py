@@ -44,6 +44,7 @@ def test_mean_field_lies_above_the_free_energy_and_at_a_fixed_point():
     np.testing.assert_allclose(jax.nn.softmax(-energy, -1), found.nodes, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_forests_give_a_lower_bound_at_any_number_of_steps():
     for steps in (1, 200):
         found = each("marginals", TreeReweighted(steps=steps))
@@ -51,6 +52,7 @@ def test_forests_give_a_lower_bound_at_any_number_of_steps():
     assert (found.residual < 1e-4).all() and (found.free_energy > FREE - 1.5).all()
 
 
+@pytest.mark.slow
 def test_a_bound_of_forests_that_have_settled_is_the_reweighted_free_energy():
     graph, method = GRAPHS[0], TreeReweighted()
     tables = graph.tables()
@@ -60,6 +62,7 @@ def test_a_bound_of_forests_that_have_settled_is_the_reweighted_free_energy():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [TreeReweighted(), DualDecomposition(), TreeReweighted(steps=1)])
 def test_no_answer_is_below_the_bound(method):
     found = each("best", method)
@@ -71,6 +74,7 @@ def test_no_answer_is_below_the_bound(method):
         assert certified.sum() >= 2
 
 
+@pytest.mark.slow
 def test_a_bound_has_the_derivative_of_its_parts():
     graph = GRAPHS[0]
     for method in (TreeReweighted(), DualDecomposition()):
@@ -83,6 +87,7 @@ def test_a_bound_has_the_derivative_of_its_parts():
         np.testing.assert_allclose(slope, value, rtol=1e-3)  # it is homogeneous of degree 1
 
 
+@pytest.mark.slow
 def test_the_schedules_have_one_fixed_point():
     flooding = ALL.by(BeliefPropagation()).marginals()
     coloured = each("marginals", BeliefPropagation(schedule="colours", damping=0.0))
@@ -118,6 +123,7 @@ def test_the_derivative_of_a_free_energy_is_its_marginals(method):
     np.testing.assert_allclose(factors[0].energies, found.links[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [BeliefPropagation(), TreeReweighted(), MeanField()])
 def test_marginals_have_derivatives(method, x64):
     graph = jax.tree.map(lambda a: jnp.asarray(a, float), GRAPHS[2]).by(method)
@@ -136,6 +142,7 @@ def test_marginals_have_derivatives(method, x64):
     np.testing.assert_allclose(jax.grad(jax.grad(free))(0.0), second, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_gibbs_marginals_are_those_of_long_runs():
     method = Gibbs(sweeps=2000, chains=16)
     found = ALL.by(Gibbs(sweeps=1000, chains=16)).marginals()
@@ -157,6 +164,7 @@ def test_a_factor_that_single_changes_cannot_cross_shows_in_the_residual():
     assert stuck.marginals().residual > 0.1
 
 
+@pytest.mark.slow
 def test_annealing_finds_the_best_of_small_graphs():
     found = ALL.by(Annealing()).best()
     np.testing.assert_allclose(found.energy, LEAST, rtol=1e-4)
@@ -191,6 +199,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
     "method", [Elimination(), BeliefPropagation(steps=30)], ids=["exact", "bp"]
@@ -232,6 +241,7 @@ def test_a_solution_says_where_messages_have_not_settled():
     assert predictor(0.2 * jnp.eye(2), x).converged.all()
 
 
+@pytest.mark.slow
 def test_end_to_end_goes_through_beliefs():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(8, 5)), np.eye(2)[rng.integers(0, 2, (8, 5))]

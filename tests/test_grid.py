@@ -211,6 +211,7 @@ def in_words(messages, example, labels):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "names", "kind", "scale"),
     [
@@ -238,6 +239,7 @@ def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
                 assert not got[key].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
@@ -292,6 +294,7 @@ def test_diagonals_alone_are_trees(name, x64):
     np.testing.assert_allclose(dual(grid, found.shares, True), least, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "names", "kind", "mask"),
     [
@@ -336,6 +339,7 @@ def test_the_dual_lies_below_and_messages_make_it_good(labels, names, kind, mask
         np.testing.assert_allclose(one, found.beliefs.nodes, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels", "kind", "rho"), [(2, "own", None), (3, "shared", 0.25)])
 def test_beliefs_are_distributions_and_pairs_fit_them(labels, kind, rho, x64):
     grid, _ = problem(labels, EIGHT, kind, mask=MASK, scale=0.5)
@@ -350,6 +354,7 @@ def test_beliefs_are_distributions_and_pairs_fit_them(labels, kind, rho, x64):
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, grid.spread(grid.tables()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_single_precision_keeps_marginals_at_strong_couplings(labels, x64):
     rng = np.random.default_rng(3)
@@ -365,6 +370,7 @@ def test_single_precision_keeps_marginals_at_strong_couplings(labels, x64):
     np.testing.assert_allclose(single, marginals(np.float64), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
     rng = np.random.default_rng(4)
@@ -377,8 +383,11 @@ def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
     grid = Grid(unary, right=right)
     for cold in (False, True):
         slope = jax.grad(lambda u, cold=cold: total_of(grid.replaced(unary=u), cold))(grid.unary)
-        for a in jax.tree.leaves([asked(grid, 50, None, cold), slope]):
+        found = asked(grid, 50, None, cold)
+        for a in jax.tree.leaves([found._replace(bethe=None), slope]):
             assert jnp.isfinite(a).all()
+        # The second image has no answer, which does not harm the others.
+        np.testing.assert_array_equal(jnp.isfinite(found.bethe), [True, False, True])
     found, want = asked(grid, 50), Chain(unary[:, 0], right[:, 0])
     possible = np.array([0, 2])
     free = want.free_energy()[possible]
@@ -417,6 +426,7 @@ def test_derivatives_go_through_messages(labels, kind, x64):
     np.testing.assert_allclose(jax.jvp(value, (0.0,), (1.0,))[1], numeric, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_batch_of_maps_is_a_batch(labels):
     grid, (unary, full, _) = problem(labels, EIGHT, "same")
@@ -437,6 +447,7 @@ def test_a_batch_of_maps_is_a_batch(labels):
         np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_have_any_axes():
     grid, (unary, full, _) = problem(2, FOUR, batch=6)
     many = Grid(
@@ -497,6 +508,7 @@ def test_potts_counts_pairs_that_differ():
     assert jnp.isfinite(jnp.diagonal(potts(np.inf, 3))).all()
 
 
+@pytest.mark.slow
 def test_what_does_not_count_is_said_so():
     grid, _ = problem(3, FOUR, "shared")
     some = grid.masked(np.stack([MASK, MASK]))

@@ -1,5 +1,7 @@
 """Grids answer as factor graphs of the same energy do, by every method."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,22 +45,31 @@ def both(labels=2, shape=(3, 3), batch=2, diagonals=False, seed=0, scale=1.0):
 
 
 GRID, GRAPH = both(diagonals=True)
-EXACT = GRAPH.by(Enumeration()).marginals()
-LEAST = GRAPH.by(Enumeration()).best().energy
 
 
+@cache
+def exact():
+    """Marginals by enumeration, and the least energies."""
+    return GRAPH.by(Enumeration()).marginals(), GRAPH.by(Enumeration()).best().energy
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Elimination(), Enumeration()])
 def test_exact_answers_are_those_of_the_factor_graph(method):
+    marginals, least = exact()
     grid = GRID.by(method)
     found = grid.marginals()
-    np.testing.assert_allclose(found.free_energy, EXACT.free_energy, rtol=1e-5)
-    np.testing.assert_allclose(found.nodes.reshape(EXACT.nodes.shape), EXACT.nodes, atol=1e-5)
-    np.testing.assert_allclose(grid.best().energy, LEAST, rtol=1e-5)
+    np.testing.assert_allclose(found.free_energy, marginals.free_energy, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.nodes.reshape(marginals.nodes.shape), marginals.nodes, atol=1e-5
+    )
+    np.testing.assert_allclose(grid.best().energy, least, rtol=1e-5)
     several = grid.k_best(3)
     np.testing.assert_allclose(several.energy, GRAPH.k_best(3).energy, rtol=1e-5)
     assert several.y.shape == (2, 3, 3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [BeliefPropagation(), BeliefPropagation(schedule="colours", damping=0.0), MeanField()],
@@ -74,10 +85,12 @@ def test_messages_and_mean_fields_are_those_of_the_factor_graph(method, labels):
     assert ours.promise_of_free_energy == theirs.promise_of_free_energy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [TreeReweighted(), DualDecomposition(), LinearProgramme()])
 def test_no_answer_is_below_the_bound(method):
+    marginals, least = exact()
     found = GRID.by(method).best()
-    assert (found.bound < LEAST + 1e-4).all() and (found.energy > LEAST - 1e-4).all()
+    assert (found.bound < least + 1e-4).all() and (found.energy > least - 1e-4).all()
     np.testing.assert_allclose(GRID.energy(found.y), found.energy, rtol=1e-5)
     if not isinstance(method, LinearProgramme):
         linear = GRID.by(LinearProgramme()).best().bound
@@ -86,12 +99,16 @@ def test_no_answer_is_below_the_bound(method):
 
 
 def test_chains_give_a_lower_bound_of_the_free_energy():
+    marginals, least = exact()
     found = GRID.by(TreeReweighted()).marginals()
-    assert (found.free_energy < EXACT.free_energy + 1e-4).all()
-    assert (found.free_energy > EXACT.free_energy - 1.5).all()
-    np.testing.assert_allclose(found.nodes.reshape(EXACT.nodes.shape), EXACT.nodes, atol=0.25)
+    assert (found.free_energy < marginals.free_energy + 1e-4).all()
+    assert (found.free_energy > marginals.free_energy - 1.5).all()
+    np.testing.assert_allclose(
+        found.nodes.reshape(marginals.nodes.shape), marginals.nodes, atol=0.25
+    )
 
 
+@pytest.mark.slow
 def test_one_direction_alone_is_exact():
     grid, _ = both(3, (4, 5))
     rows = Grid(grid.unary, right=grid.right)
@@ -103,19 +120,24 @@ def test_one_direction_alone_is_exact():
     np.testing.assert_allclose(rows.best().gap, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_methods_take_a_grid():
+    marginals, least = exact()
     gibbs = GRID.by(Gibbs(sweeps=500)).marginals()
-    np.testing.assert_allclose(gibbs.nodes.reshape(EXACT.nodes.shape), EXACT.nodes, atol=0.1)
+    np.testing.assert_allclose(
+        gibbs.nodes.reshape(marginals.nodes.shape), marginals.nodes, atol=0.1
+    )
     drawn = GRID.by(Gibbs(sweeps=20)).sample(jax.random.key(0), 3)
     assert drawn.y.shape == (2, 3, 3, 3) and drawn.promise == "approximate"
     for method in (Annealing(sweeps=50), IntegerProgramme()):
-        np.testing.assert_allclose(GRID.by(method).best().energy, LEAST, rtol=1e-4)
+        np.testing.assert_allclose(GRID.by(method).best().energy, least, rtol=1e-4)
     smooth = Grid(GRID.unary, potts(0.4, 2), potts(0.4, 2))
     np.testing.assert_allclose(
         smooth.by(MinCut()).best().energy, smooth.by(Elimination()).best().energy, rtol=1e-5
     )
 
 
+@pytest.mark.slow
 def test_pixels_that_do_not_count_are_left_out_by_every_method():
     mask = jnp.asarray(np.random.default_rng(2).random((2, 3, 3)) < 0.8)
     grid, graph = both(seed=3)
@@ -127,6 +149,7 @@ def test_pixels_that_do_not_count_are_left_out_by_every_method():
         assert not ours.marginals().nodes[~mask].any()
 
 
+@pytest.mark.slow
 def test_the_derivative_of_a_free_energy_is_its_marginals():
     grid, _ = both(seed=4)
     shared = Grid(grid.unary, potts(0.7, 2), np.array([[0.0, 1.0], [0.5, -0.3]]))
@@ -138,6 +161,7 @@ def test_the_derivative_of_a_free_energy_is_its_marginals():
         np.testing.assert_allclose(slope.right[0, 0], found.links.right.sum((0, 1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_marginals_have_derivatives(x64):
     grid, _ = both(seed=5)
     grid = jax.tree.map(lambda a: jnp.asarray(a, float), grid)
@@ -153,6 +177,7 @@ def test_marginals_have_derivatives(x64):
     np.testing.assert_allclose(jax.jvp(of, (0.0,), (1.0,))[1], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_predictor_is_trained_through_beliefs():
     rng = np.random.default_rng(6)
     truth = np.kron(rng.integers(0, 2, (8, 2, 2)), np.ones((3, 3), int))

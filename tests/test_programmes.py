@@ -72,6 +72,7 @@ def test_max_margin_learns_through_cuts():
     assert (predictor({"c": jnp.array(2.0)}, x).y.argmax(-1) == truth).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_programmes_bound_and_are_exact_with_whole_numbers():
     rng = np.random.default_rng(3)
     graphs = [loopy(rng, 8, 3, 2.0), tree(rng, 7, 3)]
@@ -86,6 +87,7 @@ def test_programmes_bound_and_are_exact_with_whole_numbers():
     np.testing.assert_allclose(graphs[1].by(LinearProgramme()).best().gap, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_programmes_keep_what_factors_forbid():
     rng = np.random.default_rng(4)
     graph = FactorGraph(
@@ -100,6 +102,7 @@ def test_programmes_keep_what_factors_forbid():
         assert found.energy == np.inf and (found.y == -1).all()
 
 
+@pytest.mark.slow
 def test_a_graph_goes_into_a_file_and_comes_back(tmp_path):
     rng = np.random.default_rng(5)
     graph = FactorGraph(

@@ -34,6 +34,7 @@ def within(total: jax.Array) -> jax.Array:
 class GraphMessages(Field):
     """The part of a `FactorGraph` that methods use."""
 
+    unary: jax.Array
     factors: tuple[Factors, ...]
 
     @property
