@@ -1,7 +1,7 @@
-"""Loopy graphs: how good are the answers of each method, and what do its bounds say?
+"""Loopy graphs: what each method finds, and what its bounds say, where the truth is known.
 
 The question: exact answers cost the exponent of a graph's width. What do messages, forests, programmes, cuts, mean
-fields, sampling and gradient inference find instead, where the truth is known? Four parts: "random", graphs of 12
+fields, sampling and gradient inference find instead? Four parts: "random", graphs of 12
 binary variables against all their answers; "image", a noisy picture whose best labels a minimum cut finds, with an
 energy learnt on other pictures; "potts", grids of five labels beside linear and integer programmes; "schedules", spin
 glasses: where messages cycle, and what makes them settle.
@@ -48,7 +48,7 @@ class Config:
     """Of the picture's noise and of the Potts grids; the first one also of graphs, training pictures and glasses."""
 
     quick: bool = False
-    """A run of seconds on small graphs, to see that everything works; its figures mean nothing."""
+    """A shorter run on small graphs, to see that everything works; its figures mean nothing."""
 
     out: Path | None = None
     """Folder to write, new or empty; runs/factor-graphs-<date> by default."""
@@ -65,7 +65,7 @@ def random_graphs(config: Config, folder: Path) -> tuple[dict[str, Any], list[st
 
 def image(config: Config, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """One energy, learnt; every method."""
-    size, count, steps = (16, 2, 2) if config.quick else (64, 8, 60)
+    size, count, steps = (16, 2, 2) if config.quick else (64, 8, 150)
     of_image, learning = factor_graphs_image, factor_graphs_learning
     seed, truth = config.seeds[0], factor_graphs_image.picture(size)
     truths = of_image.shapes(seed, count, size)
@@ -74,9 +74,7 @@ def image(config: Config, folder: Path) -> tuple[dict[str, Any], list[str]]:
     right = {name: learning.judged(of, truth, xs) for name, of in params.items()}
     found = of_image.compare(params["Bethe likelihood"], truth, xs)
     factor_graphs_figures.draw_pictures(truth, xs[0], found, folder / "graphs-picture.png")
-    kept = {
-        name: {k: v for k, v in of._asdict().items() if k != "y"} for name, of in found.items()
-    }
+    kept = {name: {k: v for k, v in of._asdict().items() if k != "y"} for name, of in found.items()}
     tables = [learning.table(params, right), of_image.table(kept)]
     return {"learnt": params, "right": right, "methods": kept}, tables
 

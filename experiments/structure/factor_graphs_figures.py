@@ -10,7 +10,7 @@ from experiments import shared
 from experiments.structure.factor_graphs_grids import COUPLINGS, SETTLED
 from experiments.structure.factor_graphs_random import SCALES
 
-LINES = ("o-", "s--", "^:", "D-", "v-", "x-", "P-")
+LINES = ("o-", "s--", "^:", "D-", "v--", "x-", "P-")
 BOUNDS = {
     "linear programme: bound": ("C0", "-"),
     "dual decomposition: bound": ("C1", "--"),
@@ -54,7 +54,7 @@ def draw_bounds(drawings: dict[int, dict[str, Any]], path: Path) -> None:
                 above = of[name][s][order]
                 there = np.flatnonzero(above > 1e-4)
                 label = f"{name}: energy" if axis is axes[0, 0] else None
-                axis.plot(there, above[there], mark, color=colour, ms=4, label=label)
+                axis.plot(there, above[there], mark, color=colour, ms=4, label=label, alpha=0.8)
             axis.axhline(0, color="black", lw=0.8)
             axis.set_title(f"{degree} neighbours, scale {SCALES[s]:g}", fontsize=10)
             axis.grid(alpha=0.3)
@@ -80,8 +80,11 @@ def draw_pictures(truth: np.ndarray, noisy: np.ndarray, found: Any, path: Path) 
         rows, columns, figsize=(2 * columns, 2.5 * rows), layout="constrained", squeeze=False
     )
     colours = np.array([[[255, 255, 255], [20, 20, 20]], [[255, 170, 160], [190, 30, 20]]])
-    for axis in axes.flat:
+    for axis in axes.flat[len(shown) :]:
         axis.axis("off")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("lightgrey")
     for axis, (name, y) in zip(axes.flat, shown.items(), strict=False):
         axis.imshow(colours[(y != truth).astype(int), y].astype(np.uint8), interpolation="nearest")
         axis.set_title(titles[name], fontsize=9)
@@ -92,7 +95,7 @@ def draw_pictures(truth: np.ndarray, noisy: np.ndarray, found: Any, path: Path) 
 def draw_schedules(result: dict[str, Any], path: Path) -> None:
     """How far messages still move, and how wrong the marginals are, against the coupling."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for line, (name, of) in zip(LINES, result.items(), strict=True):
+    for line, (name, of) in zip(LINES, result.items(), strict=False):
         residual = np.median(np.asarray(of["residual"]), 1)
         axes[0].plot(COUPLINGS, np.maximum(residual, 1e-7), line, label=name, ms=5)
         axes[1].plot(COUPLINGS, np.asarray(of["error"]).mean(1), line, ms=5)

@@ -44,7 +44,7 @@ SCHEDULES = {
 
 
 def drawn_potts(kind: float | None, seeds: tuple[int, ...], size: int) -> Grid:
-    """A batch, one grid a seed: energies of labels N(0, 1), and of unlike neighbours the coupling, N(0, 1) where mixed."""
+    """One grid a seed: energies of labels are N(0, 1), of unlike neighbours the coupling, N(0, 1) where mixed."""
     rngs = [np.random.default_rng((seed, 3)) for seed in seeds]
     unary = np.stack([rng.normal(size=(size, size, LABELS)) for rng in rngs]).astype(np.float32)
     if kind is not None:
@@ -123,7 +123,7 @@ def spin_glasses(seed: int, grids: int, size: int) -> Grid:
 
 
 def measure_schedules(seed: int, grids: int, size: int) -> dict[str, Any]:
-    """By schedule, of each coupling and grid: how far messages still move, undamped, and the mean error of marginals."""
+    """By schedule, of each coupling and grid: how far messages would move undamped, and the mean error of marginals."""
     field = spin_glasses(seed, grids, size)
     exact = np.asarray(field.by(Elimination()).marginals().nodes)
     result = {}
@@ -149,9 +149,7 @@ def schedules_tables(result: dict[str, Any]) -> list[str]:
         name: row(100 * np.mean(np.asarray(of["residual"]) < SETTLED, 1), ".0f")
         for name, of in result.items()
     }
-    error: Rows = {
-        name: row(np.asarray(of["error"]).mean(1), ".3f") for name, of in result.items()
-    }
+    error: Rows = {name: row(np.asarray(of["error"]).mean(1), ".3f") for name, of in result.items()}
     return [
         markdown(settled, "grids settled, %, at coupling"),
         markdown(error, "mean error of marginals, at coupling"),

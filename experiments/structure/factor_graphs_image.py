@@ -97,7 +97,7 @@ def seen(y: np.ndarray, seed: int) -> np.ndarray:
     return y ^ turned
 
 
-def grid(params: Any, x: jax.Array, method: Any = None) -> Grid:
+def grid(params: Any, x: Any, method: Any = None) -> Grid:
     """The energy of one picture x (H, W) of 0 and 1."""
     x = jnp.asarray(x, jnp.float32)[..., None]
     unary = params["w"] * jnp.concatenate([x, 1 - x], -1)

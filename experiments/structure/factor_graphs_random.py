@@ -125,10 +125,7 @@ def drawn(seed: int, degree: int, sizes: Sizes) -> Graphs:
     each, n = len(SCALES) * sizes.draws, sizes.variables
     pairs = np.array(list(itertools.combinations(range(n), 2)))
     count = min(n * degree // 2, len(pairs))
-    edges = [
-        np.sort(rng.choice(len(pairs), count, replace=False))
-        for _ in range(sizes.edges)
-    ]
+    edges = [np.sort(rng.choice(len(pairs), count, replace=False)) for _ in range(sizes.edges)]
     edges = np.repeat(pairs[np.stack(edges)], each, 0)
     scale = np.tile(np.repeat(SCALES, sizes.draws), sizes.edges)
     unary = rng.normal(size=(len(edges), n, 2)).astype(np.float32)
@@ -142,7 +139,7 @@ def enumerated(graphs: Graphs) -> Truth:
     n = graphs.unary.shape[1]
     y = np.array(list(itertools.product(range(2), repeat=n)))
     unary, pairs = graphs.unary.astype(float), graphs.pairs.astype(float)
-    energies = sum(unary[:, i][:, y[:, i]] for i in range(n))
+    energies = np.sum([unary[:, i][:, y[:, i]] for i in range(n)], 0)
     for rows in graphs.alike():
         for k, (i, j) in enumerate(graphs.edges[rows][0]):
             energies[rows] += pairs[rows, k][:, y[:, i], y[:, j]]
