@@ -14,7 +14,7 @@ docs/factor_graphs.md.
 Protocol: 10 graphs of edges with 20 draws for each of three scales; five noises of one picture; five seeds of Potts
 grids of 20 x 20; 20 spin glasses of 10 x 10 for each coupling. float32, methods at their defaults unless a name says
 otherwise. Nothing is chosen by a figure that is reported.
-Minutes of one core: random 3, image 3, potts 1, schedules 1.
+Minutes of one core: random 4, image 2, potts 1, schedules 1.
 """
 
 from dataclasses import dataclass
