@@ -21,8 +21,11 @@ AROUND = set(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.get_closest_marker("long"):  # also one case of a slow test
+            item.own_markers = [m for m in item.own_markers if m.name != "slow"]
         if item.path.stem not in AROUND and not item.get_closest_marker("long"):
             item.add_marker(pytest.mark.core)
 

@@ -85,6 +85,7 @@ def soft(before):
     return -np.log(np.sum(np.exp(-before)))
 
 
+@pytest.mark.slow
 def test_distances_of_sequences_are_warped_as_the_plain_recursion_does():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(3, 9, 2)), rng.normal(size=(3, 7, 2))

@@ -83,6 +83,7 @@ def test_nothing_compiles_twice_and_samples_are_constants():
     np.testing.assert_array_equal(gradient["a"], 0)
 
 
+@pytest.mark.slow
 def test_a_tree_of_domains_is_sampled_leaf_by_leaf():
     def energy(params, context, y):
         return y["score"] ** 2 / 2 - context * y["score"] + 2 * jnp.sum(y["tags"])

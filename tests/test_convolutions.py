@@ -183,6 +183,7 @@ def images():
     return sx.Predictor(energy, features, steps=2), params, {"x": x, "y": jnp.round(y)}
 
 
+@pytest.mark.slow
 def test_inference_sampling_and_training_have_fast_convolutions(images):
     predictor, params, data = images
     context, key = predictor.features(params, data["x"]), jax.random.key(0)

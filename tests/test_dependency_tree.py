@@ -217,6 +217,7 @@ def test_large_energies_are_as_exact_as_their_rounding(one_root):
         np.testing.assert_allclose(m, marginals[part], atol=4e-6)
 
 
+@pytest.mark.slow
 def test_words_that_prefer_each_other_to_the_root():
     # Their weights are exp(-5000), and that of a cycle is 1.
     arcs = np.array([[5000, 0, 0.0], [5001, 0, 0]], np.float32)

@@ -168,6 +168,7 @@ AROUND = [in_a_map, *(pytest.param(f, marks=pytest.mark.slow) for f in (in_a_sca
 AROUND += [pytest.param(f, marks=pytest.mark.slow) for f in (jax.checkpoint, jax.jit)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", AROUND, ids=["map", "scan", "vmap", "checkpoint", "jit"])
 def test_loops_and_maps_around_an_answer_keep_its_second_derivative_or_its_refusal(around, x64):
     case, p = Case(exponential, Reals(), np.zeros(1)), 1.0

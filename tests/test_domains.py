@@ -373,6 +373,7 @@ def test_what_a_domain_cannot_do_it_says(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_few_values_are_projected_onto_a_simplex_as_many_are(x64):
     """By comparing all with all, and by Optax's sort, with their derivatives; what is no number stays none."""
     y = jax.random.normal(jax.random.key(0), (40, 6)) * jnp.array([0.1, 1, 10, 1])[:, None].repeat(

@@ -308,6 +308,7 @@ def test_feed_forward_is_the_mean_loss_of_the_network(x64):
     np.testing.assert_allclose(value, want)
 
 
+@pytest.mark.slow
 def test_weights_of_examples_are_repetitions_in_the_mean(x64):
     params, batch = problem()
     repeats = np.array([2, 0, 1, 3, 1])

@@ -31,7 +31,7 @@ SETS = {
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [
-        (SPENClassifier(), WEIGHTS | SETS),
+        pytest.param(SPENClassifier(), WEIGHTS | SETS, marks=pytest.mark.long),
         pytest.param(SPENRegressor(), WEIGHTS, marks=pytest.mark.long),
         (SPENSequenceTagger(), {}),
     ],

@@ -111,6 +111,7 @@ def test_one_column_of_classes_keeps_its_names(weather):
         model.rank(x)
 
 
+@pytest.mark.slow
 def test_known_labels_are_held_and_pull_the_others(weather):
     x, y = weather
     told = quick(known_share=0.8, epochs=60, global_units=16).fit(x, y)
@@ -267,6 +268,7 @@ def test_decisions_are_tuned_on_rows_of_every_kind():
     np.testing.assert_allclose(model.fit(x, y).predict_proba(x).mean(axis=0), 0.5, atol=0.05)
 
 
+@pytest.mark.slow
 def test_weights_count_in_the_decision_too():
     x = np.random.default_rng(0).normal(size=(300, 2))
     y = np.repeat([[1, 0], [0, 1]], 150, axis=0)

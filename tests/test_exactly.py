@@ -95,6 +95,7 @@ def assert_alike(got, want, **tolerance):
         np.testing.assert_allclose(a, b, **{"rtol": 1e-5, "atol": 1e-5} | tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_likelihood_is_that_by_enumeration(masked):
     batch = {"x": X, "y": Y} | ({"mask": MASK} if masked else {})

@@ -110,6 +110,7 @@ def test_more_messages_change_nothing_once_they_have_settled():
     np.testing.assert_allclose(found[0].nodes, found[1].nodes, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [BeliefPropagation(), TreeReweighted(), MeanField()])
 def test_the_derivative_of_a_free_energy_is_its_marginals(method):
     graph = GRAPHS[1].by(method)
@@ -172,6 +173,7 @@ def test_annealing_finds_the_best_of_small_graphs():
     np.testing.assert_allclose(ALL.energy(found.y), found.energy, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [BeliefPropagation(), MeanField(), DualDecomposition()])
 def test_an_answer_is_none_that_one_change_improves(method):
     found = ALL.by(method).best()

@@ -136,6 +136,7 @@ def test_energies_are_the_sums_over_pixels_and_neighbours(labels, kind):
             np.testing.assert_allclose(grid.energy(left_out), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_relaxed_energies_are_means_of_independent_labels():
     grid, written = problem(2, EIGHT)
     y = np.random.default_rng(1).dirichlet(np.ones(2), (2, 3, 3))
@@ -144,6 +145,7 @@ def test_relaxed_energies_are_means_of_independent_labels():
         np.testing.assert_allclose(grid.energy(y)[e], np.sum(p * energies), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels", "kind"), [(2, "own"), (3, "shared"), (3, "each")])
 def test_slopes_of_the_energy_are_energies_of_single_changes(labels, kind, x64):
     grid, written = problem(labels, EIGHT, kind, mask=MASK)
@@ -283,6 +285,7 @@ def test_on_a_line_all_is_that_of_the_chain(labels, name, x64):
         np.testing.assert_allclose(grid.energy(y), best.energy, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["down_right", "down_left"])
 def test_diagonals_alone_are_trees(name, x64):
     grid, written = problem(2, (name,), shape=(3, 4), mask=np.arange(12).reshape(3, 4) != 5)

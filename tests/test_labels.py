@@ -18,6 +18,8 @@ from experiments.labels import baselines, methods, models, protocol, runs, scarc
 from experiments.labels.inputs import Inputs, NetworkWithOthers, unit
 from experiments.labels.settings import DEFAULTS, settings_of
 
+SHORT = "max-margin", "end-to-end", "implicit", "pseudo-likelihood", "ranking", "deep-value"
+
 
 @pytest.fixture
 def blocks(monkeypatch):
@@ -146,7 +148,13 @@ def test_the_likelihood_of_many_labels_is_not_enumerated(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(models.METHODS) - {"likelihood"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SHORT else pytest.param(name, marks=pytest.mark.long)
+        for name in sorted(set(models.METHODS) - {"likelihood"})
+    ],
+)
 def test_every_method_trains_and_answers(blocks, name):
     rows, _ = protocol.rows_of(blocks, 0, others=name == "end-to-end-others")
     settings, _ = settings_of("scene", name, quick=True)

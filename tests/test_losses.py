@@ -250,6 +250,7 @@ def found_padded():
     return all_three(jnp.float32(CORRECT), jnp.float32(WRONG))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PADDED)
 def test_padding_changes_neither_a_loss_nor_its_gradient(name):
     want, *padded = found_padded()[name]

@@ -296,6 +296,7 @@ def test_an_energy_that_is_the_networks_own_distribution_ranks_all_alike(domain,
         np.testing.assert_allclose(metrics["learned"], np.log(4), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_ranking_against_many_samples_is_the_likelihood_by_enumeration(x64):
     params, batch, q = two_players(2)
     samples = 5000

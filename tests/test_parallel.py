@@ -63,7 +63,7 @@ def test_answers_are_those_of_one_device_in_blocks_of_the_same_size_to_the_bit(e
     assert len(eight["answers"]) >= 16 and max(eight["answers"].values()) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_inference_and_sampling_say_no_word_between_devices(eight):
     assert eight["words"] == {"minimize": {}, "sample": {}}
 

@@ -72,6 +72,7 @@ def of_vectors():
     return SPENSequenceTagger(**CALM).fit(*vectors(60))
 
 
+@pytest.mark.slow
 def test_labels_that_no_vector_tells_are_found_from_those_beside_them(of_vectors):
     X, y = vectors(40, 1)
     assert of_vectors.score(X, y) > 0.9
@@ -80,6 +81,7 @@ def test_labels_that_no_vector_tells_are_found_from_those_beside_them(of_vectors
     assert list(of_vectors.classes_) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_words_are_tagged_by_their_sentence(of_words):
     assert of_words.score(*sentences(20, 1)) > 0.95
     assert len(of_words.predict([["they", "jump"]])[0]) == 2  # a word never seen
@@ -187,7 +189,7 @@ def test_training_goes_on_by_partial_fit_and_warm_start():
 
 def test_other_rates_epochs_and_numbers_of_sequences_compile_nothing(of_vectors):
     X, y = vectors(48, 5)
-    of_vectors.predict(X)
+    of_vectors.predict(X), of_vectors.predict(X[:3])
     before = compiled_step._cache_size(), compiled_answers._cache_size()
     other = {"dropout": 0.3, "learning_rate": 0.01, "weight_decay": 0.1, "epochs": 2}
     clone(of_vectors).set_params(**other).fit(X, y).predict(X[:3])

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from spen_jax.exact.network import read_scopes
 
@@ -77,6 +75,9 @@ def _neighbours(n: int, scopes: Scopes) -> list[set[int]]:
 
 def _banded(near: list[set[int]]) -> list[int]:
     """Places of the variables in an order that keeps neighbours near."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     rows = np.repeat(np.arange(len(near)), [len(others) for others in near])
     columns = np.fromiter((j for others in near for j in others), int, len(rows))
     graph = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(near),) * 2)

@@ -1,11 +1,9 @@
 """The local polytope's linear programme, and the integer programme, of a network of factors; by SciPy's HiGHS."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import Bounds, linprog, milp
 
 from spen_jax.exact.network import Certified, Network, energy_at, read_network
 
@@ -32,7 +30,7 @@ class _Assembled(NamedTuple):
 
     costs: np.ndarray
     most: np.ndarray
-    matrix: sparse.csr_array
+    matrix: Any
     right: np.ndarray
     starts: np.ndarray
     constant: float
@@ -59,6 +57,8 @@ def linear_programme(
       ValueError: for what is no network: sizes below 1, scopes and shapes that do not fit, NaN, minus infinity.
       RuntimeError: where HiGHS fails.
     """
+    from scipy.optimize import linprog
+
     network = read_network(sizes, scopes, tables)
     n = len(network.sizes)
     none = [np.full(size, np.nan) for size in network.sizes]
@@ -108,6 +108,8 @@ def integer_programme(
     """
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds must be above 0, or None for no end, got {seconds}")
+    from scipy.optimize import Bounds, milp
+
     network = read_network(sizes, scopes, tables)
     n = len(network.sizes)
     none = np.full(n, -1)
@@ -147,6 +149,8 @@ def _dual_bound(whole: _Assembled, n: int, duals: np.ndarray) -> float:
 
 def _assembled(network: Network) -> _Assembled | None:
     """The programme of a network; None where a table, or the unary ones of a variable, forbid all."""
+    from scipy import sparse
+
     offsets = np.concatenate([[0], np.cumsum(network.sizes)]).astype(int)
     unary, constant = np.zeros(offsets[-1]), 0.0
     groups: dict[tuple[int, ...], list[tuple[tuple[int, ...], np.ndarray]]] = {}

@@ -3,8 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 WIDEST = 2**29  # The most flow, in units: two capacities and a flow added still fit into 32 bits.
 ROUNDS = 6  # Each leaves some 1e-7 of what the one before left.
@@ -59,6 +57,9 @@ def _whole(capacity: np.ndarray, unit: float) -> np.ndarray:
 
 def _flow(whole: Capacities) -> tuple[int, Capacities]:
     """The value of a maximum flow in whole numbers, and what it leaves of the capacities."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     n = len(whole.source)
     nodes, first, second = np.arange(n), whole.edges[:, 0], whole.edges[:, 1]
     source, sink = np.full(n, n), np.full(n, n + 1)
@@ -85,6 +86,9 @@ def reaching(
     goals: np.ndarray, edges: np.ndarray, ahead: np.ndarray, back: np.ndarray
 ) -> np.ndarray:
     """Which of n nodes, (n,), lead to a goal along edges (m, 2) that are open `ahead` or `back`, (m,) booleans."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     n = len(goals)
     # Against the direction, from one node more that leads to the goals.
     tail = np.concatenate([np.full(np.sum(goals), n), edges[ahead, 1], edges[back, 0]])

@@ -3,8 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from spen_jax.exact.max_flow import Capacities, maximum_flow, reaching
 from spen_jax.exact.network import Certified, check_energies
@@ -141,6 +139,9 @@ def _switched(
     n: int, pairs: np.ndarray, tables: np.ndarray, slack: np.ndarray
 ) -> np.ndarray | None:
     """Parts of the graph of variables as they are, i, and swapped, n + i."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     as_are = _submodular(tables, slack)
     if_swapped = _submodular(tables[:, ::-1], slack)
     if not np.all(as_are | if_swapped):
