@@ -3,6 +3,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from normal_chains import KEPT, START, A, B, assert_mean, normal
 from problems import counting, parabola
 
