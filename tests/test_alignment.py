@@ -53,6 +53,7 @@ def problem(dtype):
     return Alignment(cells, moves, lengths=(ROWS, COLUMNS)), answers
 
 
+@pytest.mark.slow
 def test_every_answer_is_that_of_the_list_of_all(x64):
     structure, answers = problem(jnp.float64)
     for beta in BETAS:

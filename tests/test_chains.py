@@ -15,6 +15,7 @@ from spen_jax.sampling import Langevin, sample
 REALS = Reals()
 
 
+@pytest.mark.slow
 def test_growing_beta_ends_near_the_minimiser():
     got = normal(beta=np.geomspace(0.1, 1e4, 500))
     # The last variance is below 2 h / beta / (1 - 0.6^2), about 1.3e-4.
@@ -52,6 +53,7 @@ def test_keys_decide_and_no_two_blocks_begin_alike():
     np.testing.assert_array_equal(old.y, one.y)
 
 
+@pytest.mark.slow
 def test_warm_up_is_left_out_and_chains_run_under_jit_and_vmap():
     @jax.jit
     @jax.vmap

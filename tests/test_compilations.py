@@ -160,6 +160,7 @@ QUICK = "end_to_end", "max_margin", "nce"
 NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in of(None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_objectives_are_one_and_compile_once(name):
     def make():

@@ -99,6 +99,7 @@ def everything(convolve):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in CASES]
 )

@@ -235,6 +235,7 @@ def test_lengths_are_masks_of_the_first_words():
     assert found.energy[2, 0] == 0 and np.all(found.y[2, 0] == -1)
 
 
+@pytest.mark.slow
 def test_relaxed_answers_have_linear_energies_and_energies_are_added_to_them():
     rng = np.random.default_rng(5)
     arcs, mask = cases()
@@ -287,6 +288,7 @@ def test_best_trees_are_those_of_networkx(one_root):
         np.testing.assert_allclose(energies_of(energies, np.asarray(heads)), least, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_best_trees_of_few_arcs():
     rng = np.random.default_rng(7)
     arcs = rng.integers(0, 4, (64, 5, 6)).astype(float)

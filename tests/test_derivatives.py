@@ -132,6 +132,7 @@ def and_slow(names, *slow):
     return [pytest.param(n, marks=[pytest.mark.slow] if n in slow else []) for n in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", and_slow(CASES, *{*CASES} - {"box, one bound active"}))
 def test_implicit_derivatives_of_any_kind_are_those_of_the_minimiser(name, x64):
     case = CASES[name]
@@ -264,6 +265,7 @@ def test_stopped_the_energy_has_its_first_derivative_and_refuses_a_second(case, 
                 WAYS[way](function)(0.7)
 
 
+@pytest.mark.slow
 def test_stopped_an_answer_of_constants_has_a_second_derivative_beside_it(x64):
     case = CASES["box with entropy"]
 
@@ -277,6 +279,7 @@ def test_stopped_an_answer_of_constants_has_a_second_derivative_beside_it(x64):
     assert jax.grad(lambda p: found(case, p, mode="stopped").y[0, 0])(0.7) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [FrankWolfe(), LineSearch(), Optax(optax.lbfgs()), OnLogits(Optax(optax.lbfgs()))],

@@ -21,6 +21,7 @@ def test_effective_sample_size_of_an_autoregression_is_known():
         assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / np.sqrt(60) + 0.03
 
 
+@pytest.mark.slow
 def test_diagnostics_agree_with_blackjax():
     blackjax = pytest.importorskip("blackjax.diagnostics")
     ess, r_hat = map(jax.jit, (blackjax.effective_sample_size, blackjax.potential_scale_reduction))

@@ -38,6 +38,7 @@ def test_chains_that_have_mixed_have_the_gradient_of_the_likelihood(x64):
     assert metrics["loss"] == -metrics["gap"] and "chains" not in metrics
 
 
+@pytest.mark.slow
 def test_on_the_reals_it_has_the_closed_form_of_a_gaussian(x64):
     a, b, y, chains = np.array([1.0, 2.0]), np.array([0.5, -1.0]), np.array([1.5, 0.7]), 4000
 

@@ -97,6 +97,7 @@ def losses(domain, scores, mask):
     }
 
 
+@pytest.mark.slow
 @every_domain
 def test_projections_are_the_nearest_points_on_each_row_and_never_part_two_points(domain):
     projected = facts(domain)["projected"]

@@ -69,6 +69,7 @@ def tickets():
     return frame, [["login"], ["billing"], ["bug", "urgent"]], kinds
 
 
+@pytest.mark.slow
 def test_text_categories_and_numbers_go_through_a_pipeline(tickets):
     frame, names, kinds = tickets
     columns = make_column_transformer(
@@ -91,6 +92,7 @@ def test_calibration_and_validation_of_classes(tickets):
     assert calibrated.score(x, kinds) > 0.9
 
 
+@pytest.mark.slow
 def test_known_labels_and_weights_are_routed(tickets):
     frame, names, kinds = tickets
     x = np.eye(3)[kinds]

@@ -222,6 +222,7 @@ def model():
     return SPENClassifier(hidden_units=8, epochs=2, members=2, random_state=0).fit(x, y)
 
 
+@pytest.mark.slow
 def test_the_classifier_explains(model):
     x = np.array([0.5, -1, 0])
     e = model.explain(x)

@@ -70,6 +70,7 @@ def test_bounds_hold_on_many_graphs_with_what_is_forbidden(method):
     assert (raw <= least + 2e-3).all()
 
 
+@pytest.mark.slow
 def test_forests_share_out_what_is_forbidden():
     first = np.zeros((3, 2))
     first[0, 0] = np.inf
@@ -151,6 +152,7 @@ def test_entropy_of_an_approximation_is_not_rounded_up():
     np.testing.assert_allclose(graph.entropy(), np.log(2), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_samples_leave_out_what_does_not_count():
     graph = loopy(np.random.default_rng(3), 4).masked(np.array([True, True, False, True]))
     for method in (Gibbs(sweeps=5), Elimination()):
@@ -164,6 +166,7 @@ def test_a_mean_field_that_is_infinite_still_has_marginals():
     np.testing.assert_allclose(found.nodes.sum(-1), 1)
 
 
+@pytest.mark.slow
 def test_annealing_cools_each_example_by_its_own_energies():
     small, large = loopy(np.random.default_rng(4), 6), loopy(np.random.default_rng(4), 6)
     large = jax.tree.map(lambda a: 1000 * a, large)

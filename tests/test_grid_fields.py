@@ -98,6 +98,7 @@ def test_no_answer_is_below_the_bound(method):
         assert (found.bound > linear - 0.02 * np.abs(linear)).all()
 
 
+@pytest.mark.slow
 def test_chains_give_a_lower_bound_of_the_free_energy():
     marginals, least = exact()
     found = GRID.by(TreeReweighted()).marginals()

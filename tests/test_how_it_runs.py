@@ -50,6 +50,7 @@ def test_it_says_which_way_and_why(energy, rows, says):
     assert ("[6,64]" in text or "[6,200]" in text) == words.startswith("examples last")
 
 
+@pytest.mark.slow
 def test_steps_are_kept_for_a_derivative_unless_they_are_many_and_cheap(monkeypatch):
     x = np.ones((600, 6), "float32")
     options = {"shape": (6,), "solver": MirrorDescent(), "differentiate": "unrolled"}

@@ -43,6 +43,7 @@ def test_states_are_those_of_flax_cells_in_both_directions():
         np.testing.assert_allclose(out, jnp.where(MASK[..., None], want, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_stands_beyond_the_end_changes_nothing_and_is_zero():
     network, params = made()
     found = network.apply({"params": params}, X, MASK)

@@ -367,6 +367,7 @@ def corners_of(case):
     return 0.7 * circle / np.linalg.norm(circle, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coupled on a box", "simplex", "ball"])
 def test_frank_wolfe_keeps_its_bound(name, x64):
     case, steps = CASES[name], 60
@@ -676,6 +677,7 @@ def test_segments_change_nothing_but_the_memory(x64):
 STEP_SIZES = 0.05 + 0.2 * np.random.default_rng(5).random(10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver, settings",
     [

@@ -34,6 +34,7 @@ def test_what_is_given_is_on_stays_given_and_leaves_something_to_find():
     assert suggest.average_precision(np.where(one.given, -9, one.y), one) == 100
 
 
+@pytest.mark.slow
 def test_the_masked_network_is_its_formula_and_its_loss_counts_what_was_not_told():
     x, y = np.eye(4, 6, dtype=np.float32), np.ones((4, 3), np.float32)
     module = masked.Masked(3, 5, 0.0, 0.0, pairs=True)

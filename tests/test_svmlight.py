@@ -29,6 +29,7 @@ PIECES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, derandomize=True, deadline=None, database=None)
 @given(PIECES)
 def test_numbers_are_those_of_float_to_the_bit(pieces):

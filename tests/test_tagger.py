@@ -143,6 +143,7 @@ def test_labels_that_are_not_known_do_not_count_in_training():
     assert tagger.score(*vectors(40, 1)) > 0.85
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything_and_sequences_of_weight_0_say_nothing():
     X, y = vectors(12)
     settings = {**SMALL, "epochs": 2, "random_state": 3}
@@ -294,6 +295,7 @@ def test_settings_that_cannot_be_are_errors(settings, message):
         SPENSequenceTagger(**settings).fit(*vectors(2))
 
 
+@pytest.mark.slow
 def test_it_asks_to_be_fitted_first_and_for_sequences_of_the_same_kind(of_vectors):
     with pytest.raises(NotFittedError):
         SPENSequenceTagger().predict([["a"]])

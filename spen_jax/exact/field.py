@@ -85,7 +85,7 @@ class Field(Structure):
         raise NotImplementedError
 
     def prepared(self, tables: Tables, weights: Any, cold: bool) -> Any:
-        """What messages need of the tables, once for all steps; weights are `covering`'s, None for all 1."""
+        """What messages need of the tables, once for all steps; weights are `cover`'s, None for all 1."""
         raise NotImplementedError
 
     def silent(self, ready: Any) -> Any:
@@ -203,7 +203,8 @@ class Field(Structure):
         return self.method
 
     def _others(self, question):
-        return "Elimination(), BeliefPropagation() or Gibbs()" if question != "best" else "MinCut()"
+        others = "TreeReweighted()" if question != "samples" else "Gibbs()"
+        return f"Elimination() or {others}"
 
     def recursion(self, tables, algebra):
         """By the method, where it is one of those that go through all answers."""

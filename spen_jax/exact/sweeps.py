@@ -109,7 +109,7 @@ class MeanField:
     def best(self, field, tables):
         """Rounded, after temperatures that fall from one at which everything is possible."""
         tables = lax.stop_gradient(tables)
-        cooled = _temperatures(field, tables, self.sweeps)
+        cooled = _temperatures(tables, self.sweeps)
 
         def step(y, temperature):
             t = temperature.reshape(-1, *[1] * (y.ndim - 1))
@@ -230,7 +230,7 @@ class Annealing:
     def best(self, field, tables):
         """Of all chains."""
         tables = lax.stop_gradient(tables)
-        cooled = _temperatures(field, tables, self.sweeps)
+        cooled = _temperatures(tables, self.sweeps)
 
         def chain(key):
             start, keys = _started(tables, key, self.sweeps)
@@ -290,7 +290,7 @@ def _drawn(field, tables, y, key, temperature=None):
     return swept(field, tables, y, draw), None
 
 
-def _temperatures(field, tables, steps):
+def _temperatures(tables, steps):
     """Temperatures of each example that fall from the size of its energies to a hundredth, (steps, B)."""
     size = sum(map(size_of, jax.tree.leaves(tables))) + jnp.zeros(len(tables.nodes))
     return jnp.maximum(size, 1e-30)[None] * jnp.geomspace(1, 0.01, steps)[:, None]
