@@ -7,7 +7,7 @@ import pytest
 from experiments.labels import defaults
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_classes_and_made_up_label_sets_are_measured_beside_linear_models(tmp_path):
     config = defaults.Config(("iris", "made-100"), seeds=(0,), out=tmp_path / "run")
     result = defaults.main(config)

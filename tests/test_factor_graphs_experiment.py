@@ -60,7 +60,7 @@ def test_a_bound_on_the_wrong_side_is_counted():
     assert factor_graphs.beyond(result) == 12
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_graphs_end_in_tables_and_figures(tmp_path, monkeypatch):
     best = {"linear programme": (LinearProgramme(), True), "mean field": (MeanField(), False)}
     monkeypatch.setattr(factor_graphs_random, "BEST", best)
@@ -77,7 +77,7 @@ def test_random_graphs_end_in_tables_and_figures(tmp_path, monkeypatch):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_picture_is_restored_by_an_energy_learnt_on_others(tmp_path, monkeypatch):
     monkeypatch.setattr(factor_graphs_image, "BEST", {"minimum cut": MinCut()})
     monkeypatch.setattr(factor_graphs_image, "LIKELIEST", {"likeliest": BeliefPropagation()})

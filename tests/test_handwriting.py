@@ -29,7 +29,7 @@ def made_up():
     return data.Letters(x, np.int32(y), mask, np.repeat(np.arange(10), 4), ALPHABET, {})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_easy_letters_are_read_without_being_told_their_borders(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load_letters", made_up)
     few = "likelihood", "perceptron", "true cuts"

@@ -22,7 +22,7 @@ def sketch(figure, path):
     shared.matplotlib.pyplot.close(figure)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_half_axes_are_learned_and_a_free_z_memorises_every_point(tmp_path, monkeypatch):
     monkeypatch.setattr(horn, "LIMITS", {"free": horn.LIMITS["free"]})
     monkeypatch.setattr(horn, "DIMENSIONS", (8,))

@@ -18,7 +18,7 @@ from experiments.labels import baselines, methods, models, protocol, runs, scarc
 from experiments.labels.inputs import Inputs, NetworkWithOthers, unit
 from experiments.labels.settings import DEFAULTS, settings_of
 
-SHORT = "max-margin", "end-to-end", "implicit", "pseudo-likelihood", "ranking", "deep-value"
+SHORT = "max-margin", "end-to-end", "ranking", "deep-value"
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_trained_network_takes_the_place_of_every_network_and_of_nothing_else(
     assert got == {"energy": {"network": network, "C1": 5}, "answer": {"network": network}}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_comparison_trains_each_method_beside_its_control(blocks, tmp_path, monkeypatch):
     config = methods.Config(
         dataset="scene", methods=("seal-dynamic",), seeds=(0,), quick=True, out=tmp_path / "m"
@@ -219,7 +219,7 @@ def test_a_search_takes_the_better_candidate_and_trains_it_on_all_rows(blocks):
     assert outcome.measures == alone.measures
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_curve_has_a_point_for_each_share(blocks, tmp_path):
     config = scarce.Config(
         dataset="scene", shares=(0.5, 1.0), seeds=(0,), quick=True, out=tmp_path / "s"

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     return folder, json.loads((folder / "result.json").read_text()), printed.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_linear_machines_are_those_of_scikit_learn(run):
     _, result, printed = run
     assert {*result["agreement"], *OTHER_DATA} == set(loss_gallery.MACHINES)

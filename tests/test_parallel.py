@@ -30,7 +30,7 @@ def eight():
     return run("on_eight_devices.py")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_step_over_devices_sums_once(eight):
     assert set(eight["collectives"]) == {"end to end", "max margin", "implicit", "explicit axes"}
     for kind, found in eight["collectives"].items():

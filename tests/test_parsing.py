@@ -69,7 +69,7 @@ def test_trees_and_crossing_arcs():
     assert parsing_data.no_arcs_cross(crossing, crossing >= 0).tolist() == [False, True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_learns_a_small_language_and_writes_its_figures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     made = [sentence(LONG if rng.random() < 0.7 else SHORT) for _ in range(230)]

@@ -117,7 +117,7 @@ def test_an_energy_of_the_structure_alone_is_answered_by_its_marginals_and_its_b
     assert np.all(structure.energy(structure.nearest(shown)) < jnp.inf)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("make", [chain, tree])
 def test_a_convex_energy_is_minimised_over_all_mixtures_of_structures(make):
     """Frank-Wolfe and mirror descent against a search over the weights of every structure."""

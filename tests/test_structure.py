@@ -36,7 +36,7 @@ def some(batch):
 each = pytest.mark.parametrize("kind", list(some(())))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each
 def test_a_learned_beta_has_a_derivative(kind, x64):
     structure = jax.tree.map(lambda a: a.astype(float), some(())[kind])

@@ -329,7 +329,7 @@ def test_handwriting_is_read_better_than_letter_by_letter():
     assert words > one_by_one + 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_experiment_by_default_settings_runs(monkeypatch, tmp_path):
     for name in ("matplotlib", "tyro", "rich", "sklearn_crfsuite"):
         pytest.importorskip(name)

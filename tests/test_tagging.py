@@ -109,7 +109,7 @@ def test_lines_of_a_file():
     assert with_tag(line, "DET").split("\t")[3] == "DET" and with_tag("dog", "X") == "dog\tX"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_learns_and_its_taggers_tag_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tagging, "epochs_of", lambda n: (12, 3))
     paths = tuple(tmp_path / f"{name}.conllu" for name in ("train", "dev", "test"))
