@@ -143,6 +143,7 @@ def test_a_treebank_has_three_splits_and_checksums(tmp_path, monkeypatch):
         data.load_treebank(data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_published_treebank_has_the_published_counts():
     root = os.environ.get("SPEN_JAX_DATA")
     if not root or not (Path(root) / "ud_english_ewt").is_dir():

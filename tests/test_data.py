@@ -18,6 +18,7 @@ def real(name):
     return data.load(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "train_labels", "test_labels"),
     [

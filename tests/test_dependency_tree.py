@@ -129,6 +129,7 @@ def check_enumeration(projective, one_root, dtype, atol):
         np.testing.assert_array_equal(cold[1][index], chosen)
 
 
+@pytest.mark.slow
 @some
 def test_all_answers_agree_with_enumeration(projective, one_root):
     check_enumeration(projective, one_root, np.float32, 1e-5)

@@ -120,6 +120,7 @@ def dual(grid, shares, cold=False):
     return dual_of(grid.tables(), grid.counting_pixels(), shares, cold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, 3])
 @pytest.mark.parametrize("kind", ["shared", "own", "each"])
 def test_energies_are_the_sums_over_pixels_and_neighbours(labels, kind):

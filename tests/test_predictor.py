@@ -39,6 +39,7 @@ def best_given(mask, known, b, lower=0.0, upper=1.0):
     return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "domain, solver, stop_early, atol",
     [
