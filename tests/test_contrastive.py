@@ -51,7 +51,7 @@ def test_test_images_and_unseen_digits_have_no_part_in_training_or_in_its_settin
     assert fitted[0][1]["setting"] in method.settings
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_run_beats_raw_pixels_and_only_the_energy_loss_collapses(tmp_path, monkeypatch):
     kept = {
         "InfoNCE": only("InfoNCE", 0.1, 1e-2),

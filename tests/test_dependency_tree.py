@@ -303,7 +303,7 @@ def test_best_trees_of_few_arcs():
             assert energies_of(a, y) == e if e < np.inf else np.all(y == -1)
 
 
-@slow
+@pytest.mark.long
 @pytest.mark.parametrize("projective,one_root", KINDS[:2])
 def test_many_examples_are_solved_in_blocks_and_under_vmap_as_each_alone(projective, one_root):
     rng = np.random.default_rng(8)

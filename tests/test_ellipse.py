@@ -20,7 +20,7 @@ def sketch(figure, path):
     shared.matplotlib.pyplot.close(figure)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_trainings_find_the_half_axes_and_colder_is_lower(tmp_path, monkeypatch):
     monkeypatch.setattr(ellipse, "HELD_OUT", 24)
     monkeypatch.setattr(ellipse, "SNAPSHOTS", 2)

@@ -93,7 +93,7 @@ def test_a_picture_is_restored_by_an_energy_learnt_on_others(tmp_path, monkeypat
     assert (tmp_path / "run" / "graphs-picture.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_grids_end_in_tables_and_a_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(factor_graphs_grids, "KINDS", {"mixed": None})
     schedules = {"undamped": BeliefPropagation(damping=0.0), "damped": BeliefPropagation()}

@@ -44,7 +44,7 @@ def test_the_half_axes_are_learned_and_a_free_z_memorises_every_point(tmp_path, 
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ball_keeps_z_from_reaching_outwards_but_not_inside():
     _, mean = horn.learn_decoder(jnp.arange(1), "ball", 8, 300)
     gaps = horn.gaps(mean)

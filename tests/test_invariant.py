@@ -15,7 +15,7 @@ from experiments.lecture import invariant
 from spen_jax import exact
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_latent_transformation_answers_on_moved_and_turned_images(tmp_path, monkeypatch):
     monkeypatch.setattr(invariant, "TRIALS", [(float("inf"), 0.03)])
     few = "no latent", "no latent, augmented", "latent"

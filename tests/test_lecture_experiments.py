@@ -27,7 +27,7 @@ def run(module, **settings):
     return json.loads((settings["out"] / "result.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_energy_loss_works_on_a_and_collapses_on_b_where_square_square_does_not(
     tmp_path, monkeypatch
 ):
@@ -91,7 +91,7 @@ def test_bad_settings_end_the_parabola_with_one_line(settings, tmp_path, capsys)
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scores_of_models_trained_apart_are_not_comparable(tmp_path, monkeypatch):
     monkeypatch.setattr(probabilities, "LOSSES", {"NLL": probabilities.LOSSES["NLL"]})
     result = run(probabilities, seeds=(7,), steps=60, digit_steps=200, out=tmp_path / "run")

@@ -23,7 +23,7 @@ def some(*names):
     return lambda seed: {name: of for name, of in load(seed).items() if name in names}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_code_is_k_means_and_a_gaussian_mixture_by_changing_beta(tmp_path, monkeypatch):
     monkeypatch.setattr(mixture, "load", some("iris", "drawn"))
     monkeypatch.setattr(mixture, "PATCHES", 30)

@@ -181,7 +181,7 @@ def test_a_polytope_says_what_it_needs():
             objective(predictor)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_chain_is_trained_on_its_polytope_with_sequences_of_several_lengths():
     rng = np.random.default_rng(0)
     letters = (rng.integers(0, K, (60, 1)) + np.arange(6)) % K

@@ -119,7 +119,7 @@ def test_every_trial_is_different_and_a_longer_list_begins_with_the_shorter():
     assert stacking.draw_settings(3) == drawn[:3]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_writes_its_folder_and_chooses_nothing_on_test_rows(tmp_path, monkeypatch):
     whole = sx.data.exclusive_blocks(0, 80, 16)  # as many test rows as validation rows: one shape
     train, test = (part._replace(x=np.float32(part.x > 0)) for part in (whole.train, whole.test))

@@ -52,7 +52,7 @@ def small(monkeypatch):
     monkeypatch.setattr(words_unseen, "STRINGS", {"words": ("", 0.0), "most": ("random", 0.9)})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_words_are_learnt_measured_and_drawn(small, tmp_path):
     out = tmp_path / "run"
     config = words.Config(
