@@ -18,7 +18,7 @@ from experiments.labels import baselines, methods, models, protocol, runs, scarc
 from experiments.labels.inputs import Inputs, NetworkWithOthers, unit
 from experiments.labels.settings import DEFAULTS, settings_of
 
-SHORT = "max-margin", "end-to-end", "ranking", "deep-value"
+SHORT = "max-margin", "end-to-end"
 
 
 @pytest.fixture

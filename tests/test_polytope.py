@@ -100,7 +100,7 @@ def least_by_weights(structure, entropy=0.0):
     return objective(jax.nn.softmax(logits))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("make", [chain, tree])
 def test_an_energy_of_the_structure_alone_is_answered_by_its_marginals_and_its_best(make):
     structure = make()

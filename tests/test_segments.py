@@ -97,7 +97,7 @@ def test_of_one_label_there_are_as_many_as_places_to_cut():
     np.testing.assert_allclose(free(jnp.zeros((1, 9, 2, 1))), -np.log(55) / 2, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_transitions_every_answer_is_that_of_transitions_of_0():
     rng = np.random.default_rng(3)
     energies, others = (jnp.float32(rng.normal(size=(2, 6, 3, 4))) for _ in range(2))

@@ -65,7 +65,7 @@ def test_at_beta_0_all_structures_are_alike(kind, n):
     assert structure.kl(structure, 0.0) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each
 def test_a_batch_of_no_examples_has_answers_of_none(kind):
     structure, one = (some(batch)[kind] for batch in ((0,), (1,)))

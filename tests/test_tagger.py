@@ -223,7 +223,7 @@ def test_batches_have_few_widths_and_one_size():
     assert set(np.concatenate([rows for _, rows in batches])) == set(range(551))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "inputs"), [("vectors", (64,)), ("features", (64,)), ("words", (64, 64, 64))]
 )

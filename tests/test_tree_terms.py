@@ -167,7 +167,7 @@ def test_new_terms_are_near_zero_and_every_parameter_has_a_gradient():
         assert np.any(slope) and np.all(np.isfinite(slope)), jax.tree_util.keystr(path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_among_marginals_follow_the_terms_and_can_be_unrolled():
     spen, h = TreeSPEN(Network(), terms=TERMS), jnp.float32(HIDDEN)
     features, energy = sx.functions_of(spen)
