@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spen_jax.exact.algebras import Algebra, Drawn, Least, Sum
+from spen_jax.exact.algebras import Algebra, Sum
 from spen_jax.exact.answers import with_parts
 from spen_jax.exact.field_methods import EXACT, Promises
 from spen_jax.exact.graph_plans import Order, elimination_order
+from spen_jax.exact.structure import Structure
 
 EVERY = Promises(EXACT, EXACT, EXACT, EXACT)
 
@@ -26,8 +27,8 @@ class _Listing:
 
     def best(self, field, tables):
         """The parts of the least energy."""
-        least, found = with_parts(lambda t: self.recursion(field, t, Least()), tables)
-        return jnp.maximum(field.written(found), 0), least
+        y, least = Structure.found_best(field, tables)
+        return jnp.maximum(y, 0), least
 
     def expectations(self, field, tables):
         """The derivative of F."""
@@ -36,13 +37,7 @@ class _Listing:
 
     def drawn(self, field, tables, key, n):
         """Alternatives drawn on the way back."""
-
-        def one(key):
-            free, found = with_parts(lambda t: self.recursion(field, t, Drawn(key)), tables)
-            return field.whole(found, free), free
-
-        y, free = jax.lax.map(one, jax.random.split(key, n), batch_size=8)
-        return jnp.moveaxis(y, 0, 1), free[0]
+        return Structure.found_samples(field, tables, key, n)
 
     def recursion(self, field: Any, tables: Any, algebra: Algebra) -> jax.Array:
         """What the algebra makes of all answers, (B,)."""

@@ -5,17 +5,16 @@ below, B or m 1 where all share them; a message of a factor to the j-th variable
 with minimum 0. Forbidden values count `BARRED` here, so that nothing is subtracted from infinity.
 """
 
-from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.tree_util import GetAttrKey
 
 from spen_jax.exact.algebras import Algebra
 from spen_jax.exact.answers import finite
+from spen_jax.exact.arrays import Arrays, made_of
 from spen_jax.numbers import floats, known, real, wide
 
 HUGE = 1e15
@@ -53,7 +52,7 @@ class Scopes:
         return isinstance(other, Scopes) and np.array_equal(self.array, other.array)
 
 
-class Factors:
+class Factors(Arrays):
     """m factors of one kind: `known` scopes (m, r), or `scopes` that are traced or each example's own (..., m, r)."""
 
     arrays: ClassVar[tuple[str, ...]] = ("energies", "scopes")
@@ -61,27 +60,6 @@ class Factors:
     energies: jax.Array
     scopes: jax.Array | None
     known: Scopes | None
-
-    def __init_subclass__(cls):
-        jax.tree_util.register_pytree_with_keys(
-            cls, cls._flatten, partial(_unflatten, cls), cls._plain_flatten
-        )
-
-    def _flatten(self):
-        return [(GetAttrKey(n), getattr(self, n)) for n in self.arrays], self.said()
-
-    def _plain_flatten(self):
-        return [getattr(self, n) for n in self.arrays], self.said()
-
-    def said(self) -> tuple[Any, ...]:
-        """What is no array."""
-        return tuple(getattr(self, n) for n in self.settings)
-
-    def replaced(self, **changed: Any) -> Self:
-        """The same with other arrays."""
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__ | changed)
-        return new
 
     def _read_scopes(self, scopes):
         name = f"scopes of {type(self).__name__}"
@@ -126,8 +104,7 @@ class Factors:
                 f"energies of {name} must be of shape {want[-rank:]}, shared by all its factors, {want[-rank - 1 :]} "
                 f"or {want}, got {axes[1:] if axes[:1] == (1,) else axes}"
             )
-        if isinstance(self.energies, jax.Array):
-            check_energies(f"energies of {name}", self.energies)
+        check_energies(f"energies of {name}", self.energies)
         if self.known is None and self.where.shape[:-2] not in ((), batch):
             raise ValueError(
                 f"scopes of {name} must be (m, r), or of each example {(*batch, 'm', 'r')}, got {self.where.shape}"
@@ -195,14 +172,7 @@ class Factors:
 
 def blank(cls: Any, settings: Any) -> Any:
     """Factors without energies, of a class and its settings."""
-    return _unflatten(cls, settings, (None, None))
-
-
-def _unflatten(cls, settings, arrays):
-    new = object.__new__(cls)
-    new.__dict__.update(zip(cls.settings, settings, strict=True))
-    new.__dict__.update(zip(cls.arrays, arrays, strict=True))
-    return new
+    return made_of(cls, settings, (None, None))
 
 
 class Tables(Factors):

@@ -19,7 +19,7 @@ from spen_jax.checks import check_whole
 from spen_jax.exact import answers
 from spen_jax.exact.algebras import Sum
 from spen_jax.exact.answers import or_infinite
-from spen_jax.exact.field_methods import APPROXIMATE, EXACT, Method, Tables, read_method
+from spen_jax.exact.field_methods import EXACT, Method, Tables, read_method
 from spen_jax.exact.graph_layout import Layout
 from spen_jax.exact.structure import Beta, Structure, read_beta
 
@@ -178,10 +178,6 @@ class Field(Structure):
         y, _ = lax.stop_gradient(self.asked("best").best(self, tables))
         return or_infinite(self.multilinear(tables, self.one_hot(y)))
 
-    def found_marginals(self, tables):
-        """By the method."""
-        return self.asked("marginals").expectations(self, tables)[1]
-
     def found_samples(self, tables, key, n):
         """By the method; the second result is infinite where nothing is allowed."""
         y, free = self.asked("samples").drawn(self, tables, key, n)
@@ -239,9 +235,7 @@ class Field(Structure):
         self.asked("samples")
         found = answers.sample(self, key, int(n), beta)
         none = jnp.full(self.batch_shape, -jnp.inf, found.energy.dtype)
-        return Answer(
-            found.y, found.energy, none, self.method.promises(self).samples or APPROXIMATE
-        )
+        return Answer(found.y, found.energy, none, str(self.method.promises(self).samples))
 
 
 @jax.custom_jvp

@@ -67,8 +67,30 @@ class MinCut:
         return jnp.maximum(y, 0), bound
 
 
+class _Programme:
+    """What the linear and the integer programme share."""
+
+    def promises(self, field: Any) -> Promises:
+        """The best answer, with a bound."""
+        return Promises(best=BOUND)
+
+    def check(self, field: Any) -> None:
+        """ValueError for scopes that are not known."""
+        field.layout()
+
+    def best(self, field, tables):
+        """As found, single variables changed as long as that helps."""
+        layout = field.layout()
+        y, bound = on_host(field, tables, lambda _, example: self.solved(_network(layout, example)))
+        return polished(field, tables, jnp.maximum(y, 0)), bound
+
+    def solved(self, network: Network) -> tuple[Any, Any, float]:
+        """An answer (n,), its energy or None, and a bound."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class LinearProgramme:
+class LinearProgramme(_Programme):
     """The linear programme over the local polytope, min sum_f E_f . mu_f: a lower bound, on the host by SciPy's HiGHS.
 
     The answer has each variable's value of the largest mu, and then single variables changed as long as that helps. For
@@ -76,28 +98,14 @@ class LinearProgramme:
     a constant to differentiation. Source: Wainwright & Jordan (2008), chapter 8.
     """
 
-    def promises(self, field):
-        """The best answer, with a bound."""
-        return Promises(best=BOUND)
-
-    def check(self, field):
-        """ValueError for scopes that are not known."""
-        field.layout()
-
-    def best(self, field, tables):
+    def solved(self, network):
         """Rounded."""
-        layout = field.layout()
-
-        def solve(scopes, example):
-            found = linear_programme(*_network(layout, example))
-            return [np.argmax(mu) for mu in found.marginals], None, found.bound
-
-        y, bound = on_host(field, tables, solve)
-        return polished(field, tables, jnp.maximum(y, 0)), bound
+        found = linear_programme(*network)
+        return [np.argmax(mu) for mu in found.marginals], None, found.bound
 
 
 @dataclass(frozen=True)
-class IntegerProgramme:
+class IntegerProgramme(_Programme):
     """The same with whole mu, by branch and bound: exact, unless the time is up, and then as good as its bound says.
 
     Attributes:
@@ -110,23 +118,9 @@ class IntegerProgramme:
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"seconds must be above 0, or None for no end, got {self.seconds}")
 
-    def promises(self, field):
-        """The best answer, with a bound, which it reaches up to HiGHS's tolerance."""
-        return Promises(best=BOUND)
-
-    def check(self, field):
-        """ValueError for scopes that are not known."""
-        field.layout()
-
-    def best(self, field, tables):
-        """As found, or improved where the time was up."""
-        layout = field.layout()
-
-        def solve(scopes, example):
-            return integer_programme(*_network(layout, example), seconds=self.seconds)
-
-        y, bound = on_host(field, tables, solve)
-        return polished(field, tables, jnp.maximum(y, 0)), bound
+    def solved(self, network):
+        """Up to HiGHS's tolerance."""
+        return integer_programme(*network, seconds=self.seconds)
 
 
 def on_host(

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.tree_util import GetAttrKey
 
 from spen_jax.checks import check_whole
 from spen_jax.domains import Domain
@@ -28,12 +27,13 @@ from spen_jax.exact import answers
 from spen_jax.exact.algebras import Algebra, Drawn, Least, Sum
 from spen_jax.exact.answers import Found, with_parts
 from spen_jax.exact.arguments import check_beta
+from spen_jax.exact.arrays import Arrays
 from spen_jax.numbers import known, real
 
 Beta = jax.Array | float
 
 
-class Structure:
+class Structure(Arrays):
     """What all structures offer; a new one has arrays, a recursion over the energies of its parts, two ways to write y.
 
     An answer y is written in whole numbers (labels, heads), or as the indicator array that a domain relaxes, in which
@@ -54,26 +54,6 @@ class Structure:
     """The axes of one answer in whole numbers."""
     domain: ClassVar[Domain]
     """Where relaxed answers live."""
-
-    def __init_subclass__(cls):
-        jax.tree_util.register_pytree_with_keys(
-            cls, cls._flatten, partial(_unflatten, cls), cls._plain_flatten
-        )
-
-    def _flatten(self):
-        return [(GetAttrKey(n), getattr(self, n)) for n in self.arrays], self._said()
-
-    def _plain_flatten(self):
-        return [getattr(self, n) for n in self.arrays], self._said()
-
-    def _said(self):
-        return tuple(getattr(self, n) for n in self.settings)
-
-    def replaced(self, **arrays: Any) -> Self:
-        """The same with other arrays."""
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__ | arrays)
-        return new
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -240,7 +220,7 @@ class Structure:
             raise ValueError(f"kl needs another {type(self).__name__}, got {type(other).__name__}")
         for what, own, its in (
             ("shape", (self.batch_shape, self.y_shape()), (other.batch_shape, other.y_shape())),
-            ("settings", self._said(), other._said()),
+            ("settings", self.said(), other.said()),
         ):
             if own != its:
                 raise ValueError(f"kl needs two structures of equal {what}, got {own} and {its}")
@@ -284,13 +264,6 @@ class Structure:
     def _repeated(self, n, a):
         axis = len(self.batch_shape)
         return jnp.repeat(jnp.expand_dims(a, axis), n, axis)
-
-
-def _unflatten(cls, settings, arrays):
-    new = object.__new__(cls)
-    new.__dict__.update(zip(cls.settings, settings, strict=True))
-    new.__dict__.update(zip(cls.arrays, arrays, strict=True))
-    return new
 
 
 def read_beta(beta: Any) -> tuple[Any, bool]:
