@@ -30,6 +30,9 @@ from spen_jax.energies.explain import (
 )
 from spen_jax.energies.graphs import GraphSPEN, Messages
 from spen_jax.energies.images import ImageSPEN, Patches
+from spen_jax.energies.measurements import Blurred, Incomplete, Measurement, Noisy
+from spen_jax.energies.priors import DeepVariation, Denoising, FieldOfExperts, TotalVariation
+from spen_jax.energies.restoration import Measured, Restoration, from_measurement
 from spen_jax.energies.sequences import LanguageModel, Windows
 from spen_jax.energies.spen import (
     SPEN,
@@ -50,34 +53,45 @@ from spen_jax.energies.trees import (
 
 __all__ = [
     "Binary",
+    "Blurred",
     "Cardinality",
     "ChainSPEN",
     "Convex",
     "Decoder",
     "Deep",
+    "DeepVariation",
+    "Denoising",
     "Distance",
-    "GraphSPEN",
+    "FieldOfExperts",
     "Grandparents",
+    "GraphSPEN",
     "ImageSPEN",
     "ImplicitRegressor",
+    "Incomplete",
     "LanguageModel",
     "LinearMachine",
     "Matcher",
+    "Measured",
+    "Measurement",
     "Messages",
     "Multiclass",
+    "Noisy",
     "Pairwise",
     "Patches",
     "Penalised",
     "RadialBasis",
     "Regressor",
+    "Restoration",
     "SPEN",
     "Saturated",
     "Siblings",
+    "TotalVariation",
     "TreeSPEN",
     "Valency",
     "Windows",
     "cosine",
     "euclidean",
+    "from_measurement",
     "gaussian_bumps",
     "implied_logits",
     "interactions",

@@ -6,6 +6,7 @@ from spen_jax.inference.latent import Minima, Sparse, fista, infer, ista, minima
 from spen_jax.inference.layout import over_examples, suits_last
 from spen_jax.inference.minimize import Solution, minimize, minimize_best
 from spen_jax.inference.plan import Differentiate, Implicit, Options, Unrolled, check_numbers
+from spen_jax.inference.proximal import ProximalGradient
 from spen_jax.inference.solvers import (
     FrankWolfe,
     GradientDescent,
@@ -29,16 +30,17 @@ __all__ = [
     "OnLogits",
     "Optax",
     "Options",
+    "ProximalGradient",
     "Solution",
     "Solver",
     "Sparse",
     "Unrolled",
     "check_numbers",
     "fista",
+    "how_it_runs",
     "infer",
     "ista",
     "minima",
-    "how_it_runs",
     "minimize",
     "minimize_best",
     "over_examples",

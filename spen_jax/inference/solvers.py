@@ -71,7 +71,7 @@ def in_range(solver: Any) -> Any:
     return solver.in_range() if hasattr(solver, "in_range") else True
 
 
-def _require(holds: Any, message: str) -> None:
+def require(holds: Any, message: str) -> None:
     """ValueError unless it holds; a number that is only known when the program runs is not checked."""
     if isinstance(holds, bool | np.bool_) and not holds:
         raise ValueError(message)
@@ -102,7 +102,7 @@ class GradientDescent:
     def __post_init__(self):
         given = f"got {self.step_size} and {self.momentum}"
         message = f"GradientDescent needs step_size > 0 and 0 <= momentum < 1, {given}"
-        _require(self.in_range(), message)
+        require(self.in_range(), message)
 
     def in_range(self):
         """step_size > 0 and 0 <= momentum < 1."""
@@ -146,7 +146,7 @@ class MirrorDescent:
 
     def __post_init__(self):
         given = f"got {self.step_size} and {self.entropy}"
-        _require(
+        require(
             self.in_range(),
             f"MirrorDescent needs step_size > 0, entropy >= 0, their product below 2, {given}",
         )
@@ -183,7 +183,7 @@ class OnLogits:
 
     def __post_init__(self):
         made = hasattr(self.solver, "step") and not isinstance(self.solver, type)
-        _require(made, f"OnLogits needs a solver such as GradientDescent(), got {self.solver!r}")
+        require(made, f"OnLogits needs a solver such as GradientDescent(), got {self.solver!r}")
 
     def in_range(self):
         """Whether the other solver's numbers are."""
@@ -227,7 +227,7 @@ class LineSearch:
     def __post_init__(self):
         given = f"got {self.step_size} and {self.decrease}"
         message = f"LineSearch needs step_size > 0 and 0 < decrease < 1/2, {given}"
-        _require(self.in_range(), message)
+        require(self.in_range(), message)
 
     def in_range(self):
         """step_size > 0 and 0 < decrease < 1/2."""
@@ -328,7 +328,7 @@ class Optax:
 
     def __post_init__(self):
         made = hasattr(self.transformation, "update") and not isinstance(self.transformation, type)
-        _require(
+        require(
             made,
             f"Optax needs a transformation such as optax.adam(0.1), got {self.transformation!r}",
         )

@@ -1,6 +1,7 @@
 """Ready-made networks (Flax), and modules as pure functions."""
 
 from spen_jax.networks.biaffine import Biaffine, BiaffineLabels, with_root
+from spen_jax.networks.denoisers import NoiseNetwork
 from spen_jax.networks.feature_network import Dense, FeatureNetwork
 from spen_jax.networks.functions import (
     Params,
@@ -19,6 +20,7 @@ __all__ = [
     "Dense",
     "FeatureNetwork",
     "GRU",
+    "NoiseNetwork",
     "Params",
     "Tagger",
     "UNet",

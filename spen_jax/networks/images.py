@@ -49,7 +49,7 @@ class UNet(nn.Module):
             passed.append(h)
             h = block(mean_pool(h, 2))
         for block, wide in zip(self.up[::-1], passed[::-1], strict=True):
-            h = block(jnp.concatenate([wide, _doubled(h, wide.shape)], -1))
+            h = block(jnp.concatenate([wide, doubled(h, (wide.shape[1], wide.shape[2]))], -1))
         return h
 
     def output(self, h: jax.Array) -> jax.Array:
@@ -93,9 +93,9 @@ def mean_pool(images: jax.Array, size: int) -> jax.Array:
     return sums / counts.reshape(*[1] * len(batch), rows, columns, 1).astype(sums.dtype)
 
 
-def _doubled(h, like):
-    """Each pixel as 2 x 2, cut to the height and width of `like`."""
+def doubled(h: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Each place as 2 x 2 pixels, (B, H, W, C) -> (B, 2 H, 2 W, C), cut to a height and width."""
     batch, rows, columns, channels = h.shape
     shape = batch, rows, 2, columns, 2, channels
     wide = jnp.broadcast_to(h[:, :, None, :, None], shape)
-    return wide.reshape(batch, 2 * rows, 2 * columns, channels)[:, : like[1], : like[2]]
+    return wide.reshape(batch, 2 * rows, 2 * columns, channels)[:, : size[0], : size[1]]

@@ -1,0 +1,202 @@
+"""What was measured of an image, as an object: noise of a known level, missing pixels, a known blur.
+
+A measurement x holds a batch: `image` (B, H, W), whatever was recorded, in grey levels from 0 to 1, and `noise` (B,),
+the standard deviation of its Gaussian noise in the same units. It says how unlikely that is for an image y, D(x, y) in
+nats, where to start, and what a step that is exact in D is. With a prior over images it makes a problem:
+`Restoration(prior)`. `energy` and `newton` are of one example, as they stand within `vmap`.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spen_jax.exact.arrays import Arrays
+from spen_jax.numbers import floats, known
+
+
+class Measurement(Protocol):
+    """What `Restoration` asks of one; its leaves are arrays of B examples, `noise` (B,) among them."""
+
+    noise: Any
+
+    def energy(self, y: jax.Array) -> jax.Array:
+        """D(x, y) of one y (H, W), in nats."""
+        ...
+
+    def newton(self, gradient: jax.Array, size: Any, scale: Any) -> jax.Array:
+        """(1 / size + scale H)^-1 gradient, H the second derivatives of D."""
+        ...
+
+    def start(self) -> jax.Array:
+        """A first guess of the images of a batch, (B, H, W)."""
+        ...
+
+
+class Noisy(Arrays):
+    """x = y + noise: D = |y - x|^2 / (2 noise^2)."""
+
+    arrays = ("image", "noise")
+
+    def __init__(self, image: Any, noise: Any):
+        """Arrays: image (B, H, W); noise, one number or (B,), above 0."""
+        self.image = _images(image)
+        self.noise = _levels(noise, self.image)
+
+    def energy(self, y):
+        """|y - x|^2 / (2 noise^2) of one y (H, W), in nats."""
+        return jnp.sum((y - self.image) ** 2) / (2 * self.noise**2)
+
+    def newton(self, gradient, size, scale=1.0):
+        """The gradient over 1 / size + scale / noise^2."""
+        return gradient / (1 / size + scale / self.noise**2)
+
+    def start(self):
+        """x itself."""
+        return self.image
+
+
+class Incomplete(Arrays):
+    """x = y where it was seen, without noise: D = 0 there, and whatever y is elsewhere."""
+
+    arrays = ("image", "seen")
+
+    def __init__(self, image: Any, seen: Any):
+        """Arrays: image (B, H, W), whose unseen pixels may be anything; seen, booleans (B, H, W)."""
+        seen = jnp.asarray(seen)
+        images = jnp.asarray(image)
+        if seen.dtype != bool or seen.shape != images.shape:
+            raise ValueError(
+                f"seen must be booleans of the image's shape {images.shape}, got {seen.dtype} {seen.shape}"
+            )
+        self.seen = seen
+        self.image = _images(jnp.where(seen, images, 0))
+
+    def energy(self, y):
+        """0: where x was seen y stands still, see `newton`."""
+        return jnp.zeros((), y.dtype)
+
+    def newton(self, gradient, size, scale=1.0):
+        """size times the gradient where nothing was seen, else 0."""
+        return jnp.where(self.seen, 0, size * gradient)
+
+    def start(self):
+        """x where it was seen, elsewhere means over ever larger squares of what was; a batch without any is 1/2."""
+        return _filled(self.image, self.seen.astype(self.image.dtype))
+
+
+class Blurred(Arrays):
+    """x = k * y + noise: D = |k * y - x|^2 / (2 noise^2), the image mirrored at its edges or repeated beyond them.
+
+    Mirrored (as `scipy.ndimage` has it by default, "reflect") the kernel must be its own mirror image in both axes; a
+    convolution is then diagonal in cosines, repeated in Fourier's waves, and with it the exact step.
+    """
+
+    arrays = ("image", "noise", "transfer")
+    settings = ("periodic",)
+
+    def __init__(self, image: Any, kernel: Any, noise: Any, *, periodic: bool = False):
+        """Arrays: image (B, H, W); kernel (h, w), odd sizes up to the image's; noise, one number or (B,), above 0."""
+        self.image = _images(image)
+        self.noise = _levels(noise, self.image)
+        self.periodic = periodic
+        kernel = np.asarray(kernel, np.float64)
+        _check_kernel(kernel, self.image.shape[1:], periodic)
+        rows, columns = self._extended(self.image.shape[1:])
+        spread = np.zeros((rows, columns))
+        spread[: kernel.shape[0], : kernel.shape[1]] = kernel
+        spread = np.roll(spread, [-(n // 2) for n in kernel.shape], (0, 1))
+        transfer = jnp.asarray(np.fft.rfft2(spread), jnp.result_type(self.image, 1j))
+        self.transfer = jnp.broadcast_to(transfer, (len(self.image), *transfer.shape))
+
+    def _extended(self, shape):
+        return tuple(shape) if self.periodic else tuple(2 * n for n in shape)
+
+    def _filtered(self, y, response):
+        """y (H, W), extended, with its waves times `response`."""
+        if not self.periodic:
+            y = jnp.concatenate([y, y[::-1]], 0)
+            y = jnp.concatenate([y, y[:, ::-1]], 1)
+        rows, columns = self.image.shape[-2:]
+        return jnp.fft.irfft2(jnp.fft.rfft2(y) * response, y.shape)[:rows, :columns]
+
+    def blur(self, y):
+        """k * y of one y (H, W)."""
+        return self._filtered(y, self.transfer)
+
+    def energy(self, y):
+        """|k * y - x|^2 / (2 noise^2) of one y (H, W), in nats."""
+        return jnp.sum((self.blur(y) - self.image) ** 2) / (2 * self.noise**2)
+
+    def newton(self, gradient, size, scale=1.0):
+        """Each wave of the gradient over 1 / size + scale |response|^2 / noise^2."""
+        curvature = scale * jnp.abs(self.transfer) ** 2 / self.noise**2
+        return self._filtered(gradient, 1 / (1 / size + curvature))
+
+    def start(self):
+        """x itself."""
+        return self.image
+
+
+def _images(image: Any) -> jax.Array:
+    image = floats("image", image)
+    if image.ndim != 3 or not image.size:
+        raise ValueError(
+            f"image must be a batch of grey images (B, H, W), got shape {image.shape}; one image is image[None], "
+            "colours are images of their own"
+        )
+    found = known(image)
+    if found is not None and not np.isfinite(found).all():
+        raise ValueError("image holds NaN or infinities; say by Incomplete which pixels were seen")
+    if found is not None and np.abs(found).max() > 20:
+        raise ValueError(
+            f"image must hold grey levels from 0 to 1, up to noise, got up to {np.abs(found).max():.4g}; of whole "
+            "numbers up to 255 give image / 255"
+        )
+    return image
+
+
+def _levels(noise: Any, image: jax.Array) -> jax.Array:
+    noise = floats("noise", noise).astype(image.dtype)
+    if noise.shape not in ((), (len(image),)):
+        raise ValueError(
+            f"noise must be one number or one for each of {len(image)} images, got shape {noise.shape}"
+        )
+    found = known(noise)
+    if found is not None and not (np.isfinite(found).all() and (found > 0).all()):
+        raise ValueError(f"noise, a standard deviation, must be above 0, got {found}")
+    return jnp.broadcast_to(noise, (len(image),))
+
+
+def _check_kernel(kernel, shape, periodic):
+    odd = kernel.ndim == 2 and all(
+        n % 2 == 1 and n <= m for n, m in zip(kernel.shape, shape, strict=True)
+    )
+    if not odd or not np.isfinite(kernel).all():
+        raise ValueError(
+            f"kernel must be a matrix of odd sizes up to the image's {tuple(shape)}, finite, got shape {kernel.shape}"
+        )
+    mirrored = np.allclose(kernel, kernel[::-1]) and np.allclose(kernel, kernel[:, ::-1])
+    if not periodic and not mirrored:
+        raise ValueError(
+            "a kernel that is not its own mirror image in both axes has no exact step on an image mirrored at its "
+            "edges: give periodic=True, for an image repeated beyond them"
+        )
+
+
+def _filled(image: jax.Array, weight: jax.Array) -> jax.Array:
+    """Images (B, H, W) where their weights are above 0, elsewhere filled from coarser means."""
+    batch, rows, columns = image.shape
+    if rows == 1 and columns == 1:
+        return jnp.where(weight > 0, image, 0.5)
+    edge = [(0, 0), (0, rows % 2), (0, columns % 2)]
+    summed = [
+        lax.reduce_window(jnp.pad(a, edge), 0.0, lax.add, (1, 2, 2), (1, 2, 2), "VALID")
+        for a in (image * weight, weight)
+    ]
+    there = jnp.minimum(summed[1], 1)
+    coarse = _filled(summed[0] / jnp.maximum(summed[1], 1e-6), there)
+    fine = jax.image.resize(coarse, (batch, rows + rows % 2, columns + columns % 2), "linear")
+    return jnp.where(weight > 0, image, fine[:, :rows, :columns])

@@ -1,0 +1,140 @@
+"""Priors over images (Flax Linen): how unlikely an image is by itself, as terms of an energy.
+
+A prior is a term of images y (H, W) of any size, such as `ImageSPEN` and `Restoration` take: `features(h, train) -> {}`
+and `energy(context, y) -> scalar`. `Restoration` gives it grey levels in units of the noise, so that it is told how
+strong that is. All are smooth, but for `Denoising` none is bounded below for all parameters.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spen_jax.energies.images import over_pixels
+from spen_jax.energies.spen import softplus
+from spen_jax.networks import mean_pool
+
+_normal = nn.initializers.normal
+
+
+class _Prior(nn.Module):
+    """A term that does not depend on x."""
+
+    def features(self, h: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """{}: the term does not depend on x."""
+        return {}
+
+
+class TotalVariation(_Prior):
+    """weight * sum over places of sqrt(dx^2 + dy^2 + width^2) - width, dx and dy differences of neighbours.
+
+    Convex, smooth for width > 0; learns the weight, exp(log_weight). Source: Rudin, Osher & Fatemi (1992).
+
+    Attributes:
+      weight: at the start.
+      width: below which differences cost their square.
+    """
+
+    weight: float = 1.0
+    width: float = 0.1
+
+    @nn.compact
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """The term of one image, y (H, W); declares log_weight."""
+        log_weight = self.param("log_weight", nn.initializers.constant(jnp.log(self.weight)), ())
+        down = jnp.pad(y[1:] - y[:-1], [(0, 1), (0, 0)])
+        right = jnp.pad(y[:, 1:] - y[:, :-1], [(0, 0), (0, 1)])
+        sizes = jnp.sqrt(down**2 + right**2 + self.width**2) - self.width
+        return jnp.exp(log_weight) * jnp.sum(sizes)
+
+
+class FieldOfExperts(_Prior):
+    """sum_k a_k sum over places of log(1 + (f_k * y)^2 / 2): Student's t experts on the answers of filters.
+
+    a_k = softplus(of the parameter a), above 0; the filters f_k are learned and of mean 0, so that brightness costs
+    nothing. Robust: what a filter objects to costs ever less the larger it is. Sources: Roth & Black (2005, 2009).
+
+    Attributes:
+      filters: how many.
+      size: of each, in height and width, an odd number.
+    """
+
+    filters: int = 24
+    size: int = 5
+
+    @nn.compact
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """The term of one image, y (H, W); declares f (size, size, 1, filters) and a (filters,)."""
+        f = self.param("f", _normal(1 / self.size), (self.size, self.size, 1, self.filters))
+        a = self.param("a", nn.initializers.constant(-2.0), (self.filters,))
+        edge = self.size // 2
+        around = jnp.pad(y, edge, "edge")
+        answers = over_pixels(around[..., None], f - jnp.mean(f, (0, 1), keepdims=True))
+        answers = answers[edge : edge + y.shape[0], edge : edge + y.shape[1]]
+        return jnp.sum(jnp.log1p(answers**2 / 2) @ softplus(a))
+
+
+class DeepVariation(_Prior):
+    """sum over scales and places of v_s . u_s, u_s the layers of a smooth convolutional network: a deep prior.
+
+    Two convolutions at each scale, the first of all followed by sqrt(1 + a^2) - 1, which knows no sign, the others by
+    a softplus; the means over 2 x 2 go to the next scale. The first filters are of mean 0: brightness costs
+    nothing. As `Restoration` has it, it is told the noise. After the total deep variation of Kobler et al.
+    (2020), whose blocks go back up too.
+
+    Attributes:
+      widths: features at each scale, the image's own first.
+      size: of the first filters, in height and width, an odd number.
+    """
+
+    widths: tuple[int, ...] = (32, 48)
+    size: int = 7
+
+    @nn.compact
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """The term of one image, y (H, W); declares W_s_i, b_s_i and v_s for each scale s."""
+        edge = self.size // 2
+        units = jnp.pad(y, edge, "edge")[..., None]
+        total = jnp.zeros((), y.dtype)
+        for s, width in enumerate(self.widths):
+            units = mean_pool(units, 2) if s else units
+            for i in range(2):
+                first = s == i == 0
+                units = self._layer(
+                    units, f"{s + 1}_{i + 1}", width, self.size if first else 3, first
+                )
+                if first:
+                    units = units[edge : edge + y.shape[0], edge : edge + y.shape[1]]
+            total += jnp.sum(units @ self.param(f"v_{s + 1}", _normal(0.1 / width**0.5), (width,)))
+        return total
+
+    def _layer(self, units, name, width, size, first):
+        inputs = units.shape[-1]
+        W = self.param(
+            f"W_{name}", _normal((size**2 * inputs) ** -0.5), (size, size, inputs, width)
+        )
+        b = self.param(f"b_{name}", nn.initializers.zeros, (width,))
+        if first:
+            W -= jnp.mean(W, (0, 1), keepdims=True)
+            return jnp.sqrt(1 + (over_pixels(units, W) + b[None, None]) ** 2) - 1
+        return softplus(over_pixels(units, W) + b[None, None])
+
+
+class Denoising(_Prior):
+    """|y - N(y)|^2 / 2 of a denoiser N(y) = y - R(y), R a network that finds the noise: |R(y)|^2 / 2.
+
+    At least 0, and 0 for images that N leaves alone. One step of length 1 down its slope, y - J(y)'R(y) with J the
+    derivative of R, is a denoiser itself; trained as one it is as good as N of equal size. Source: Hurault,
+    Leclaire & Papadakis (2022), gradient step denoisers; Romano, Elad & Milanfar (2017) for the idea.
+
+    Attributes:
+      network: R, a Flax module (B, H, W) -> (B, H, W), such as `networks.NoiseNetwork`.
+    """
+
+    network: Callable[[jax.Array], jax.Array]
+
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """The term of one image, y (H, W)."""
+        return jnp.sum(self.network(y[None]) ** 2) / 2

@@ -1,0 +1,99 @@
+"""Problems of images: what was measured, and a prior over images, one energy.
+
+    x = Incomplete(images, seen)                                   # or Noisy, Blurred, one of your own
+    features, energy = functions_of(Restoration(Denoising(NoiseNetwork()), level=8 / 255))
+    restore = Predictor(energy, features, start=from_measurement, domain=Measured(), solver=ProximalGradient())
+
+The weights of one prior, trained on one problem, serve them all.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spen_jax.domains import Domain, Reals
+from spen_jax.energies.structured import energies_of
+
+
+class Restoration(nn.Module):
+    """E(x, y) = s^2 (D(x, y) + weight prior((y - 1/2) / s)), y (H, W) grey levels from 0 to 1.
+
+    D is the measurement's, in nats, see `energies.measurements`. s is the level of noise that the prior is told: it
+    sees y in units of s. The factor s^2, which moves no minimum, makes a derivative, and so a step and the
+    residual, one in grey levels whatever s: of `Noisy` with s its own noise, E = |y - x|^2 / 2 + s^2 prior, and y = x -
+    grad E(x), one step of length 1 from x, is what a denoiser trains.
+
+    Attributes:
+      prior: a term such as `Denoising`, `DeepVariation`, `FieldOfExperts`, `TotalVariation`.
+      level: s, in grey levels; None is the measurement's noise, which `Incomplete` has none of.
+      weight: of the prior.
+    """
+
+    prior: Any
+    level: float | None = None
+    weight: float = 1.0
+
+    def setup(self):
+        """ValueError for a level or a weight that cannot be."""
+        if not ((self.level is None or self.level > 0) and self.weight >= 0):
+            raise ValueError(
+                f"level must be above 0, in grey levels, and weight 0 or more, got {self.level} and {self.weight}"
+            )
+
+    def features(self, x: Any, train: bool = False) -> dict[str, Any]:
+        """The context of a batch: "measurement" and "level" (B,); ValueError where neither knows a level."""
+        if self.level is None and not hasattr(x, "noise"):
+            raise ValueError(
+                f"{type(x).__name__} has no noise that could tell the prior its level: give Restoration a level, such "
+                "as 8 / 255"
+            )
+        images = x.image
+        level = x.noise if self.level is None else jnp.full(len(images), self.level, images.dtype)
+        return {"measurement": x, "level": level}
+
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """E(x, y) of one image, y (H, W)."""
+        s = context["level"]
+        prior = self.prior.energy({}, (y - 0.5) / s)
+        return s**2 * (context["measurement"].energy(y) + self.weight * prior)
+
+    def __call__(self, x: Any, y: jax.Array) -> jax.Array:
+        """The energies of a batch, (B,); makes `init` see all parameters."""
+        return energies_of(self, self.features(x), y)
+
+
+@dataclass(frozen=True)
+class Measured(Reals):
+    """All images, with the exact steps of what was measured: the domain of a `Restoration`.
+
+    `ProximalGradient` takes such steps. `residual` is then how far, in grey levels, the next step of length 1 would
+    move a pixel, the largest, which for `Incomplete` does not ask what the prior thinks of pixels that were seen.
+    """
+
+    def within(self, context: Any) -> Domain:
+        """That of one example's measurement."""
+        return _Within(context["measurement"], context["level"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Within(Reals):
+    """Those of one example, while it is being traced."""
+
+    measurement: Any
+    level: Any
+
+    def newton(self, gradient, size):
+        """(1 / size + second derivatives of s^2 D)^-1 gradient."""
+        return self.measurement.newton(gradient, size, self.level**2)
+
+    def gap(self, y, gradient):
+        """The largest entry of the step of length 1."""
+        return jnp.max(jnp.abs(self.newton(gradient, 1.0)))
+
+
+def from_measurement(context: dict[str, Any]) -> jax.Array:
+    """The measurement's own first guess, (B, H, W): a start for inference."""
+    return context["measurement"].start()
