@@ -261,9 +261,8 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Prints milliseconds, and ours as a ratio to each."""
-    rows = harness.on_one_thread(__file__, __doc__, measure)
+def report(rows: list[dict[str, Any]]) -> None:
+    """Prints milliseconds of each task, and ours as a ratio to each."""
     names = list(dict.fromkeys(row["name"] for row in rows))
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -276,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report(harness.on_one_thread(__file__, __doc__, measure))

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 import spen_jax as sx
-from spen_jax import patches
+from spen_jax import tiles
 from spen_jax.energies import (
     Blurred,
     DeepVariation,
@@ -25,6 +25,7 @@ from spen_jax.networks import NoiseNetwork
 
 PRIORS = {
     "denoising": Denoising(NoiseNetwork((4, 4))),
+    "robust": Denoising(NoiseNetwork((4, 4)), 1.0),
     "deep": DeepVariation((4, 4), 3),
     "experts": FieldOfExperts(4, 3),
     "variation": TotalVariation(0.5),
@@ -123,6 +124,22 @@ def test_fields_of_experts_and_total_variation_are_their_formulas():
     down[:-1], right[:, :-1] = np.diff(y, axis=0), np.diff(y, axis=1)
     got = prior.apply({"params": params}, {}, y, method="energy")
     np.testing.assert_allclose(got, 0.7 * np.hypot(down, right).sum(), rtol=1e-4)
+
+
+def test_a_denoiser_costs_the_size_of_what_it_takes_for_noise():
+    y, params = 50 * some((8, 8)), None
+    network = NoiseNetwork((4, 4))
+    variables = network.init(jax.random.key(0), y[None])
+    params = {"network": variables["params"]}
+    noise = np.asarray(network.apply(variables, y[None]))
+    assert network.apply(variables, y[None] + 7) == pytest.approx(noise, abs=1e-3)
+
+    def energy(width):
+        return Denoising(network, width).apply({"params": params}, {}, y, method="energy")
+
+    assert energy(None) == pytest.approx(np.sum(noise**2) / 2, rel=1e-5)
+    assert energy(1e3) == pytest.approx(np.sum(noise**2) / 2, rel=0.02)
+    assert energy(1e-3) == pytest.approx(1e-3 * np.abs(noise).sum(), rel=0.01)
 
 
 def problem(prior, x, level=0.1, **options):
@@ -229,21 +246,21 @@ def test_proximal_steps_need_a_domain_that_knows_the_measurement():
 
 
 @pytest.mark.parametrize("shape", [(2, 20, 17), (1, 8, 8), (2, 9, 30, 3)])
-def test_patches_cover_an_image_and_join_to_it(shape):
+def test_tiles_cover_an_image_and_join_to_it(shape):
     images = some(shape)
-    parts = patches.cut(images, 8, 3)
+    parts = tiles.cut(images, 8, 3)
     assert parts.shape[1:3] == (8, 8)
-    np.testing.assert_allclose(patches.joined(parts, shape, 3), images, atol=1e-6)
+    np.testing.assert_allclose(tiles.joined(parts, shape, 3), images, atol=1e-6)
     with pytest.raises(ValueError, match="overlap below the size"):
-        patches.cut(images, 8, 8)
+        tiles.cut(images, 8, 8)
     with pytest.raises(ValueError, match="multiple of 9"):
-        patches.joined(jnp.zeros((8, 8, 8)), (1, 17, 18), 3)
+        tiles.joined(jnp.zeros((8, 8, 8)), (1, 17, 18), 3)
 
 
 @pytest.mark.slow
-def test_patches_answer_as_the_whole_image_does():
+def test_tiles_answer_as_the_whole_image_does():
     x = some((1, 40, 37))
     params, predictor = problem(PRIORS["experts"], Noisy(x, 0.1), None, steps=4)
     whole = predictor(params, Noisy(x, 0.1)).y
-    parts = predictor(params, Noisy(patches.cut(x, 24, 16), 0.1)).y
-    np.testing.assert_allclose(patches.joined(parts, x.shape, 16), whole, atol=0.01)
+    parts = predictor(params, Noisy(tiles.cut(x, 24, 16), 0.1)).y
+    np.testing.assert_allclose(tiles.joined(parts, x.shape, 16), whole, atol=0.01)

@@ -1,6 +1,6 @@
 """Denoising by an energy, and what one learned prior answers besides: missing pixels, holes, a blur.
 
-The question: E(x, y) = |y - x|^2 / (2 s^2) + prior(y / s), its prior |R|^2 / 2 of a network R that finds noise, is
+The question: E(x, y) = |y - x|^2 / (2 s^2) + prior(y / s), its prior the size of what a network finds to be noise, is
 trained through a step of its own gradient descent at many levels of noise s. What does it reach beside the network
 alone, of equal parameters, and beside methods without learning? And can it, with the SAME weights, fill and deblur?
 
@@ -72,9 +72,9 @@ def main(config: Config) -> dict[str, Any]:
     if unknown := [m for m in config.models if m not in known]:
         shared.fail(f"--models knows {', '.join(known)}, got {', '.join(unknown)}")
     if config.quick:
-        config = replace(config, steps=min(config.steps, 20), data="digits")
+        config = replace(config, steps=min(config.steps, 5), data="digits", seeds=config.seeds[:1])
     run = runs.begin(config, "denoise", steps=1)
-    images = denoise_data.digits()
+    images = denoise_data.digits(4 if config.quick else 32)
     if config.data == "photographs":
         images = denoise_data.photographs(config.images)
     weights = _loaded(config, known) if config.weights else _trained(config, known, images, run)

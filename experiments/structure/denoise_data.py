@@ -61,13 +61,13 @@ def of_folder(folder: Path) -> list[np.ndarray]:
     return found
 
 
-def digits() -> Photographs:
-    """The 8 x 8 digits of scikit-learn, sixteen to an image of 32 x 32, as the small case."""
+def digits(held: int) -> Photographs:
+    """The 8 x 8 digits of scikit-learn, sixteen to an image of 32 x 32: `held` to choose on and as many to test on."""
     found: Any = load_digits()
     images = (found.images / 16).astype(np.float32)
     images = images[: len(images) // 16 * 16].reshape(-1, 4, 4, 8, 8)
     images = images.transpose(0, 1, 3, 2, 4).reshape(-1, 32, 32)
-    return Photographs([*images[:-20]], images[-20:-12], images[-12:])
+    return Photographs([*images[: -2 * held]], images[-2 * held : -held], images[-held:])
 
 
 def patches(

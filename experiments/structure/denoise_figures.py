@@ -75,10 +75,11 @@ def draw_problems(truth: np.ndarray, solved: Any, path: Path) -> None:
 
 
 def objections(params: Any, widths: Any, images: Any, level: float) -> jax.Array:
-    """|R|^2 / 2 of each pixel, what the prior objects to, in nats, (n, H, W)."""
+    """sqrt(1 + R^2) - 1 of each pixel, what the prior objects to, in nats, (n, H, W)."""
     network = NoiseNetwork(widths)
     variables = {"params": params["prior"]["network"]}
-    return network.apply(variables, (jnp.asarray(images) - 0.5) / level) ** 2 / 2  # pyright: ignore
+    found: Any = network.apply(variables, (jnp.asarray(images) - 0.5) / level)
+    return jnp.sqrt(1 + found**2) - 1
 
 
 def draw_objections(truth: np.ndarray, params: Any, widths: Any, path: Path) -> None:

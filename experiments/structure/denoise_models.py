@@ -71,10 +71,15 @@ def squared(y, truth):
     return jnp.mean((y - truth) ** 2)
 
 
+def prior(widths: tuple[int, int]) -> Any:
+    """The energy's prior."""
+    return Denoising(NoiseNetwork(widths), width=1.0)
+
+
 @lru_cache
 def of_energy(title: str, widths: tuple[int, int], steps: int = 1) -> Model:
-    """E = |y - x|^2 / 2 + s^2 |R|^2 / 2, and `steps` of its gradient descent from x, of learned lengths beyond one."""
-    module = Restoration(Denoising(NoiseNetwork(widths)))
+    """E = |y - x|^2 / 2 + s^2 prior, and `steps` of its gradient descent from x, of learned lengths beyond one."""
+    module = Restoration(prior(widths))
     features, energy = sx.functions_of(module)
     settings = None if steps == 1 else lambda params: {"step_size": jnp.exp(params["log_steps"])}
     predictor = sx.Predictor(

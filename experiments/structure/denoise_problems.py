@@ -14,11 +14,10 @@ import numpy as np
 from jax import lax
 
 import spen_jax as sx
-from experiments.structure.denoise_models import Model
+from experiments.structure.denoise_models import Model, prior
 from spen_jax.convolutions import fast
 from spen_jax.energies import (
     Blurred,
-    Denoising,
     Incomplete,
     Measured,
     Restoration,
@@ -27,7 +26,6 @@ from spen_jax.energies import (
 )
 from spen_jax.inference import ProximalGradient
 from spen_jax.metrics import psnr
-from spen_jax.networks import NoiseNetwork
 
 PROBLEMS = {
     "half_missing": "half the pixels missing",
@@ -36,7 +34,8 @@ PROBLEMS = {
 }
 HOLES, HOLE = 5, 25  # so many squares down and across, of so many pixels
 BLUR, NOISE = 1.6, 2 / 255
-STEPS = 100
+STEPS, STEP = 100, 0.7
+VARIATION_STEPS = 800
 LEVELS = (5, 10, 20)  # of 255, that the prior is told
 WEIGHTS = (0.25, 0.5)  # of the prior, beside a blur's noise
 TV_WEIGHTS = (0.1, 0.2, 0.4)
@@ -83,17 +82,21 @@ def kernel() -> np.ndarray:
 
 
 @lru_cache
-def restorer(
-    prior: Any, level: float, weight: float, solver: Any, steps: int = STEPS, trace: Any = ()
-) -> sx.Predictor:
-    """The predictor of a prior's problems."""
-    features, energy = sx.functions_of(Restoration(prior, level, weight))
+def restorer(prior_term: Any, solver: Any, steps: int, trace: tuple[str, ...] = ()) -> sx.Predictor:
+    """The predictor of a prior's problems; level and weight stand among the parameters, the solver's step too."""
+    of_module, energy = sx.functions_of(Restoration(prior_term, 1.0))
+
+    def features(params, x):
+        context = of_module(params, x)
+        return context | {name: params[name] * context[name] for name in ("level", "weight")}
+
     return sx.Predictor(
         energy,
         features,
         start=from_measurement,
         domain=Measured(),
         solver=solver,
+        settings=lambda params: {"step_size": params["step_size"]},
         steps=steps,
         trace=trace,
         batch_size=2,
@@ -110,17 +113,16 @@ def by_energy(
     trace: tuple[str, ...] = (),
 ) -> sx.inference.Solution:
     """The learned prior's minimiser, by steps that are exact in the measurement."""
-    prior: Any = Denoising(NoiseNetwork(widths))
-    solver = ProximalGradient(0.7)
-    return restorer(prior, level / 255, weight, solver, trace=trace)(params, x)
+    told = {"level": level / 255, "weight": weight, "step_size": STEP}
+    return restorer(prior(widths), ProximalGradient(), STEPS, trace)(params | told, x)
 
 
 def by_variation(x: Any, *, level: float, weight: float) -> sx.inference.Solution:
     """The minimiser for total variation, convex: enough steps with momentum to settle."""
-    prior: Any = TotalVariation(weight, width=0.1)
-    predictor = restorer(prior, level / 255, 1.0, ProximalGradient(0.0125 / weight, 0.95), 800)
-    params = {"prior": {"log_weight": jnp.log(jnp.float32(weight))}}
-    return predictor(params, x)
+    variation: Any = TotalVariation(width=0.1)
+    told = {"level": level / 255, "weight": weight, "step_size": 0.0125 / weight}
+    params = {"prior": {"log_weight": jnp.zeros(())}} | told
+    return restorer(variation, ProximalGradient(momentum=0.95), VARIATION_STEPS)(params, x)
 
 
 def by_network(model: Model, params: Any, x: Any, *, level: float, weight: float) -> Any:
@@ -141,8 +143,8 @@ def _plugged(denoise, params, x, level, weight):
         def step(y, _):
             found = weight * (y - denoise(params, y[None], level)[0])
             slope = found + level**2 * jax.grad(x.energy)(y)
-            move = x.newton(slope, 0.7, level**2)
-            return y - move, jnp.max(jnp.abs(move)) / 0.7
+            move = x.newton(slope, STEP, level**2)
+            return y - move, jnp.max(jnp.abs(move)) / STEP
 
         start = jax.tree.map(lambda a: a[None], x).start()[0]
         return lax.scan(fast(step), start, None, STEPS)

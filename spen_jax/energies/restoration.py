@@ -30,6 +30,9 @@ class Restoration(nn.Module):
       prior: a term such as `Denoising`, `DeepVariation`, `FieldOfExperts`, `TotalVariation`.
       level: s, in grey levels; None is the measurement's noise, which `Incomplete` has none of.
       weight: of the prior.
+
+    Both stand in the context, (B,): features of one's own, `features(params, x) | {"level": ..., "weight": ...}`, can
+    have them from anywhere, and nothing compiles anew for another number.
     """
 
     prior: Any
@@ -44,21 +47,21 @@ class Restoration(nn.Module):
             )
 
     def features(self, x: Any, train: bool = False) -> dict[str, Any]:
-        """The context of a batch: "measurement" and "level" (B,); ValueError where neither knows a level."""
+        """The context of a batch: "measurement", "level" and "weight" (B,); ValueError where nobody knows a level."""
         if self.level is None and not hasattr(x, "noise"):
             raise ValueError(
                 f"{type(x).__name__} has no noise that could tell the prior its level: give Restoration a level, such "
                 "as 8 / 255"
             )
-        images = x.image
-        level = x.noise if self.level is None else jnp.full(len(images), self.level, images.dtype)
-        return {"measurement": x, "level": level}
+        ones = jnp.ones(len(x.image), x.image.dtype)
+        level = x.noise if self.level is None else self.level * ones
+        return {"measurement": x, "level": level, "weight": self.weight * ones}
 
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """E(x, y) of one image, y (H, W)."""
         s = context["level"]
         prior = self.prior.energy({}, (y - 0.5) / s)
-        return s**2 * (context["measurement"].energy(y) + self.weight * prior)
+        return s**2 * (context["measurement"].energy(y) + context["weight"] * prior)
 
     def __call__(self, x: Any, y: jax.Array) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
