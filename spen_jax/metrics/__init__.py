@@ -1,4 +1,4 @@
-"""How good predicted label sets, rankings and sequences are, and how to turn scores into label sets."""
+"""How good predicted label sets, rankings, sequences and images are, and how to turn scores into label sets."""
 
 from spen_jax.metrics.decisions import (
     Expected,
@@ -10,6 +10,7 @@ from spen_jax.metrics.decisions import (
     tune_expected,
     tune_threshold,
 )
+from spen_jax.metrics.images import mean_iou, pixel_accuracy, psnr
 from spen_jax.metrics.labels import (
     average_precision,
     example_f1,
@@ -42,8 +43,11 @@ __all__ = [
     "expected_f1_sets",
     "hamming_error",
     "macro_f1",
+    "mean_iou",
     "micro_f1",
+    "pixel_accuracy",
     "precision_at_k",
+    "psnr",
     "token_accuracy",
     "tune_expected",
     "tune_threshold",
