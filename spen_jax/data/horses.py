@@ -40,7 +40,8 @@ def load_horses(data_dir: str | Path | None = None) -> Horses:
     folder = find("weizmann_horse", data_dir)
     verify("weizmann_horse", folder)
     paths = [folder / f"weizmann_horse_{part}.npz" for part in ("train", "val", "test")]
-    return Horses(*map(read_horses, paths), {path.name: sha256(path) for path in paths})
+    train, validation, test = map(read_horses, paths)
+    return Horses(train, validation, test, {path.name: sha256(path) for path in paths})
 
 
 def read_horses(path: str | Path) -> Split:
