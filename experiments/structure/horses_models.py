@@ -124,8 +124,8 @@ class Contestant(NamedTuple):
     objective: Any
     answer: Callable[..., Any]  # (params, x) -> (B, H, W), from 0 to 1
     on_network: bool = True
-    rate: float = 2e-3
-    rates: tuple[tuple[str, float], ...] = (("network", 0.25),)
+    rate: float = 5e-3
+    rates: tuple[tuple[str, float], ...] = (("network", 0.1),)
 
 
 def init_of(module: Any, with_y: bool = False) -> Callable[[jax.Array, Any, Any], Any]:
@@ -234,7 +234,7 @@ def crf(title: str) -> Contestant:
 
 
 CONTESTANTS = {
-    "unet": of_network("U-Net", NETWORK, on_network=False, rates=()),
+    "unet": of_network("U-Net", NETWORK, on_network=False, rate=2e-3, rates=()),
     "more": of_network("U-Net, trained on as those below", NETWORK),
     "crf": crf("grid with contrasts on the U-Net, minimum cut"),
     "once": iterated("the energy's layers once", Iterated(1, 1.0)),
