@@ -65,7 +65,9 @@ def test_a_named_folder_without_the_files_is_an_error_even_if_the_cache_has_them
 
 
 def test_an_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="yeast, ocr, ud_english_ewt, got 'bibtext'"):
+    with pytest.raises(
+        ValueError, match="yeast, ocr, weizmann_horse, ud_english_ewt, got 'bibtext'"
+    ):
         data.find("bibtext")
 
 

