@@ -167,3 +167,29 @@ def test_other_shapes_are_named():
         UNet((4,)).init(jax.random.key(0), X[0])
     with pytest.raises(ValueError, match="a width for each scale"):
         UNet(()).init(jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_neighbours_are_the_links_of_a_grid_and_take_two_labels_as_a_share(diagonal):
+    rng = np.random.default_rng(0)
+    term = sx.energies.Neighbours(diagonal)
+    labels = rng.integers(0, 3, (4, 5))
+    y = jax.nn.one_hot(labels, 3)
+    params = term.init(jax.random.key(0), {}, y, method="energy")["params"]
+    assert term.apply({"params": params}, {}, y, method="energy") == 0
+    params = {name: rng.normal(size=(3, 3)).astype(np.float32) for name in params}
+
+    total = 0.0
+    steps = {"down": (1, 0), "right": (0, 1), "down_right": (1, 1), "down_left": (1, -1)}
+    for name, A in params.items():
+        down, right = steps[name]
+        for i in range(4 - down):
+            for j in range(max(0, -right), 5 - max(0, right)):
+                total += A[labels[i, j], labels[i + down, j + right]]
+    got = term.apply({"params": params}, {}, y, method="energy")
+    assert float(got) == pytest.approx(float(total), rel=1e-4)
+    two = {name: A[:2, :2] for name, A in params.items()}
+    share = rng.random((4, 5)).astype(np.float32)
+    both = np.stack([1 - share, share], -1)
+    of = [term.apply({"params": two}, {}, a, method="energy") for a in (share, both)]
+    assert float(of[0]) == pytest.approx(float(of[1]), rel=1e-5)

@@ -29,7 +29,7 @@ from spen_jax.energies.explain import (
     interactions,
 )
 from spen_jax.energies.graphs import GraphSPEN, Messages
-from spen_jax.energies.images import ImageSPEN, Patches
+from spen_jax.energies.images import ImageSPEN, Neighbours, Patches
 from spen_jax.energies.measurements import Blurred, Incomplete, Measurement, Noisy
 from spen_jax.energies.priors import DeepVariation, Denoising, FieldOfExperts, TotalVariation
 from spen_jax.energies.restoration import Measured, Restoration, from_measurement
@@ -75,6 +75,7 @@ __all__ = [
     "Measurement",
     "Messages",
     "Multiclass",
+    "Neighbours",
     "Noisy",
     "Pairwise",
     "Patches",

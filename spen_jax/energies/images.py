@@ -19,6 +19,7 @@ from jax import lax
 from spen_jax.domains import Box, Simplex
 from spen_jax.energies.spen import softplus
 from spen_jax.energies.structured import energies_of, energy_over
+from spen_jax.exact import Grid
 from spen_jax.networks import Dense, mean_pool
 
 _normal = nn.initializers.normal
@@ -124,6 +125,32 @@ class Patches(nn.Module):
         v = self.param("v", _normal(start), (units.shape[-1],))
         # A pool shares slopes among the pixels of a place; so they, and steps of v, are those of a term without.
         return -(before**2) * jnp.sum(units @ v)
+
+
+class Neighbours(nn.Module):
+    """sum over neighbouring pixels of y_i'A_d y_j, a table A_d (K, K) for each direction d: the links of `exact.Grid`.
+
+    Relaxed, for gradient inference beside other terms; `Grid` itself, with the same tables, has the exact answers. It
+    starts at 0. Of two labels y (H, W) is the share of the second.
+
+    Attributes:
+      diagonal: whether diagonal neighbours count too.
+    """
+
+    diagonal: bool = False
+
+    def features(self, h: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """{}: the term does not depend on x."""
+        return {}
+
+    @nn.compact
+    def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
+        """The term of one example, y (H, W) or (H, W, K); declares down, right, down_right, down_left (K, K)."""
+        shares = y if jnp.ndim(y) == 3 else jnp.stack([1 - y, y], -1)
+        K = shares.shape[-1]
+        directions = ("down", "right", "down_right", "down_left")[: 4 if self.diagonal else 2]
+        tables = [self.param(name, nn.initializers.zeros, (K, K)) for name in directions]
+        return Grid(jnp.zeros_like(shares), *tables).energy(shares)
 
 
 def over_pixels(units: jax.Array, W: jax.Array) -> jax.Array:
