@@ -76,7 +76,7 @@ def draw_scenes(rows: Sequence[tuple[Any, ...]], path: Path) -> None:
         below.plot(found[1], found[0], "+", c="white")
         for axis in (top, below):
             axis.set(xticks=[], yticks=[], xlim=(0, len(image) - 1), ylim=(len(image) - 1, 0))
-    figure.colorbar(image_of_map, ax=axes[1], label="least E − T over\nscale and angle", shrink=0.8)
+    figure.colorbar(image_of_map, ax=axes, label="least E − T over\nscale and angle", shrink=0.6)
     shared.save_figure(figure, path)
 
 

@@ -44,7 +44,7 @@ class Views(NamedTuple):
         return [round(self.side / 2**s) for s in self.log_scales]
 
     def places(self) -> np.ndarray:
-        """Row, column (pixels of the image) and log2 scale of the middle of every window, (P, 3), in the order of `of`."""
+        """Row, column (pixels of the image) and log2 scale of the windows of `of`, their middles, (P, 3)."""
         grids = []
         for size in self.sizes():
             scale = self.side / size
