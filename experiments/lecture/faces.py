@@ -22,6 +22,7 @@ Minutes: MINUTES on two cores.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,7 +198,8 @@ def astronaut(params: Any, head: str) -> dict[str, Any]:
     """The photograph, its energies (1, P, A), places, and the pose of the least: it has no part in training."""
     side, where = ASTRONAUT
     grey = skimage.color.rgb2gray(skimage.data.astronaut())
-    image = skimage.transform.resize(grey, (side, side), anti_aliasing=True).astype(np.float32)
+    small = skimage.transform.resize(grey, (side, side), anti_aliasing=True)
+    image = np.asarray(small, np.float32)
     views = Views(side, LOOK.log_scales)
     each, places = look(params, head, views.of(image[None])), views.places()
     pose = poses(each, head, places, float("inf"))[0]
@@ -230,7 +232,7 @@ def main(config: Config) -> dict:
     by_beta = {name: [one["by_beta"] for one in each] for name, each in tested.items()}
     result = {"test": brief, "by_beta": by_beta, "betas": BETAS, "astronaut": photographs}
     tables = [runs.summary(title, brief, columns) for title, columns in figures.TABLES.items()]
-    return run.finish(result, *tables, **{"scikit-image": skimage.__version__})
+    return run.finish(result, *tables, **{"scikit-image": version("scikit-image")})
 
 
 def draw_all(shown: dict[str, Any], tested: dict[str, list], folder: Path) -> None:

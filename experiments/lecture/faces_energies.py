@@ -47,6 +47,7 @@ class Told(NamedTuple):
 
 COLD = float("inf")
 NOTHING, POSE, ALL = Told(False, False, 1.0), Told(False, True, 1.0), Told(True, True, 1.0)
+MINIMISED, AVERAGED = NOTHING._replace(beta=COLD), NOTHING._replace(beta=0.0)
 
 
 class Method(NamedTuple):
@@ -64,11 +65,11 @@ METHODS = {
     "all told": Method("curve", (ALL, ALL)),
     "pose told": Method("curve", (POSE, POSE)),
     "nothing told, warm": Method("curve", (NOTHING, NOTHING)),
-    "nothing told, cold": Method("curve", (NOTHING._replace(beta=COLD),) * 2),
-    "told, then cold": Method("curve", (ALL, NOTHING._replace(beta=COLD))),
+    "nothing told, cold": Method("curve", (MINIMISED, MINIMISED)),
+    "told, then cold": Method("curve", (ALL, MINIMISED)),
     "no pose, all told": Method("point", (ALL, ALL)),
-    "max pooling": Method("linear", (NOTHING._replace(beta=COLD),) * 2),
-    "mean pooling": Method("linear", (NOTHING._replace(beta=0.0),) * 2),
+    "max pooling": Method("linear", (MINIMISED, MINIMISED)),
+    "mean pooling": Method("linear", (AVERAGED, AVERAGED)),
 }
 
 
@@ -98,7 +99,8 @@ def energies(
 ) -> jax.Array:
     """E(x, face, z) - E(x, no face) of all places and angles, (B, P, A), of images in all views, (B, h, h) each."""
     network = network_of(head)
-    g = jnp.concatenate([network.apply(params["network"], v) for v in views], axis=1)
+    of_views = [jnp.asarray(network.apply(params["network"], v)) for v in views]
+    g = jnp.concatenate(of_views, axis=1)
     if head == "linear":
         return -g - params["no_face"]
     f = reference(angles_of(head, angles))

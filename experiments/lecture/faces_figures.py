@@ -61,7 +61,7 @@ def draw_scenes(rows: Sequence[tuple[Any, ...]], path: Path) -> None:
     figure, axes = plt.subplots(
         2, len(rows), figsize=(1.8 * sum(widths), 4.2), layout="constrained", width_ratios=widths
     )
-    image_of_map = None
+    image_of_map: Any = None
     for (image, energy, found, true, face), (top, below) in zip(rows, axes.T, strict=True):
         least = np.nanmin(energy)
         top.imshow(image, cmap="gray", vmin=0, vmax=1)

@@ -60,8 +60,8 @@ class Views(NamedTuple):
         for size in self.sizes():
             shape = (len(images), size, size)
             small = np.asarray(jax.image.resize(jnp.asarray(images), shape, "linear"))
-            mean = uniform_filter(small, (0, BOX, BOX))
-            spread = np.sqrt(np.maximum(uniform_filter(small**2, (0, BOX, BOX)) - mean**2, 0))
+            mean = uniform_filter(small, BOX, axes=(1, 2))
+            spread = np.sqrt(np.maximum(uniform_filter(small**2, BOX, axes=(1, 2)) - mean**2, 0))
             views.append(((small - mean) / (spread + 0.05)).astype(np.float32))
         return views
 
