@@ -92,9 +92,12 @@ def test_a_window_in_the_middle_of_a_pasted_disc_is_the_node_next_to_its_pose():
     rows, columns = np.nonzero(image > 0.5)
     np.testing.assert_allclose([rows.mean(), columns.mean()], pose[0, :2], atol=1e-6)
     assert rows.max() - rows.min() + 1 == pytest.approx(24, abs=1)
-    x = [jnp.zeros((1, n, n)) for n in views.sizes()]
-    params = faces_energies.first("point", jax.random.key(0))
-    shape = jax.eval_shape(lambda: faces_energies.energies(params, "point", x, (0,))).shape
+
+    def of(key):
+        x = [jnp.zeros((1, n, n)) for n in views.sizes()]
+        return faces_energies.energies(faces_energies.first("point", key), "point", x, (0,))
+
+    shape = jax.eval_shape(of, jax.random.key(0)).shape
     assert shape == (1, 26, 1)
 
 

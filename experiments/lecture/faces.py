@@ -6,7 +6,10 @@ over z and the free energy tell images with a face from others, and find it? Wha
 whole or in part; to have a pose at all; and what do networks with the same layers and max or mean pooling do, which are
 energies with a latent place too, at beta = infinity and 0?
 
-Expected: EXPECTED
+Expected: the paper's figures are of far more faces and of other photographs. Measured with 60 faces, area
+under the curve by the least energy, and faces found within 5 pixels, %: all told 81, 65 (the angle within 12 degrees in
+48); told place and scale, without a pose, 89, 77; told the angle 71, 21; told nothing 65 to 67, 17; all and then
+nothing 81, 51; max pooling 76, 28; mean pooling 71, 22.
 
 Protocol: scikit-image's 100 faces and 100 non-faces (lfw_subset, 25 x 25 pixels), 60 of each to learn, 20 to choose, 20
 to test, and its photographs without faces, likewise disjoint; a disc of a patch is pasted at a place, scale (25 to 40
@@ -14,10 +17,11 @@ pixels) and angle (-60 to 60 degrees) drawn evenly, a non-face or a piece of a p
 Scenes to learn have 44 x 44 pixels, others 72 x 72. All methods take the same steps of Adam with a falling
 cosine on the same scenes, and lower -log P(y, what is told of z | x). The inverse temperatures at which a
 method answers and says where are those with the largest area under the curve and the most places found on
-the scenes to choose. These also served to settle the network, the rate and the numbers of scenes and steps, by looks at
-"all told" and others of one seed. A place is found within 5 pixels, a scale and an angle within a tenth of their range.
+the scenes to choose. These also served to settle the network, the rate and the number of scenes, by looks at "all told"
+and others of one seed. The number of steps was set by the time they take: with 1,500, tried by "all told" of the first
+seed on the scenes to choose, the area is 74 in place of 67. A place is found within 5 pixels, a scale and an angle within a tenth of their range.
 Seeds draw weights and scenes; the 20 test faces are the same for all.
-Minutes: MINUTES on two cores.
+Minutes: about 5 on one core that nothing else works on (processor time; not measured as such).
 """
 
 from dataclasses import dataclass, replace
@@ -52,7 +56,6 @@ LOOK = Views(72, tuple(np.linspace(*SCALES, 7)))
 ANGLES, FINE = tuple(range(-60, 61, 15)), tuple(range(-60, 61, 10))  # degrees: to learn, to look
 BETAS = (0.0, 0.3, 1.0, 3.0, 10.0, float("inf"))
 BATCH, RATE, BLOCK = 32, 0.01, 40
-PIXELS = 5.0  # within which a place is found
 ASTRONAUT = 144, (35.0, 63.0)  # pixels of a side of that photograph, and where its face is, by eye
 
 
@@ -154,7 +157,7 @@ def judge(each: np.ndarray, head: str, scenes: Scenes, places: np.ndarray) -> di
         found = {
             "area": 100 * roc_auc_score(scenes.face, -free),
             "equal_error": 100 * np.min(np.maximum(false, 1 - right)),
-            "place": 100 * np.mean(pixels <= PIXELS),
+            "place": 100 * np.mean(pixels <= figures.PIXELS),
             "scale": 100 * np.mean(apart[:, 2] <= (SCALES[1] - SCALES[0]) / 10),
             "angle": 100 * np.mean(apart[:, 3] <= 2 * TURN / 10),
             "pixels": np.median(pixels),
@@ -162,6 +165,13 @@ def judge(each: np.ndarray, head: str, scenes: Scenes, places: np.ndarray) -> di
         for name, value in found.items():
             measures.setdefault(name, []).append(float(value))
     return measures
+
+
+def level(each: np.ndarray, face: np.ndarray) -> float:
+    """The least energy, (N, P, A) less that of no face, below which there is to be a face, at equal errors."""
+    least = each.min(axis=(1, 2))
+    false, right, thresholds = roc_curve(face, -least)
+    return -float(thresholds[np.argmin(np.maximum(false, 1 - right))])
 
 
 def in_brief(chosen: dict, tested: dict) -> dict[str, Any]:
@@ -191,7 +201,7 @@ def run_seed(seed: int, config: Config, tested: dict) -> dict[str, Any]:
         at_last = float(np.mean(losses[-len(losses) // 10 :]))
         brief = in_brief(chosen, measured) | {"loss": at_last}
         tested.setdefault(name, []).append({"brief": brief, "by_beta": measured})
-    return {"learned": learned, "test": data.test}
+    return {"learned": learned, "choose": data.choose, "test": data.test}
 
 
 def astronaut(params: Any, head: str) -> dict[str, Any]:
@@ -239,7 +249,8 @@ def draw_all(shown: dict[str, Any], tested: dict[str, list], folder: Path) -> No
     """The figures, of the first seed where they show scenes."""
     name = "all told"
     head, params, (test, views) = METHODS[name].head, shown["learned"][name], shown["test"]
-    each = look(params, head, views)
+    each, (choose, of_choose) = look(params, head, views), shown["choose"]
+    below = level(look(params, head, of_choose), choose.face)
     cold = poses(each, head, LOOK.places(), float("inf"))
     photograph = astronaut(params, head)
     maps = [figures.heat(e, LOOK) for e in each[: figures.SHOWN]]
@@ -248,7 +259,7 @@ def draw_all(shown: dict[str, Any], tested: dict[str, list], folder: Path) -> No
     ]
     of_photograph = figures.heat(photograph["each"][0], photograph["views"])
     rows.append((photograph["image"], of_photograph, photograph["pose"], None, 1))
-    figures.draw_scenes(rows, folder / "faces.png")
+    figures.draw_scenes(rows, below, folder / "faces.png")
     with_face = test.face == 1
     figures.draw_curves(
         tested, BETAS, (test.pose[with_face], cold[with_face]), folder / "faces-beta.png"

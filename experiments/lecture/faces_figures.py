@@ -11,6 +11,7 @@ from experiments import shared
 from experiments.lecture.faces_scenes import PATCH, STEP, Views, windows
 
 SHOWN = 7
+PIXELS = 5.0  # within which a place is found
 TABLES = {
     "Is there a face? Area under the curve at the least energy, and of the free energy with its equal error, %": (
         "area",
@@ -55,27 +56,31 @@ def box(pose: np.ndarray) -> np.ndarray:
     return np.stack([column + columns, row + rows])
 
 
-def draw_scenes(rows: Sequence[tuple[Any, ...]], path: Path) -> None:
-    """(image, map of energies, pose found, true pose or None, whether a face) of each scene, one column each."""
+def draw_scenes(rows: Sequence[tuple[Any, ...]], below: float, path: Path) -> None:
+    """(image, map of energies, pose found, true pose or None, whether a face) of each scene, one column each.
+
+    Red titles are errors, where energies `below` a level mean a face.
+    """
     widths = [1.0] * (len(rows) - 1) + [1.5]
     figure, axes = plt.subplots(
         2, len(rows), figsize=(1.8 * sum(widths), 4.2), layout="constrained", width_ratios=widths
     )
     image_of_map: Any = None
-    for (image, energy, found, true, face), (top, below) in zip(rows, axes.T, strict=True):
+    for (image, energy, found, true, face), (top, under) in zip(rows, axes.T, strict=True):
         least = np.nanmin(energy)
         top.imshow(image, cmap="gray", vmin=0, vmax=1)
-        if least < 0:
+        if least < below:
             top.plot(*box(found), c="tab:red", lw=1.8)
         if true is not None and face:
             top.plot(*box(true), c="tab:cyan", lw=1.2, ls="--")
         kind = "astronaut" if true is None else ("a face" if face else "no face")
-        right = (least < 0) == bool(face)
-        top.set_title(f"{kind}\nE − T = {least:.1f}", fontsize=9, color="black" if right else "red")
-        image_of_map = below.imshow(energy, cmap="magma", vmin=-3, vmax=6)
-        below.plot(found[1], found[0], "+", c="white")
-        for axis in (top, below):
+        right = (least < below) == bool(face)
+        top.set_title(f"{kind}\nE − T = {least:.2f}", fontsize=9, color="black" if right else "red")
+        image_of_map = under.imshow(energy, cmap="magma", vmin=-3, vmax=6)
+        under.plot(found[1], found[0], "+", c="white")
+        for axis in (top, under):
             axis.set(xticks=[], yticks=[], xlim=(0, len(image) - 1), ylim=(len(image) - 1, 0))
+    figure.suptitle(f"A face where the least E − T is below {below:.2f}", fontsize=10)
     figure.colorbar(image_of_map, ax=axes, label="least E − T over\nscale and angle", shrink=0.6)
     shared.save_figure(figure, path)
 
@@ -86,7 +91,10 @@ def draw_curves(
     """Areas under the curve and places found over beta, mean of seeds; angles found over true ones, of one seed."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     at = np.arange(len(betas))
-    words = {"area": "area under the curve, %", "place": "place found within 5 pixels, %"}
+    words = {
+        "area": "area under the curve, %",
+        "place": "place found within 5 pixels by the mean pose, %",
+    }
     for axis, (measure, title) in zip(axes, words.items(), strict=False):
         for i, (name, each) in enumerate(tested.items()):
             values = np.mean([one["by_beta"][measure] for one in each], axis=0)
@@ -95,7 +103,7 @@ def draw_curves(
         axis.set(xlabel="β of the answer", title=title)
     axes[0].legend(fontsize=7)
     true, found = pose
-    near = np.hypot(*(true - found)[:, :2].T) <= 5
+    near = np.hypot(*(true - found)[:, :2].T) <= PIXELS
     for which, colour, label in ((near, "tab:blue", "place found"), (~near, "0.7", "place missed")):
         axes[2].plot(true[which, 3], found[which, 3], ".", c=colour, label=label)
     axes[2].plot([-60, 60], [-60, 60], c="0.5", lw=0.8)
