@@ -19,7 +19,8 @@ cosine on the same scenes, and lower -log P(y, what is told of z | x). The inver
 method answers and says where are those with the largest area under the curve and the most places found on
 the scenes to choose. These also served to settle the network, the rate and the number of scenes, by looks at "all told"
 and others of one seed. The number of steps was set by the time they take: with 1,500, tried by "all told" of the first
-seed on the scenes to choose, the area is 74 in place of 67. A place is found within 5 pixels, a scale and an angle within a tenth of their range.
+seed on the scenes to choose, the area is 74 in place of 67.
+A place is found within 5 pixels, a scale and an angle within a tenth of their range.
 Seeds draw weights and scenes; the 20 test faces are the same for all.
 Minutes: about 5 on one core that nothing else works on (processor time; not measured as such).
 """
