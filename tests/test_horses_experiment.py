@@ -98,7 +98,9 @@ def test_spoiled_masks_have_a_hole_where_there_is_most_horse_and_a_patch_where_t
     truth[0, 5:12, 5:12] = 1
     assert truth.sum() - spoiled(truth, 1, 0).sum() == 36
     assert not spoiled(truth, 1, 0)[0, 5:11, 5:11].any()
-    assert spoiled(truth, 0, 1).sum() - truth.sum() == 35  # one pixel of the square is horse already
+    assert (
+        spoiled(truth, 0, 1).sum() - truth.sum() == 35
+    )  # one pixel of the square is horse already
 
 
 def test_models_that_are_not_known_end_the_program(capsys):
