@@ -108,7 +108,9 @@ def main(config: Config) -> dict[str, Any]:
     except (FileNotFoundError, sx.data.DataError) as error:
         shared.fail(str(error))
     splits = {name: getattr(horses, name) for name in ("train", "validation", "test")}
-    data = {n: prepared(few(s) if config.quick else s) for n, s in splits.items()}
+    if config.quick:
+        splits = {name: few(split) for name, split in splits.items()}
+    data = {name: prepared(split) for name, split in splits.items()}
     result: dict[str, Any] = {"data": {"name": "weizmann_horse", "checksums": horses.checksums}}
 
     def save(found, name, training, seed, params):
