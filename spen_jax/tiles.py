@@ -4,8 +4,10 @@
     found = predictor(params, Noisy(parts, level)).y
     y = joined(found, images.shape, 32)
 
-Memory is that of a batch of tiles, not of the image. An energy that sees w pixels around a pixel answers as it would
-for the whole but within w pixels of the edges of tiles, which an overlap of 2 w and more outweighs.
+Memory is that of a batch of tiles, not of the image. Tiles start at multiples of size - overlap, which a network with
+pools wants to be a multiple of all of them: 4 for `NoiseNetwork`. Pixels at a tile's edge have seen less than they
+would in the whole image: their weight falls to nearly 0, so that an overlap of twice what inference sees around a
+pixel, which grows with its steps, is enough.
 """
 
 import math
@@ -16,56 +18,63 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from spen_jax.numbers import real
+
 
 def cut(images: ArrayLike, size: int, overlap: int) -> jax.Array:
-    """Tiles of size x size pixels, (B, H, W, ...) -> (B n, size, size, ...), neighbours sharing `overlap` or more.
+    """Tiles of size x size pixels, (B, H, W, ...) -> (B n, size, size, ...), neighbours sharing `overlap` pixels.
 
-    The n tiles of an image stand one after the other, row by row. ValueError for sizes that do not fit.
+    The n tiles of an image stand one after the other, row by row. Where the last ones reach beyond the image they hold
+    its edge again. ValueError for other axes, and for an overlap that is not below the size.
     """
-    images = jnp.asarray(images)
-    places = _places(images.shape, size, overlap)
-    parts = [images[:, top : top + size, left : left + size] for top, left in places]
-    return jnp.stack(parts, 1).reshape(-1, size, size, *images.shape[3:])
+    images = jnp.asarray(real("images", images))
+    starts = _starts(images.shape, size, overlap)
+    edges = [
+        (0, of[-1] + size - length) for of, length in zip(starts, images.shape[1:3], strict=True)
+    ]
+    rest = images.shape[3:]
+    wide = jnp.pad(images, [(0, 0), *edges, *[(0, 0)] * len(rest)], "edge")
+    parts = [wide[:, top : top + size, left : left + size] for top, left in product(*starts)]
+    return jnp.stack(parts, 1).reshape(-1, size, size, *rest)
 
 
 def joined(tiles: ArrayLike, shape: tuple[int, ...], overlap: int) -> jax.Array:
-    """The images (B, H, W, ...) of tiles as `cut` makes them: weighted means, weights falling to the edges of tiles.
+    """The images (B, H, W, ...) of tiles as `cut` makes them: means, weights growing as sin^2 through the overlap.
 
     Args:
       tiles: (B n, size, size, ...).
       shape: that of the images, of which H and W count.
       overlap: as they were cut.
     """
-    tiles = jnp.asarray(tiles)
-    size, rest = tiles.shape[1], tiles.shape[3:]
-    places = _places(shape, size, overlap)
-    if len(tiles) % len(places) or tiles.shape[1:3] != (size, size):
+    tiles = jnp.asarray(real("tiles", tiles))
+    tiles = tiles.astype(jnp.result_type(tiles, jnp.float32))
+    size = tiles.shape[1] if tiles.ndim > 2 else 0
+    starts = _starts(shape, size, overlap)
+    count = len(starts[0]) * len(starts[1])
+    if tiles.shape[2] != size or not len(tiles) or len(tiles) % count:
         raise ValueError(
-            f"tiles must be a multiple of {len(places)}, as cut makes of {tuple(shape)}, size by size, got "
-            f"{tiles.shape}"
+            f"tiles must be a multiple of {count}, as cut makes of {tuple(shape)}, size by size, got {tiles.shape}"
         )
-    parts = tiles.reshape(-1, len(places), *tiles.shape[1:])
-    ramp = np.minimum(np.arange(size) + 1, size - np.arange(size)) / (overlap + 1)
-    weight = np.outer(np.minimum(ramp, 1), np.minimum(ramp, 1)).astype(np.float32)
-    spread = weight.reshape(size, size, *[1] * len(rest))
-    total = jnp.zeros((len(parts), *shape[1:3], *rest), tiles.dtype)
-    weights = np.zeros((*shape[1:3], *[1] * len(rest)), np.float32)
-    for k, (top, left) in enumerate(places):
+    parts = tiles.reshape(-1, count, *tiles.shape[1:])
+    rest = [1] * (tiles.ndim - 3)
+    inside = np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5
+    ramp = np.sin(np.pi / 2 * np.minimum(1, inside / max(overlap, 1))) ** 2
+    weight = np.outer(ramp, ramp).reshape(size, size, *rest).astype(np.float32)
+    height, width = (of[-1] + size for of in starts)
+    total = jnp.zeros((len(parts), height, width, *tiles.shape[3:]), tiles.dtype)
+    weights = np.zeros((height, width, *rest), np.float32)
+    for k, (top, left) in enumerate(product(*starts)):
         here = slice(top, top + size), slice(left, left + size)
-        total = total.at[:, *here].add(spread[None] * parts[:, k])
-        weights[here] += spread
-    return total / weights[None]
+        total = total.at[:, *here].add((weight[None] * parts[:, k]).astype(tiles.dtype))
+        weights[here] += weight
+    return (total / weights[None])[:, : shape[1], : shape[2]]
 
 
-def _places(shape, size, overlap):
-    if len(shape) < 3 or not 1 <= size <= min(shape[1:3]) or not 0 <= overlap < size:
+def _starts(shape, size, overlap):
+    if len(shape) < 3 or not 0 <= overlap < size:
         raise ValueError(
-            "tiles need images (B, H, W, ...), a size up to the smaller of H and W, and an overlap below the size, "
-            f"got shape {tuple(shape)}, size {size} and overlap {overlap}"
+            "tiles need images (B, H, W, ...), and an overlap of 0 or more below the size, got "
+            f"shape {tuple(shape)}, size {size} and overlap {overlap}"
         )
-
-    def starts(length):
-        count = 1 + math.ceil((length - size) / (size - overlap))
-        return np.linspace(0, length - size, count).round().astype(int).tolist()
-
-    return [*product(starts(shape[1]), starts(shape[2]))]
+    counts = [1 + max(0, math.ceil((length - size) / (size - overlap))) for length in shape[1:3]]
+    return [[k * (size - overlap) for k in range(count)] for count in counts]

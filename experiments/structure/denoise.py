@@ -74,9 +74,10 @@ def main(config: Config) -> dict[str, Any]:
     if config.quick:
         config = replace(config, steps=min(config.steps, 5), data="digits", seeds=config.seeds[:1])
     run = runs.begin(config, "denoise", steps=1)
-    images = denoise_data.digits(4 if config.quick else 32)
     if config.data == "photographs":
         images = denoise_data.photographs(config.images)
+    else:
+        images = denoise_data.digits(4 if config.quick else 32)
     weights = _loaded(config, known) if config.weights else _trained(config, known, images, run)
     cleaned: dict[str, dict[str, list[np.ndarray]]] = {str(level): {} for level in NOISES}
     solved: dict[str, dict[str, list[problems.Found]]] = {name: {} for name in problems.PROBLEMS}
@@ -116,7 +117,8 @@ def _trained(config: Config, known: Any, images: Photographs, run: Any) -> Itera
                 yield name, seed, params
 
 
-def _loaded(config: Config, known: Any) -> Iterator[Any]:
+def _loaded(config: Config, known: Any) -> list[Any]:
+    found = []
     for path in config.weights:
         try:
             params, meta = checkpoints.load(path)
@@ -127,7 +129,8 @@ def _loaded(config: Config, known: Any) -> Iterator[Any]:
             checkpoints.check_like(params, expected, path)
         except (OSError, ValueError) as error:
             shared.fail(f"--weights: {error}")
-        yield name, meta["seed"], params
+        found.append((name, meta.get("seed"), params))
+    return found
 
 
 def _solve(
@@ -173,7 +176,7 @@ def measured(cleaned: Any, solved: Any, truth: np.ndarray) -> dict[str, Any]:
     """Means over the images and seeds, the spread over seeds, constants and residuals."""
     each: dict[str, Any] = {
         "psnr": {
-            level: {name: [psnr(y, truth) for y in answers] for name, answers in of.items()}
+            level: {name: [near(y, truth) for y in answers] for name, answers in of.items()}
             for level, of in cleaned.items()
         },
         "ssim": {
@@ -182,7 +185,7 @@ def measured(cleaned: Any, solved: Any, truth: np.ndarray) -> dict[str, Any]:
         },
     }
     for problem, of in solved.items():
-        each[problem] = {name: [psnr(f.y, truth) for f in found] for name, found in of.items()}
+        each[problem] = {name: [near(f.y, truth) for f in found] for name, found in of.items()}
 
     def mean(value: Any) -> Any:
         return {k: mean(v) for k, v in value.items()} if isinstance(value, dict) else np.mean(value)
@@ -198,6 +201,11 @@ def measured(cleaned: Any, solved: Any, truth: np.ndarray) -> dict[str, Any]:
         for problem, of in solved.items()
     }
     return mean(each) | {"each seed": each, "how": said}
+
+
+def near(y: np.ndarray, truth: np.ndarray) -> float:
+    """The PSNR, not a number where an answer is not finite."""
+    return psnr(y, truth) if np.isfinite(y).all() else np.nan
 
 
 def ssim(y: np.ndarray, truth: np.ndarray) -> float:

@@ -70,7 +70,6 @@ def draw_problems(truth: np.ndarray, solved: Any, path: Path) -> None:
         }
         for axis, (title, y) in zip(row, pictures.items(), strict=True):
             _show(axis, _part(y), title, _part(image))
-            axis.set(xticks=[], yticks=[])
     shared.save_figure(figure, path)
 
 
@@ -110,9 +109,7 @@ def draw_steps(truth: np.ndarray, solved: Any, params: Any, widths: Any, path: P
     """Half the pixels missing: the image before, during and after inference, and the energy on the way."""
     found = solved["half_missing"]["energy"][0]
     x = problems.measured("half_missing", truth)
-    solution = problems.by_energy(
-        params, widths, x, **found.constants, trace=("y", "energy", "residual")
-    )
+    solution = problems.by_energy(params, widths, x, **found.constants, trace=("y", "energy"))
     path_of_y = np.asarray(solution.trace["y"][SHOWN])
     steps = [0, 3, 10, len(path_of_y) - 1]
     figure, axes = plt.subplots(1, 6, figsize=(15, 3), layout="constrained")
@@ -133,6 +130,6 @@ def _part(image: np.ndarray) -> np.ndarray:
 def _show(axis: Any, y: np.ndarray, title: str, truth: np.ndarray) -> None:
     axis.imshow(y, cmap="gray", vmin=0, vmax=1)
     error = np.mean((np.clip(y, 0, 1) - truth) ** 2)
-    said = f", {-10 * np.log10(error):.1f}" if error > 0 else ""
+    said = f"\n{-10 * np.log10(error):.1f} dB here" if error > 0 else "\n"
     axis.set_title(f"{title}{said}", fontsize=9)
-    axis.axis("off")
+    axis.set(xticks=[], yticks=[], frame_on=False)

@@ -43,14 +43,13 @@ def inferred(params: Any, x: jax.Array) -> np.ndarray:
 
 def draw_steps(images: Any, truth: Any, paths: Any, corners: Any, path: Path) -> None:
     """Left whole images, right those with a square hidden: truth, and the mask at some steps."""
-    titles = ["image", *(f"step {t}" for t in AT)]
-    titles[1] = "U-Net"
+    titles = ["image", "U-Net", *(f"step {t}" for t in AT[1:])]
     columns = [*titles, "truth", *titles]
     figure, axes = plt.subplots(
         SHOWN, len(columns), figsize=(1.15 * len(columns), 5.1), layout="constrained"
     )
-    for row, image, y, whole, covered, corner in zip(
-        axes, images, truth, *paths, corners, strict=True
+    for i, (row, image, y, whole, covered, corner) in enumerate(
+        zip(axes, images, truth, *paths, corners, strict=True)
     ):
         grey = image.copy()
         grey[corner[0] : corner[0] + SIDE, corner[1] : corner[1] + SIDE] = 0.5
@@ -58,7 +57,7 @@ def draw_steps(images: Any, truth: Any, paths: Any, corners: Any, path: Path) ->
         for axis, a, title in zip(row, shown, columns, strict=True):
             axis.imshow(a, cmap="Greys", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
+            if i == 0:
                 axis.set_title(title, fontsize=9)
     shared.save_figure(figure, path)
 

@@ -65,8 +65,9 @@ class ImageSPEN(nn.Module):
 class Patches(nn.Module):
     """-sum over places of a v . u, u = g(W_n * ... g(W_1 * y + b_1 [+ Cx h]) ... + b_n): convolutions over masks.
 
-    Smooth, not convex: it says which shapes go together. a are the pixels of a place, 1 without pools. Layer i sees squares of sizes[i] places, each of them a mean
-    over scales[i] x scales[i] pixels. Beyond the image y is 0, as every layer is: no label, of two the first.
+    Smooth, not convex: it says which shapes go together. Layer i sees squares of sizes[i] places, each of them a mean
+    over scales[i] x scales[i] pixels; a are the pixels of a place of the last, 1 without pools. Beyond the image y is
+    0, as every layer is: no label, of two the first.
     It starts with slopes in y of about a tenth: inference first follows the unaries, but training finds a way.
 
     Attributes:

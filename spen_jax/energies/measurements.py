@@ -14,20 +14,27 @@ import numpy as np
 from jax import lax
 
 from spen_jax.exact.arrays import Arrays
-from spen_jax.numbers import floats, known
+from spen_jax.numbers import floats, known, real, real_array, wide
 
 
 class Measurement(Protocol):
-    """What `Restoration` asks of one; its leaves are arrays of B examples, `noise` (B,) among them."""
+    """What `Restoration` asks of one; its leaves are arrays of B examples.
 
-    noise: Any
+    `noise` (B,) is asked of those alone whose prior is told no level.
+    """
+
+    image: Any
+
+    def onto(self, y: jax.Array) -> jax.Array:
+        """The images nearest to y (H, W) that are possible at all: y itself, or with what was seen without noise."""
+        ...
 
     def energy(self, y: jax.Array) -> jax.Array:
-        """D(x, y) of one y (H, W), in nats."""
+        """D(x, y) of one possible y (H, W), in nats."""
         ...
 
     def newton(self, gradient: jax.Array, size: Any, scale: Any) -> jax.Array:
-        """(1 / size + scale H)^-1 gradient, H the second derivatives of D."""
+        """(1 / size + scale H)^-1 gradient, H the second derivatives of D; 0 where y cannot move."""
         ...
 
     def start(self) -> jax.Array:
@@ -35,7 +42,21 @@ class Measurement(Protocol):
         ...
 
 
-class Noisy(Arrays):
+class _Anything(Arrays):
+    """A measurement that makes no image impossible."""
+
+    arrays = ()
+
+    def onto(self, y):
+        """y itself."""
+        return y
+
+    def start(self):
+        """x itself."""
+        return self.image
+
+
+class Noisy(_Anything):
     """x = y + noise: D = |y - x|^2 / (2 noise^2)."""
 
     arrays = ("image", "noise")
@@ -53,29 +74,35 @@ class Noisy(Arrays):
         """The gradient over 1 / size + scale / noise^2."""
         return gradient / (1 / size + scale / self.noise**2)
 
-    def start(self):
-        """x itself."""
-        return self.image
-
 
 class Incomplete(Arrays):
-    """x = y where it was seen, without noise: D = 0 there, and whatever y is elsewhere."""
+    """x = y where it was seen, without noise: no other y is possible, and D = 0."""
 
     arrays = ("image", "seen")
 
     def __init__(self, image: Any, seen: Any):
         """Arrays: image (B, H, W), whose unseen pixels may be anything; seen, booleans (B, H, W)."""
-        seen = jnp.asarray(seen)
-        images = jnp.asarray(image)
+        images, seen = real("image", image), jnp.asarray(real("seen", seen))
         if seen.dtype != bool or seen.shape != images.shape:
             raise ValueError(
-                f"seen must be booleans of the image's shape {images.shape}, got {seen.dtype} {seen.shape}"
+                f"seen must be booleans of the image's shape {images.shape}, True where a pixel was seen, got "
+                f"{seen.dtype} {seen.shape}"
             )
         self.seen = seen
         self.image = _images(jnp.where(seen, images, 0))
+        found = known(self.image)
+        if found is not None and np.abs(found).max(initial=0) > 20:
+            raise ValueError(
+                f"image must hold grey levels from 0 to 1, got up to {np.abs(found).max():.4g}; of whole numbers up to "
+                "255 give image / 255"
+            )
+
+    def onto(self, y):
+        """y, and x where it was seen."""
+        return jnp.where(self.seen, self.image, y)
 
     def energy(self, y):
-        """0: where x was seen y stands still, see `newton`."""
+        """0."""
         return jnp.zeros((), y.dtype)
 
     def newton(self, gradient, size, scale=1.0):
@@ -83,11 +110,11 @@ class Incomplete(Arrays):
         return jnp.where(self.seen, 0, size * gradient)
 
     def start(self):
-        """x where it was seen, elsewhere means over ever larger squares of what was; a batch without any is 1/2."""
+        """x where it was seen, elsewhere means over ever larger squares of it; 1/2 for an image without any."""
         return _filled(self.image, self.seen.astype(self.image.dtype))
 
 
-class Blurred(Arrays):
+class Blurred(_Anything):
     """x = k * y + noise: D = |k * y - x|^2 / (2 noise^2), the image mirrored at its edges or repeated beyond them.
 
     Mirrored (as `scipy.ndimage` has it by default, "reflect") the kernel must be its own mirror image in both axes; a
@@ -102,7 +129,7 @@ class Blurred(Arrays):
         self.image = _images(image)
         self.noise = _levels(noise, self.image)
         self.periodic = periodic
-        kernel = np.asarray(kernel, np.float64)
+        kernel = real_array("kernel", kernel).astype(np.float64)
         _check_kernel(kernel, self.image.shape[1:], periodic)
         rows, columns = self._extended(self.image.shape[1:])
         spread = np.zeros((rows, columns))
@@ -135,13 +162,9 @@ class Blurred(Arrays):
         curvature = scale * jnp.abs(self.transfer) ** 2 / self.noise**2
         return self._filtered(gradient, 1 / (1 / size + curvature))
 
-    def start(self):
-        """x itself."""
-        return self.image
-
 
 def _images(image: Any) -> jax.Array:
-    image = floats("image", image)
+    image = wide(floats("image", image))
     if image.ndim != 3 or not image.size:
         raise ValueError(
             f"image must be a batch of grey images (B, H, W), got shape {image.shape}; one image is image[None], "
@@ -150,11 +173,6 @@ def _images(image: Any) -> jax.Array:
     found = known(image)
     if found is not None and not np.isfinite(found).all():
         raise ValueError("image holds NaN or infinities; say by Incomplete which pixels were seen")
-    if found is not None and np.abs(found).max() > 20:
-        raise ValueError(
-            f"image must hold grey levels from 0 to 1, up to noise, got up to {np.abs(found).max():.4g}; of whole "
-            "numbers up to 255 give image / 255"
-        )
     return image
 
 
@@ -164,9 +182,16 @@ def _levels(noise: Any, image: jax.Array) -> jax.Array:
         raise ValueError(
             f"noise must be one number or one for each of {len(image)} images, got shape {noise.shape}"
         )
-    found = known(noise)
+    found, seen = known(noise), known(image)
     if found is not None and not (np.isfinite(found).all() and (found > 0).all()):
-        raise ValueError(f"noise, a standard deviation, must be above 0, got {found}")
+        raise ValueError(f"noise, a standard deviation, must be finite and above 0, got {found}")
+    if found is not None and seen is not None:
+        largest = np.abs(seen).max()
+        if largest > 1 + 100 * found.max() or largest <= 1 < found.max():
+            raise ValueError(
+                f"image and noise must be in one unit, grey levels from 0 to 1, got pixels up to {largest:.4g} and "
+                f"noise up to {found.max():.4g}; of whole numbers up to 255 give image / 255 and noise / 255"
+            )
     return jnp.broadcast_to(noise, (len(image),))
 
 
@@ -176,7 +201,8 @@ def _check_kernel(kernel, shape, periodic):
     )
     if not odd or not np.isfinite(kernel).all():
         raise ValueError(
-            f"kernel must be a matrix of odd sizes up to the image's {tuple(shape)}, finite, got shape {kernel.shape}"
+            f"kernel must be a finite matrix of odd sizes up to the image's {tuple(shape)}, whose middle stays, "
+            f"got shape {kernel.shape}; pad it with zeros, or cut what is negligible"
         )
     mirrored = np.allclose(kernel, kernel[::-1]) and np.allclose(kernel, kernel[:, ::-1])
     if not periodic and not mirrored:

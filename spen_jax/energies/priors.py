@@ -27,6 +27,17 @@ class _Prior(nn.Module):
         return {}
 
 
+def _check(term: Any, **above: float) -> None:
+    """ValueError for numbers that are not above 0, and for filters without a middle."""
+    for name, value in above.items():
+        if not value > 0:
+            raise ValueError(f"{type(term).__name__} needs {name} > 0, got {value}")
+    if (size := getattr(term, "size", 1)) < 1 or size % 2 == 0:
+        raise ValueError(
+            f"{type(term).__name__} needs an odd size, whose middle is a pixel, got {size}"
+        )
+
+
 class TotalVariation(_Prior):
     """weight * sum over places of sqrt(dx^2 + dy^2 + width^2) - width, dx and dy differences of neighbours.
 
@@ -34,7 +45,7 @@ class TotalVariation(_Prior):
 
     Attributes:
       weight: at the start.
-      width: below which differences cost their square.
+      width: below about which a difference d costs d^2 / (2 width).
     """
 
     weight: float = 1.0
@@ -43,6 +54,7 @@ class TotalVariation(_Prior):
     @nn.compact
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """The term of one image, y (H, W); declares log_weight."""
+        _check(self, weight=self.weight, width=self.width)
         log_weight = self.param("log_weight", nn.initializers.constant(jnp.log(self.weight)), ())
         down = jnp.pad(y[1:] - y[:-1], [(0, 1), (0, 0)])
         right = jnp.pad(y[:, 1:] - y[:, :-1], [(0, 0), (0, 1)])
@@ -67,6 +79,7 @@ class FieldOfExperts(_Prior):
     @nn.compact
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """The term of one image, y (H, W); declares f (size, size, 1, filters) and a (filters,)."""
+        _check(self)
         f = self.param("f", _normal(1 / self.size), (self.size, self.size, 1, self.filters))
         a = self.param("a", nn.initializers.constant(-2.0), (self.filters,))
         edge = self.size // 2
@@ -79,10 +92,10 @@ class FieldOfExperts(_Prior):
 class DeepVariation(_Prior):
     """sum over scales and places of v_s . u_s, u_s the layers of a smooth convolutional network: a deep prior.
 
-    Two convolutions at each scale, the first of all followed by sqrt(1 + a^2) - 1, which knows no sign, the others by
-    a softplus; the means over 2 x 2 go to the next scale. The first filters are of mean 0: brightness costs
-    nothing. As `Restoration` has it, it is told the noise. After the total deep variation of Kobler et al.
-    (2020), whose blocks go back up too.
+    Two convolutions at each scale, the first of all followed by sqrt(1 + a^2) - 1, the others by a softplus; the means
+    over 2 x 2 go to the next scale. The first filters are of mean 0: brightness costs nothing. As `Restoration` has
+    it, it is told the noise. After the total deep variation of Kobler et al. (2020), whose blocks go back up too. It
+    need not have a lower bound: where nothing was measured y can run away.
 
     Attributes:
       widths: features at each scale, the image's own first.
@@ -95,6 +108,7 @@ class DeepVariation(_Prior):
     @nn.compact
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """The term of one image, y (H, W); declares W_s_i, b_s_i and v_s for each scale s."""
+        _check(self)
         edge = self.size // 2
         units = jnp.pad(y, edge, "edge")[..., None]
         total = jnp.zeros((), y.dtype)
@@ -127,7 +141,7 @@ class Denoising(_Prior):
 
     With `width` w it is the sum of w^2 (sqrt(1 + (R / w)^2) - 1), which is the same where R is small. At least 0, and 0
     for images that N leaves alone. One step of length 1 down its slope, y - J(y)'R(y) with J the derivative of R, is a
-    denoiser itself, and is what to train. With a width what R finds costs no more than its size, so that the slope
+    denoiser itself, and is what to train. With a width what R finds costs at most w |R|, so that the slope
     stays of the size of noise on textures that training has never shown, where without one it has grown a
     hundredfold. Sources: Hurault, Leclaire & Papadakis (2022), gradient step denoisers; Romano, Elad & Milanfar (2017).
 
@@ -141,6 +155,7 @@ class Denoising(_Prior):
 
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """The term of one image, y (H, W)."""
+        _check(self, width=1.0 if self.width is None else self.width)
         found = self.network(y[None])
         if self.width is None:
             return jnp.sum(found**2) / 2

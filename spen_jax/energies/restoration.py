@@ -48,6 +48,13 @@ class Restoration(nn.Module):
 
     def features(self, x: Any, train: bool = False) -> dict[str, Any]:
         """The context of a batch: "measurement", "level" and "weight" (B,); ValueError where nobody knows a level."""
+        if lacking := [
+            n for n in ("image", "onto", "energy", "newton", "start") if not hasattr(x, n)
+        ]:
+            raise ValueError(
+                "Restoration takes what was measured, such as Noisy(images, noise), got "
+                f"{type(x).__name__}, which has no {', '.join(lacking)}"
+            )
         if self.level is None and not hasattr(x, "noise"):
             raise ValueError(
                 f"{type(x).__name__} has no noise that could tell the prior its level: give Restoration a level, such "
@@ -58,10 +65,15 @@ class Restoration(nn.Module):
         return {"measurement": x, "level": level, "weight": self.weight * ones}
 
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
-        """E(x, y) of one image, y (H, W)."""
-        s = context["level"]
+        """E(x, y) of one image, y (H, W), of which only what is possible counts; ValueError for another shape."""
+        s, x = context["level"], context["measurement"]
+        if jnp.shape(y) != x.image.shape:
+            raise ValueError(
+                f"y must have the shape {x.image.shape} of the image that was measured, got {jnp.shape(y)}"
+            )
+        y = x.onto(y)
         prior = self.prior.energy({}, (y - 0.5) / s)
-        return s**2 * (context["measurement"].energy(y) + context["weight"] * prior)
+        return s**2 * (x.energy(y) + context["weight"] * prior)
 
     def __call__(self, x: Any, y: jax.Array) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
@@ -70,23 +82,38 @@ class Restoration(nn.Module):
 
 @dataclass(frozen=True)
 class Measured(Reals):
-    """All images, with the exact steps of what was measured: the domain of a `Restoration`.
+    """All images that are possible after a measurement, with the exact steps of a `Restoration`.
 
-    `ProximalGradient` takes such steps. `residual` is then how far, in grey levels, the next step of length 1 would
-    move a pixel, the largest, which for `Incomplete` does not ask what the prior thinks of pixels that were seen.
+    `ProximalGradient` takes such steps. `residual` is how far, in grey levels, the next one, of length 1, would move a
+    pixel, the largest.
     """
 
     def within(self, context: Any) -> Domain:
-        """That of one example's measurement."""
+        """That of one example's measurement; ValueError for a context without one."""
+        if not isinstance(context, dict) or "measurement" not in context:
+            raise ValueError(
+                "Measured needs a context that says what was measured, as the features of a Restoration give it"
+            )
         return _Within(context["measurement"], context["level"])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Within(Reals):
     """Those of one example, while it is being traced."""
 
     measurement: Any
     level: Any
+
+    def __repr__(self):
+        return "Measured()"
+
+    def project(self, y):
+        """y, with what was seen without noise."""
+        return self.measurement.onto(y)
+
+    def onto_face(self, y, target, scaled, v):
+        """0 where y cannot move."""
+        return jax.jvp(self.measurement.onto, (y,), (v,))[1]
 
     def newton(self, gradient, size):
         """(1 / size + second derivatives of s^2 D)^-1 gradient."""

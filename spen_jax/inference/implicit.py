@@ -12,7 +12,7 @@ from jax.scipy.sparse.linalg import cg
 from spen_jax import blocks
 from spen_jax.inference.attached import along, attached
 from spen_jax.inference.plan import Implicit, Plan, Values
-from spen_jax.inference.steps import objective, with_known
+from spen_jax.inference.steps import domain_of, objective, with_known
 
 PROBES = 4
 """Random vectors that estimate the diagonal of the implicit solve's matrix."""
@@ -62,10 +62,11 @@ def _tangent(plan, mode, arguments, y, tangents):
     scale = jnp.where(scale > 0, scale, 1)
 
     # What is known does not move, as if its bounds were active.
+    domain = domain_of(plan, arguments[1])
     free = 1 - ravel_pytree(arguments[1].mask)[0].astype(flat.dtype) if plan.held else 1
 
     def onto(v):
-        return free * ravel_pytree(plan.domain.onto_face(y, target, scaled, unravel(v)))[0]
+        return free * ravel_pytree(domain.onto_face(y, target, scaled, unravel(v)))[0]
 
     def matrix(w):
         p = onto(w)

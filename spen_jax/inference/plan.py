@@ -153,6 +153,11 @@ class Plan:
             raise ValueError(
                 f"what is known of an answer has no place on {self.domain}: make a structure that forbids all else"
             )
+        if self.held and not getattr(self.solver, "takes_known", True):
+            raise ValueError(
+                f"{type(self.solver).__name__} has no steps beside what is known of an answer: say what is known as a "
+                "part of the energy, of images by energies.Incomplete, or take another solver"
+            )
         if self.stop_early and getattr(self.solver, "entropy", 0):
             raise ValueError(
                 "stop_early looks at E, and a solver with an entropy goes down another function: say it as a "

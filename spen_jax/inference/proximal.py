@@ -15,14 +15,16 @@ class ProximalGradient:
     """y <- argmin over v of D(v) + <grad R(y), v> + |v - y|^2 / (2 step_size), for an energy E = D + R.
 
     The domain knows D, which is quadratic: `energies.Measured`, of images that were measured. With H its matrix of
-    second derivatives the step is y - (1 / step_size + H)^-1 grad E(y), so that D may be as steep as it
-    likes, R alone says how long a step can be: where the gradient of R does not change faster than L |v - y|, E never
-    grows for step_size < 2 / L without a momentum (convex R or not, but for R that is far from convex: 1 / L). With
+    second derivatives the step is y - (1 / step_size + H)^-1 grad E(y), so that D may be as steep as it likes, R alone
+    says how long a step can be: where D is convex and the gradient of R changes no faster than L |v - y|, E never
+    grows for step_size up to 2 / L without a momentum, R convex or not. With
     `momentum` m the step is made at y + m (y - y_before). Sources: Combettes & Wajs (2005); Beck & Teboulle (2009).
     """
 
     step_size: float = 1.0
     momentum: float = 0.0
+
+    takes_known = False  # the exact step of the parts that are not known is another one
 
     def __post_init__(self):
         given = f"got {self.step_size} and {self.momentum}"

@@ -13,8 +13,8 @@ from flax import linen as nn
 class UNet(nn.Module):
     """logits(x) of every pixel: down by mean pools and up again, each scale handing its layer over to the way up.
 
-    Each scale has two convolutions of 3 x 3, each followed by a GroupNorm, over groups of up to eight channels of one
-    image, and the activation. So any height and width will do, odd ones too, at training and later; what falls off
+    Each scale has two convolutions of 3 x 3, each followed by a GroupNorm, over up to eight groups of the channels of
+    one image, and the activation. So any height and width will do, odd ones too, at training and later; what falls off
     the image counts as 0. Source: Ronneberger, Fischer & Brox (2015), with normalisation, mean for largest, and the
     nearest pixel in place of learnt ways up.
 
