@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from scipy import ndimage
 
 import spen_jax as sx
@@ -147,7 +148,7 @@ def problem(prior, x, level=0.1, **options):
     params = module.init(jax.random.key(0), x, x.image)["params"]
     features, energy = sx.functions_of(module)
     options = {"domain": Measured(), "solver": ProximalGradient(0.5), "steps": 60} | options
-    return params, sx.Predictor(energy, features, start=from_measurement, **options)
+    return params, sx.Predictor(energy, features, **{"start": from_measurement} | options)
 
 
 def test_one_step_of_length_one_from_what_was_seen_is_the_denoiser():
@@ -216,6 +217,53 @@ def test_any_number_of_images_of_any_size_and_both_derivatives_of_the_loss():
     assert all(np.isfinite(g).all() for g in slopes) and any(np.any(g != 0) for g in slopes)
 
 
+def test_what_was_seen_stays_whoever_moves_y_and_wherever_it_starts():
+    y, seen = some(), some(seed=1) < 0.5
+    x = Incomplete(y, seen)
+    params, predictor = problem(PRIORS["experts"], x, start=0.5, shape=(7, 6), steps=5)
+    np.testing.assert_array_equal(np.where(seen, predictor(params, x).y, 0), x.image)
+    other = np.where(seen, 0.9, y)
+    np.testing.assert_array_equal(
+        predictor.energies(params, x, other), predictor.energies(params, x, y)
+    )
+    solver = sx.GradientDescent(0.2, momentum=0.0)
+    params, predictor = problem(PRIORS["experts"], x, domain=sx.Reals(), solver=solver, steps=5)
+    np.testing.assert_array_equal(np.where(seen, predictor(params, x).y, 0), x.image)
+
+
+class Quadratic(nn.Module):
+    """p |y|^2 / 2 + sum of y, whose minimiser is -1 / p."""
+
+    def features(self, h, train=False):
+        return {}
+
+    @nn.compact
+    def energy(self, context, y):
+        p = self.param("p", nn.initializers.constant(2.0), ())
+        return p * jnp.sum(y**2) / 2 + jnp.sum(y)
+
+
+def test_implicit_derivatives_leave_out_what_was_seen():
+    seen = some(seed=1) < 0.5
+    x = Incomplete(some(), seen)
+    params, predictor = problem(Quadratic(), x, 0.5, steps=100)
+
+    def total(params):
+        options = predictor.options(params, differentiate="implicit")
+        context = predictor.context(params, x)
+        return jnp.sum(sx.minimize(predictor.energy, params, context, x.start(), **options).y)
+
+    slope = jax.grad(total)(params)["prior"]["p"]
+    assert float(slope) == pytest.approx(np.sum(~seen) * 0.5 / 2.0**2, rel=1e-3)
+
+
+def test_exact_steps_refuse_what_is_known_beside_them():
+    x = Noisy(some(), 0.1)
+    params, predictor = problem(PRIORS["experts"], x)
+    with pytest.raises(ValueError, match="energies.Incomplete"):
+        predictor(params, x, known=(some() < 0.5, some()))
+
+
 @pytest.mark.parametrize(
     "make, said",
     [
@@ -229,11 +277,30 @@ def test_any_number_of_images_of_any_size_and_both_derivatives_of_the_loss():
         (lambda: Blurred(some(), np.arange(9.0).reshape(3, 3), 0.1), "periodic=True"),
         (lambda: problem(PRIORS["experts"], Incomplete(some(), some() < 1), None), "a level"),
         (lambda: problem(PRIORS["experts"], Noisy(some(), 0.1), -1.0), "level must be above 0"),
+        (lambda: Noisy(some(), 25), "noise / 255"),
+        (lambda: Incomplete(255 * some(), some() < 1), "image / 255"),
+        (lambda: Blurred(some(), "box", 0.1), "kernel"),
+        (
+            lambda: Restoration(PRIORS["experts"], 0.1).init(jax.random.key(0), some(), some()),
+            "what was measured",
+        ),
+        (lambda: problem(TotalVariation(-1.0), Noisy(some(), 0.1)), "weight > 0"),
+        (lambda: problem(TotalVariation(1.0, 0.0), Noisy(some(), 0.1)), "width > 0"),
+        (lambda: problem(FieldOfExperts(2, 4), Noisy(some(), 0.1)), "odd size"),
+        (lambda: problem(DeepVariation((2,), 4), Noisy(some(), 0.1)), "odd size"),
+        (lambda: problem(Denoising(NoiseNetwork((2, 2)), -1.0), Noisy(some(), 0.1)), "width > 0"),
     ],
 )
 def test_a_measurement_says_what_it_needs(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_another_shape_of_y_is_refused():
+    x = Noisy(some(), 0.1)
+    params, predictor = problem(PRIORS["experts"], x)
+    with pytest.raises(ValueError, match="of the image that was measured"):
+        predictor.energies(params, x, some((2, 1, 1)))
 
 
 def test_proximal_steps_need_a_domain_that_knows_the_measurement():
@@ -251,7 +318,7 @@ def test_tiles_cover_an_image_and_join_to_it(shape):
     parts = tiles.cut(images, 8, 3)
     assert parts.shape[1:3] == (8, 8)
     np.testing.assert_allclose(tiles.joined(parts, shape, 3), images, atol=1e-6)
-    with pytest.raises(ValueError, match="overlap below the size"):
+    with pytest.raises(ValueError, match="0 or more below the size"):
         tiles.cut(images, 8, 8)
     with pytest.raises(ValueError, match="multiple of 9"):
         tiles.joined(jnp.zeros((8, 8, 8)), (1, 17, 18), 3)
