@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.table import Table
 
 import spen_jax as sx
@@ -75,7 +76,10 @@ def measure(config: Config, data: dict[str, Any], save: Any) -> dict[str, Any]:
     def take(name, training, seed, ready=None):
         one = CONTESTANTS[name]
         epochs = config.further if one.on_network else config.epochs
-        params = trained(one, train, epochs, seed, training == "hidden", ready)
+        if one.choose:
+            params = one.choose(ready, data["validation"])
+        else:
+            params = trained(one, train, epochs, seed, training == "hidden", ready)
         values = judged(one, params, data["test"], data["validation"], seed)
         kept = found.setdefault(training, {}).setdefault(name, {})
         for what, value in values.items():
@@ -137,7 +141,8 @@ def table(training: str, found: dict[str, Any]) -> Table:
     how = {"plain": "on whole images", "hidden": "on half of the images with a square hidden"}
     rows = Table("", *columns, title=f"test horses, %, trained {how[training]}")
     for name, values in found.items():
-        each = [shared.mean_and_spread(v) for w, v in values.items() if w != "iou_validation"]
+        shown = [v for w, v in values.items() if w != "iou_validation"]
+        each = ["" if np.isnan(v).any() else shared.mean_and_spread(v) for v in shown]
         rows.add_row(CONTESTANTS[name].title, *each)
     return rows
 

@@ -39,10 +39,12 @@ def judged(
     covered = hidden(jnp.asarray(x), corners_of(seed, len(x)))
     masked = np.asarray(one.answer(params, covered))
     of_validation = np.asarray(one.answer(params, validation["x"]))
+    # The mean of two masks of 0 and 1, cut at one half, would be their union.
+    of_flips = np.nan if one.choose else iou((plain + turned) / 2, y)
     values = (
         iou(plain, y),
         pixels(plain, y),
-        iou((plain + turned) / 2, y),
+        of_flips,
         iou(masked, y),
         pixels(masked, y),
         iou(of_validation, validation["y"]),
