@@ -12,7 +12,8 @@ Measured: docs/images.md.
 
 Protocol: 160 horses to learn from; 40 for what is chosen (epochs and rates were set once); 128 to test, each
 with one square where the seed says. A U-Net first, on whole images; what stands on it starts from it and is trained
-with it, all alike, on whole images or half of them with a square hidden; "more" is the U-Net alone, trained on so.
+with it, all alike, on whole images or half of them with a square hidden; "more" is the U-Net alone, trained on so, and what
+the grid stands on.
 Intersections over union are means over images.
 By default the U-Net, "more", "tied" and "spen", one seed, trained both ways: of one core about 5 minutes, added up
 from processor time (60 seconds a U-Net with its compilation, 15 "more", 25 "tied" and "spen", and 30 to compile each).
@@ -90,8 +91,12 @@ def measure(config: Config, data: dict[str, Any], save: Any) -> dict[str, Any]:
     for seed in config.seeds:
         network = take("unet", "plain", seed)["network"]
         for training in config.training:
+            trained_on = network
             for name in config.models:
-                take(name, training, seed, network if CONTESTANTS[name].on_network else None)
+                one = CONTESTANTS[name]
+                ready = trained_on if one.choose else network if one.on_network else None
+                params = take(name, training, seed, ready)
+                trained_on = params["network"] if name == "more" else trained_on
     return found
 
 
