@@ -29,6 +29,7 @@ from spen_jax.energies.explain import (
     interactions,
 )
 from spen_jax.energies.graphs import GraphSPEN, Messages
+from spen_jax.energies.images import ImageSPEN, Patches
 from spen_jax.energies.sequences import LanguageModel, Windows
 from spen_jax.energies.spen import (
     SPEN,
@@ -57,6 +58,7 @@ __all__ = [
     "Distance",
     "GraphSPEN",
     "Grandparents",
+    "ImageSPEN",
     "ImplicitRegressor",
     "LanguageModel",
     "LinearMachine",
@@ -64,6 +66,7 @@ __all__ = [
     "Messages",
     "Multiclass",
     "Pairwise",
+    "Patches",
     "Penalised",
     "RadialBasis",
     "Regressor",

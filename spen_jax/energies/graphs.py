@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spen_jax.domains import counting
+from spen_jax.domains import Simplex, counting
 from spen_jax.energies.spen import softplus
 from spen_jax.energies.structured import context_of, energies_of, energy_over
 from spen_jax.networks import Dense
@@ -50,7 +50,7 @@ class GraphSPEN(nn.Module):
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """E(x, y) of one example, y (n, K); declares R (K, K), of which A = (R + R') / 2."""
         y = counting(context["mask"], y)
-        energy = energy_over(self, context, y)
+        energy = energy_over(self, context, y, Simplex())
         if self.pairs:
             R = self.param("R", nn.initializers.zeros, (y.shape[-1],) * 2)
             energy += jnp.sum((context["adjacency"] @ y) * (y @ (R + R.T))) / 4
@@ -58,7 +58,7 @@ class GraphSPEN(nn.Module):
 
     def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
-        return energies_of(self, x, y, mask)
+        return energies_of(self, self.features(x, mask=mask), y)
 
 
 class Messages(nn.Module):

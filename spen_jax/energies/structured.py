@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spen_jax.arguments import handing
-from spen_jax.domains import Simplex, counting
+from spen_jax.domains import Domain, Simplex, counting
 from spen_jax.exact import Chain, ChainParts, DependencyTree, Structure
 
 BARRED = -1e3
@@ -63,7 +63,7 @@ class ChainSPEN(nn.Module):
         """E(x, y) of one example, y (T, K) or `ChainParts`."""
         on_polytope = isinstance(y, ChainParts)
         nodes = counting(context["mask"], y.nodes if on_polytope else y)
-        energy = energy_over(self, context, nodes)
+        energy = energy_over(self, context, nodes, Simplex())
         if self.pairs:
             A = self.pairs(nodes.shape[-1])
             pairs = y.edges if on_polytope else None
@@ -72,7 +72,7 @@ class ChainSPEN(nn.Module):
 
     def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
-        return energies_of(self, x, y, mask)
+        return energies_of(self, self.features(x, mask=mask), y)
 
 
 class TreeSPEN(nn.Module):
@@ -115,11 +115,11 @@ class TreeSPEN(nn.Module):
 
     def energy(self, context: dict[str, Any], y: jax.Array) -> jax.Array:
         """E(x, y) of one example, y (n, n + 1)."""
-        return energy_over(self, context, counting(context["mask"], y))
+        return energy_over(self, context, counting(context["mask"], y), Simplex())
 
     def __call__(self, x: Any, y: jax.Array, mask: Any = None) -> jax.Array:
         """The energies of a batch, (B,); makes `init` see all parameters."""
-        return energies_of(self, x, y, mask)
+        return energies_of(self, self.features(x, mask=mask), y)
 
 
 class _Transitions(nn.Module):
@@ -143,17 +143,17 @@ def context_of(spen: Any, x: Any, train: bool, mask: Any) -> dict[str, Any]:
     return context
 
 
-def energy_over(spen: Any, context: dict[str, Any], y: jax.Array) -> jax.Array:
-    """-s.y + terms - entropy H(y) of one example."""
+def energy_over(spen: Any, context: dict[str, Any], y: jax.Array, domain: Domain) -> jax.Array:
+    """-s.y + terms - entropy H(y) of one example, H that of the domain."""
     energy = -jnp.sum(context["logits"] * y)
     for term, known in zip(spen.terms, context.get("terms", ()), strict=True):
         energy += term.energy(known, y)
-    return energy - spen.entropy * Simplex().entropy(y) if spen.entropy else energy
+    return energy - spen.entropy * domain.entropy(y) if spen.entropy else energy
 
 
-def energies_of(spen: Any, x: Any, y: jax.Array, mask: Any) -> jax.Array:
-    """The energies of a batch, (B,); makes `init` see all parameters."""
+def energies_of(spen: Any, context: Any, y: jax.Array) -> jax.Array:
+    """The energies of a batch, (B,), of its context; makes `init` see all parameters."""
     # Flax's own vmap: a term may declare its parameters when it first sees y.
     of_one = type(spen).energy
     energies = nn.vmap(of_one, variable_axes={"params": None}, split_rngs={"params": False})
-    return energies(spen, spen.features(x, mask=mask), y)
+    return energies(spen, context, y)

@@ -9,6 +9,7 @@ from spen_jax.networks.functions import (
     functions_of,
     logits_of,
 )
+from spen_jax.networks.images import UNet, mean_pool
 from spen_jax.networks.recurrent import GRU
 from spen_jax.networks.words import Tagger, WordEncoder
 
@@ -20,10 +21,12 @@ __all__ = [
     "GRU",
     "Params",
     "Tagger",
+    "UNet",
     "WordEncoder",
     "from_structure",
     "from_unary_logits",
     "functions_of",
     "logits_of",
+    "mean_pool",
     "with_root",
 ]
