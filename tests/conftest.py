@@ -17,6 +17,7 @@ AROUND = set(
     "test_benchmark_energies test_benchmark_structure test_benchmarks test_bibtex test_contrastive "
     "test_ellipse test_gradients_page test_horn test_invariant test_labels test_lecture_experiments "
     "test_handwriting test_loss_gallery test_mixture test_objective_pages test_parsing test_readme "
+    "test_snakes_experiment "
     "test_defaults test_factor_graphs_experiment test_stacking test_suggest test_tagging test_words".split()
 )
 

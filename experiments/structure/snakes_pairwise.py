@@ -1,9 +1,10 @@
 """The pairwise energy: E(y) = sum_i u_i(y_i) + sum_ij A_ij(y_i, y_j), all linear in the windows of their pixels.
 
-u_i = U w_i + c with w_i (45,) the colours of 3 x 3 pixels; A_ij = V w_i + V' w_j + D for each direction, so that an edge
-sees the input, or A_ij = D, so that it does not. One energy: every method answers the same parameters.
+u_i = U w_i + c with w_i (45,) the colours of 3 x 3 pixels; A_ij = V w_i + V' w_j + D for each direction, so that an
+edge sees the input, or A_ij = D, so that it does not. One energy: every method answers the same parameters.
 """
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -12,26 +13,31 @@ import jax.numpy as jnp
 
 import spen_jax as sx
 from experiments.structure.snakes_data import COLOURS, LABELS, windows
-from spen_jax.exact import BeliefPropagation, Grid, Structured, structured
+from spen_jax.exact import Grid, Structured
 
 SEEN = 9 * COLOURS
 DIRECTIONS = ("down", "right")
+PENALTY = 0.003
 
 
-def init(key: jax.Array, seeing: bool = True) -> Any:
-    """Parameters, near 0; without `seeing` edges have D alone."""
-    shapes = {"U": (SEEN, LABELS)}
-    if seeing:
-        shapes |= {
-            f"{end}_{name}": (SEEN, LABELS, LABELS) for name in DIRECTIONS for end in ("from", "to")
-        }
-    keys = jax.random.split(key, len(shapes))
-    params = {
-        name: 0.01 * jax.random.normal(k, shape)
-        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
-    params["c"] = jnp.zeros(LABELS)
-    return params | {name: jnp.zeros((LABELS, LABELS)) for name in DIRECTIONS}
+def init(seeing: bool = True) -> Any:
+    """Parameters, all 0; without `seeing` edges have D alone."""
+    ends = [f"{end}_{name}" for name in DIRECTIONS for end in ("from", "to")] if seeing else []
+    shapes = {"U": (SEEN, LABELS), "c": (LABELS,)}
+    shapes |= {name: (LABELS, LABELS) for name in DIRECTIONS}
+    shapes |= {name: (SEEN, LABELS, LABELS) for name in ends}
+    return {name: jnp.zeros(shape) for name, shape in shapes.items()}
+
+
+def penalised(objective: Any, weight: float = PENALTY) -> Any:
+    """The objective + weight / 2 ||params||^2: of weights that fit alike those on windows seen often are taken."""
+
+    def whole(params, batch, key):
+        value, metrics = objective(params, batch, key)
+        squares = sum(jnp.sum(a**2) for a in jax.tree.leaves(params))
+        return value + weight / 2 * squares, metrics
+
+    return whole
 
 
 def features(params: Any, x: jax.Array) -> dict[str, jax.Array]:
@@ -48,9 +54,20 @@ def features(params: Any, x: jax.Array) -> dict[str, jax.Array]:
     return found
 
 
+def energy(params: Any, context: dict[str, jax.Array], y: jax.Array) -> jax.Array:
+    """E(x, y) of one example, y (H, W, 11) relaxed: that of independent pixels, as `grid_by` has it, fast to unroll."""
+
+    def links(table, first, second):
+        return jnp.einsum("hwa,hwab,hwb->", first, table, second)
+
+    down, right = (context[name] for name in DIRECTIONS)
+    between = links(down, y[:-1], y[1:]) + links(right, y[:, :-1], y[:, 1:])
+    return jnp.sum(context["unary"] * y) + between
+
+
 @lru_cache
 def grid_by(method: Any) -> Structured:
-    """(params, context) -> the grid of one example, its questions answered by the method."""
+    """(params, context) -> the same energy as a grid, of one example, its questions answered by the method."""
 
     def grid(params, context):
         return Grid(context["unary"], context["down"], context["right"], method=method)
@@ -58,26 +75,26 @@ def grid_by(method: Any) -> Structured:
     return grid
 
 
-def by_method(method: Any, beta: float = jnp.inf) -> sx.Predictor:
+def by_method(method: Any, beta: float = math.inf) -> sx.Predictor:
     """The best answer of a method, or at a finite beta the marginals."""
     return sx.Predictor.of_structure(grid_by(method), features, beta=beta)
 
 
 def by_gradient(steps: int, trace: tuple[str, ...] = ()) -> sx.Predictor:
-    """Mean field: l <- l / 2 - grad E / 2, y = softmax(l), mirror descent on E - H from y = 1 / 11."""
+    """Mean field: l <- l / 2 - grad E / 2, y = softmax(l): mirror descent on E - H, from the pixels alone."""
     return sx.Predictor(
-        structured(grid_by(BeliefPropagation())),
+        energy,
         features,
         domain=sx.Simplex(),
         solver=sx.MirrorDescent(0.5),
         temperature=1.0,
         steps=steps,
-        start=starting,
+        start=alone,
         differentiate="unrolled",
         trace=trace,
     )
 
 
-def starting(context: Any) -> jax.Array:
-    """Where there is no answer yet: the labels by unaries alone."""
+def alone(context: Any) -> jax.Array:
+    """The labels by unaries alone, (B, H, W, 11)."""
     return jax.nn.softmax(-context["unary"])
