@@ -126,7 +126,9 @@ def run(out, **settings):
 
 @pytest.mark.slow
 def test_what_is_asked_for_is_trained_judged_and_drawn(tmp_path):
-    result, said = run(tmp_path / "run", models=("unaries", "likelihood", "blind"), inferences=False)
+    result, said = run(
+        tmp_path / "run", models=("unaries", "likelihood", "blind"), inferences=False
+    )
     assert {*result["right"]} == {"unaries", "likelihood", "blind"} and "Bethe" in said
     for right in result["right"].values():
         assert len(right["pixels"]) == 1 and len(right["places"][0]) == 10

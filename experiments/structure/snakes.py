@@ -36,6 +36,9 @@ from spen_jax.training import checkpoints
 WEIGHTS = ("field", "likelihood", "marginals", "margin")
 """Energies of pairs that all inferences answer."""
 
+Kept = dict[tuple[str, int], Any]
+"""Parameters by model and seed."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -75,9 +78,9 @@ def by_place(found: np.ndarray, data: Snakes) -> list[float]:
     return [100 * float(right[data.labels == place].mean()) for place in range(1, LABELS)]
 
 
-def measure(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """{model: {what: of each seed}}, and the first seed's parameters."""
-    kept: dict[str, Any] = {}
+def measure(config: Config, folder: Path) -> tuple[dict[str, Any], Kept]:
+    """{model: {what: of each seed}}, and the parameters."""
+    kept: Kept = {}
     found: dict[str, Any] = {
         name: {what: [] for what in (*Right._fields, "places", "seconds", "loss")}
         for name in config.models
@@ -101,7 +104,7 @@ def measure(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Any
     return found, kept
 
 
-def answer(config: Config, kept: dict[str, Any]) -> dict[str, Any]:
+def answer(config: Config, kept: Kept) -> dict[str, Any]:
     """{weights: {inference: {what: of each seed}}}, and of the first seed what programmes prove."""
     result: dict[str, Any] = {"inferences": {}, "programme": {}}
     for name in (name for name in WEIGHTS if name in config.models):

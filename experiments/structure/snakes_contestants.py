@@ -27,7 +27,6 @@ class Contestant(NamedTuple):
     answer: Callable[..., Any]  # (params, x) -> (B, H, W, 11), largest at the answer
     rate: float
     epochs: int
-    decay: float = 0.0
 
 
 def init_of(module: Any, with_y: bool = False) -> Callable[[jax.Array, Any], Any]:
@@ -80,32 +79,32 @@ likelihood = sx.objectives.maximum_likelihood(MARGINALS)
 margin = sx.objectives.max_margin(BEST, cost=sx.losses.hamming)
 CONTESTANTS = {
     "unaries": feed_forward("windows of 3 x 3 alone", models.Alone(), rate=0.02, epochs=40),
-    "cnn": feed_forward("CNN", models.Convolutional(), rate=0.003, epochs=60),
+    "cnn": feed_forward("CNN", models.Convolutional(), rate=0.003, epochs=40),
     "once": iterated(
-        "the window energy's layers once", models.Iterated(1, 1.0), rate=0.003, epochs=60
+        "the window energy's layers once", models.Iterated(1, 1.0), rate=0.01, epochs=60
     ),
-    "tied": iterated("the same, iterated, no energy", models.Iterated(), rate=0.003, epochs=60),
+    "tied": iterated("the same, iterated, no energy", models.Iterated(), rate=0.01, epochs=60),
     "untied": iterated(
         "iterated, weights of each step its own",
         models.Iterated(tied=False),
-        rate=0.003,
+        rate=0.01,
         epochs=60,
     ),
-    "spen": window_energy("window energy", rate=0.003, epochs=60),
+    "spen": window_energy("window energy, gradient unrolled", rate=0.01, epochs=60),
     "field": pairs(
         "pairs, mean field unrolled", FIELD, sx.objectives.end_to_end(FIELD), rate=0.01, epochs=40
     ),
-    "likelihood": pairs("pairs, Bethe likelihood", MARGINALS, likelihood, rate=0.01, epochs=40),
+    "likelihood": pairs("pairs, Bethe likelihood", MARGINALS, likelihood, rate=0.01, epochs=30),
     "marginals": pairs(
         "pairs, marginals through messages",
         MARGINALS,
         sx.objectives.end_to_end(MARGINALS),
         rate=0.01,
-        epochs=40,
+        epochs=15,
     ),
-    "margin": pairs("pairs, max-margin", BEST, margin, rate=0.01, epochs=40),
+    "margin": pairs("pairs, max-margin", BEST, margin, rate=0.01, epochs=30),
     "blind": pairs(
-        "pairs, edges see no input", MARGINALS, likelihood, rate=0.01, epochs=40
+        "pairs, edges see no input", MARGINALS, likelihood, rate=0.01, epochs=30
     )._replace(init=lambda *_: pairwise.init(seeing=False)),
 }
 
@@ -117,7 +116,7 @@ def trained(
     first, training = jax.random.split(jax.random.key(seed))
     given = {"x": data.x, "y": data.y}
     epochs = epochs or one.epochs
-    recipe = Recipe(epochs, one.rate, weight_decay=one.decay, batch_size=20)
+    recipe = Recipe(epochs, one.rate, weight_decay=0.0, batch_size=20)
     steps = train(one.objective, one.init(first, given), given, recipe, training)
     return shared.followed(steps, progress, one.title, epochs)
 

@@ -6,7 +6,7 @@ does not fit, starts again. Each lies somewhere on the grid. `box` is what the p
 smallest rectangle that holds it and a pixel all around, of which about a quarter is snake.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,13 @@ def walk(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             return walk(rng)
         moves.append(int(rng.choice(free)))
         pixels.append(steps[moves[-1]])
-    return np.array(pixels[:LENGTH]), np.array(moves)
+    snake = np.array(pixels[:LENGTH])
+    return snake - snake.min(0), np.array(moves)
+
+
+def room_of(pixels: np.ndarray) -> np.ndarray:
+    """By how much the grid is higher, and wider, than the snake with a pixel all around."""
+    return np.array([HEIGHT, WIDTH]) - (pixels.max(0) + 3)
 
 
 def generate(rng: np.random.Generator, n: int) -> Snakes:
@@ -49,12 +55,10 @@ def generate(rng: np.random.Generator, n: int) -> Snakes:
     labels = np.zeros((n, HEIGHT, WIDTH), int)
     box = np.zeros((n, HEIGHT, WIDTH), bool)
     for i in range(n):
-        room = np.array([-1])
-        while np.any(room < 0):
+        pixels, moves = walk(rng)
+        while np.any((room := room_of(pixels)) < 0):
             pixels, moves = walk(rng)
-            pixels -= pixels.min(0)
-            size = pixels.max(0) + 3  # with a pixel around
-            room = np.array([HEIGHT, WIDTH]) - size
+        size = np.array([HEIGHT, WIDTH]) - room
         top, left = rng.integers(0, room + 1)
         rows, columns = (pixels + (top + 1, left + 1)).T
         colours[i, rows, columns], labels[i, rows, columns] = moves, np.arange(1, LENGTH + 1)
@@ -63,7 +67,7 @@ def generate(rng: np.random.Generator, n: int) -> Snakes:
     return Snakes(x, y, box)
 
 
-def windows(x: jax.Array) -> jax.Array:
+def windows(x: Any) -> jax.Array:
     """The colours of 3 x 3 pixels around each, background beyond the edge, (B, H, W, 5) -> (B, H, W, 45)."""
     height, width = x.shape[1:3]
     beyond = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])

@@ -6,6 +6,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from experiments import shared
@@ -15,7 +17,7 @@ from experiments.structure.snakes_contestants import CONTESTANTS, labelled
 from experiments.structure.snakes_data import BACKGROUND, LABELS, LENGTH, MOVES, Snakes
 from spen_jax.exact import BeliefPropagation
 
-STEPS = (0, 4, 9, 20)
+STEPS = (0, 1, 4, 12)
 """Points of inference that are shown; the first is that of the pixels alone."""
 
 
@@ -46,7 +48,7 @@ def iterates(params: dict[str, Any], x: np.ndarray) -> dict[str, np.ndarray]:
     result = {}
     gradient = {
         "window energy": ("spen", models.by_window_energy(("y",))),
-        "pairs, mean field": ("field", pairwise.by_gradient(models.STEPS, ("y",))),
+        "pairs, mean field": ("field", pairwise.by_gradient(STEPS[-1], ("y",))),
     }
     for title, (name, predictor) in gradient.items():
         path = np.asarray(predictor(params[name], x).trace["y"])  # (N, steps + 1, H, W, 11)
@@ -143,7 +145,7 @@ def draw_objections(params: dict[str, Any], data: Snakes, path: Path) -> None:
         "mean field, edges that see": mean_field,
     }
     figure, axes = plt.subplots(2, 4, figsize=(14, 6), layout="constrained")
-    shown = None
+    shown: Any = None
     for row, (title, answer) in zip(axes, answers.items(), strict=True):
         wrong = ((answer != data.labels) & data.box).sum((1, 2))
         at = int(np.argmin(np.where(wrong > 0, np.abs(wrong - 5), 99)))
@@ -166,7 +168,7 @@ def draw_objections(params: dict[str, Any], data: Snakes, path: Path) -> None:
 def energy_map(axis: Any, of: dict[str, Any], limit: float = 8.0) -> Any:
     """Pixels as squares and links as bars between them, red where the answer costs more than the truth."""
     blank(axis, of["pixels"].shape)
-    hue, scale = colormaps["RdBu_r"], plt.Normalize(-limit, limit)
+    hue, scale = colormaps["RdBu_r"], Normalize(-limit, limit)
 
     def box(centre, width, height, value):
         if abs(value) > 0.05:
@@ -179,4 +181,4 @@ def energy_map(axis: Any, of: dict[str, Any], limit: float = 8.0) -> Any:
         box((j, i + 0.5), 0.2, 0.5, value)
     for (i, j), value in np.ndenumerate(of["right"]):
         box((j + 0.5, i), 0.5, 0.2, value)
-    return plt.cm.ScalarMappable(scale, hue)
+    return ScalarMappable(scale, hue)

@@ -95,7 +95,7 @@ def programmed(params: Any, data: Snakes, seconds: float = 20.0) -> dict[str, fl
     few = Snakes(*(a[:PROGRAMMED] for a in data))
     context = pairwise.features(params, few.x)
     grid = jax.vmap(partial(pairwise.grid_by(IntegerProgramme(seconds)), params))(context)
-    best = grid.best()
+    best: Any = grid.best()
     bound = np.asarray(bounding(TreeReweighted())(params, data.x).bound)[:PROGRAMMED]
     certain = np.asarray(best.gap) < SURE
     return {

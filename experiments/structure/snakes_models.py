@@ -13,11 +13,12 @@ from jax import lax
 
 import spen_jax as sx
 from experiments.structure.snakes_data import LABELS, windows
+from spen_jax.convolutions import fast
 from spen_jax.energies import softplus
 from spen_jax.energies.images import ImageSPEN, Patches, over_pixels
 from spen_jax.objectives import read
 
-STEPS = 20
+STEPS = 12
 WIDTHS, SIZES = (64, 64), (3, 1)
 LAST_HALF = (0.0,) * (STEPS // 2 + 1) + (1 / (STEPS // 2),) * (STEPS // 2)
 
@@ -86,28 +87,23 @@ class Iterated(nn.Module):
 
     def path(self, x, train=False):
         """All z, (steps + 1, B, H, W, 11)."""
-        w = windows(x)
         s = self.alone(x)
+        seen = jnp.einsum("bhwi,tij->tbhwj", windows(x), self.Cx)  # what is the same at all z
+        one = jax.tree.map(lambda a: a[0], (self.layers, seen)) if self.tied else None
 
-        def f(units, weights):
-            layers, Cx = weights
+        def f(units, layers, seen):
             for i, (W, b) in enumerate(layers):
                 sums = jax.vmap(over_pixels, (0, None))(units, W) + b[None, None, None]
-                sums = sums + w @ Cx if i == 0 else sums
+                sums = sums + seen if i == 0 else sums
                 units = sums if i == len(layers) - 1 else softplus(sums)
             return units
 
         def step(z, weights):
-            weights = jax.tree.map(lambda a: a[0], weights) if self.tied else weights
-            z = z + self.step_size * (s + f(jax.nn.softmax(z), weights) - z)
+            z = z + self.step_size * (s + f(jax.nn.softmax(z), *(one or weights)) - z)
             return z, z
 
-        weights = self.layers, self.Cx
-        if self.tied:
-            path = lax.scan(lambda z, _: step(z, weights), s, None, self.steps)[1]
-        else:
-            path = lax.scan(step, s, weights)[1]
-        return jnp.concatenate([s[None], path])
+        each = None if self.tied else (self.layers, seen)
+        return jnp.concatenate([s[None], lax.scan(step, s, each, self.steps)[1]])
 
     def __call__(self, x, train=False):
         """The last z, (B, H, W, 11)."""
@@ -131,7 +127,7 @@ def of_iterates(module: Any, weights: tuple[float, ...]) -> Any:
         value = jnp.asarray(weights) @ each
         return value, {"loss": value, "last": each[-1]}
 
-    return sx.convolutions.fast(objective)
+    return fast(objective)
 
 
 def by_window_energy(trace: tuple[str, ...] = ()) -> sx.Predictor:

@@ -40,7 +40,7 @@ def penalised(objective: Any, weight: float = PENALTY) -> Any:
     return whole
 
 
-def features(params: Any, x: jax.Array) -> dict[str, jax.Array]:
+def features(params: Any, x: Any) -> dict[str, jax.Array]:
     """The energies of a batch: "unary" (B, H, W, 11), "down" and "right" (B, H', W', 11, 11), or (B, 1, 1, 11, 11)."""
     w = windows(x)
     found = {"unary": w @ params["U"] + params["c"][None, None, None]}
