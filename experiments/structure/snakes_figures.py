@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from experiments import shared
 from experiments.structure import snakes_models as models
 from experiments.structure import snakes_pairwise as pairwise
-from experiments.structure.snakes_contestants import CONTESTANTS, labelled
+from experiments.structure.snakes_contestants import CONTESTANTS
 from experiments.structure.snakes_data import BACKGROUND, LABELS, LENGTH, MOVES, Snakes
 from spen_jax.exact import BeliefPropagation
 
@@ -80,6 +80,7 @@ def draw_steps(params: dict[str, Any], data: Snakes, path: Path) -> None:
             numbers(axis, of_step.argmax(-1), data.labels[at], of_step.max(-1))
             if row is axes[0]:
                 axis.set_title(f"step {step}")
+        closer(row, data.box[at])
     axes[0, 0].set_title("colours")
     axes[0, 1].set_title("truth")
     shared.save_figure(figure, path)
@@ -114,10 +115,25 @@ def numbers(axis: Any, labels: np.ndarray, truth: np.ndarray, sure: Any = None) 
         axis.text(j, i, str(label), ha="center", va="center", fontsize=8, **look)
 
 
+def closer(axes: Any, box: np.ndarray) -> None:
+    """The part of a grid that holds its snake."""
+    rows, columns = (np.flatnonzero(box.any(axis)) for axis in (1, 0))
+    for axis in axes:
+        axis.set(xlim=(columns[0] - 0.5, columns[-1] + 0.5), ylim=(rows[-1] + 0.5, rows[0] - 0.5))
+
+
+def outline(axis: Any, truth: np.ndarray) -> None:
+    """Where the snake is, with its true labels."""
+    for i, j in np.argwhere(truth > 0):
+        corner = j - 0.5, i - 0.5
+        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="0.75", lw=0.6))
+        axis.text(j, i, str(truth[i, j]), ha="center", va="center", fontsize=7, color="0.3")
+
+
 def blank(axis: Any, shape: tuple[int, ...]) -> None:
     """An empty grid."""
     axis.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5), aspect="equal")
-    axis.set(xticks=[], yticks=[], facecolor="0.96")
+    axis.set(xticks=[], yticks=[], facecolor="0.97")
 
 
 def objections(params: Any, x: np.ndarray, answer: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -139,10 +155,14 @@ def objections(params: Any, x: np.ndarray, answer: np.ndarray, truth: np.ndarray
 
 def draw_objections(params: dict[str, Any], data: Snakes, path: Path) -> None:
     """Wrong answers, and where energies of pairs that see the input, or not, put them above or below the truth."""
-    mean_field = np.argmax(pairwise.by_gradient(20)(params["likelihood"], data.x).y, -1)
+    lowest = pairwise.by_method(BeliefPropagation())
+    answered = {
+        "edges see no input, min-sum": (lowest, "blind"),
+        "edges see it, mean field": (pairwise.by_gradient(20), "likelihood"),
+    }
     answers = {
-        "edges that see no input": labelled(CONTESTANTS["blind"], params["blind"], data.x),
-        "mean field, edges that see": mean_field,
+        title: np.argmax(predictor(params[name], data.x).y, -1)
+        for title, (predictor, name) in answered.items()
     }
     figure, axes = plt.subplots(2, 4, figsize=(14, 6), layout="constrained")
     shown: Any = None
@@ -155,9 +175,11 @@ def draw_objections(params: dict[str, Any], data: Snakes, path: Path) -> None:
         for axis, name in zip(row[2:], ("blind", "likelihood"), strict=True):
             of = objections(params[name], data.x[at], answer[at], data.labels[at])
             shown = energy_map(axis, of)
+            outline(axis, data.labels[at])
             total = sum(value.sum() for value in of.values())
             seeing = "no input" if name == "blind" else "the input"
             axis.set_title(f"edges that see {seeing}: {total:+.1f}", fontsize=10)
+        closer(row, data.box[at])
     axes[0, 0].set_title("colours")
     axes[0, 1].set_title("answer, red where it is wrong")
     label = "energy of the answer less that of the truth, nats"
@@ -165,7 +187,7 @@ def draw_objections(params: dict[str, Any], data: Snakes, path: Path) -> None:
     shared.save_figure(figure, path)
 
 
-def energy_map(axis: Any, of: dict[str, Any], limit: float = 8.0) -> Any:
+def energy_map(axis: Any, of: dict[str, Any], limit: float = 5.0) -> Any:
     """Pixels as squares and links as bars between them, red where the answer costs more than the truth."""
     blank(axis, of["pixels"].shape)
     hue, scale = colormaps["RdBu_r"], Normalize(-limit, limit)
