@@ -78,8 +78,7 @@ def draw_steps(params: dict[str, Any], data: Snakes, path: Path) -> None:
         row[0].set_ylabel(name)
         for axis, step, of_step in zip(row[2:], STEPS, y[:, at], strict=True):
             numbers(axis, of_step.argmax(-1), data.labels[at], of_step.max(-1))
-            if row is axes[0]:
-                axis.set_title(f"step {step}")
+            axis.set_title(f"step {step}", fontsize=10)
         closer(row, data.box[at])
     axes[0, 0].set_title("colours")
     axes[0, 1].set_title("truth")
