@@ -13,9 +13,9 @@ fields, ICCV). Measured: docs/images.md.
 
 Protocol: grids of 10 x 12 pixels made up by snakes_data.py, of each seed 200 to learn from and 100 to test; the seed
 also decides parameters and batches. Pixels count in the smallest rectangle that holds the snake and a pixel around it.
-Epochs, rates and penalties were chosen on other grids (`--grids validation`, seed 0). Nothing is chosen on what is
-tested.
-Minutes of one core: 6 a seed, 3 more for what is compiled.
+Epochs, rates and the penalty are from a few trials on other grids (`--grids validation`, seed 0); those of "cnn",
+"once" and "untied" were not tried, those of "marginals" are what time allows. Nothing is chosen on what is tested.
+Minutes of one core: 5 a seed, 2 more for what is compiled.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 N grids of H x W pixels; colours 0 up, 1 down, 2 left, 3 right, 4 background; labels 0 background, 1 to 10 the places.
 A walk takes a free neighbour at random until it has LENGTH pixels and knows where it would go on; one that is stuck, or
-does not fit, starts again. Each lies somewhere on the grid. `box` is what the published data would show of it: the
-smallest rectangle that holds it and a pixel all around, of which about a quarter is snake.
+does not fit, starts again. Each lies somewhere on the grid. `box` is the smallest rectangle that holds it and a pixel
+all around, of which about a quarter is snake: background elsewhere is no news.
 """
 
 from typing import Any, NamedTuple
