@@ -12,8 +12,8 @@ Measured: docs/masks.md.
 
 Protocol: 160 horses to learn from; 40 for what is chosen (epochs and rates were set once); 128 to test, each
 with one square where the seed says. A U-Net first, on whole images; what stands on it starts from it and is trained
-with it, all alike, on whole images or half of them with a square hidden; "more" is the U-Net alone, trained on so, and what
-the grid stands on.
+with it, all alike, on whole images or half of them with a square hidden; "more" is the U-Net alone, trained on so,
+and what the grid stands on.
 Intersections over union are means over images.
 By default the U-Net, "more", "tied" and "spen", one seed, trained both ways: of one core about 5 minutes, added up
 from processor time (60 seconds a U-Net with its compilation, 15 "more", 25 "tied" and "spen", and 30 to compile each).
