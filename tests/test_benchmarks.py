@@ -64,6 +64,19 @@ def test_the_inference_benchmark_on_an_accelerator_says_what_precision_does(tmp_
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_restoration_compares_what_it_times():
+    code = (
+        "from benchmarks import restoration as r; r.SIDE, r.STEPS, r.PATCHES, r.PATCH = 8, 2, 2, 8; "
+        "r.WIDTHS, r.SECONDS = (4, 4), 0.01; rows = r.measure(); "
+        "print(*(row['task'] + ':' + row['name'] for row in rows if row['seconds'] > 0)); "
+        "y = r.np.ones(3); r.check_equal('infer', {'spen_jax': y, 'other': 1.01 * y})"
+    )
+    done = run(code, script=Path("-c"))
+    assert done.returncode and "infer: other is off by 1.0e-02" in done.stderr
+    assert {"infer:spen_jax", "train:jax_plain"} <= {*done.stdout.split()}
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_convolutions_compares_what_it_times():
     code = (
         "from benchmarks import convolutions as c; c.IMAGES, c.SIDE, c.STEPS, c.SECONDS = 2, 6, 2, 0.01; "

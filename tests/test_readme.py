@@ -213,3 +213,19 @@ def test_the_first_five_minutes_print_what_the_page_says(capsys, tmp_path, monke
     *said, same = capsys.readouterr().out.splitlines()
     assert same == "True" and len(said) == 3
     assert all(f"It prints `{line}`" in page for line in said)
+
+
+@pytest.mark.slow
+def test_the_page_on_images_runs_as_printed(capsys):
+    names = run("docs/images.md")
+    first, _, joined = capsys.readouterr().out.splitlines()
+    assert first.startswith("(2, 40, 52)") and joined == "(2, 40, 52)"
+    np.testing.assert_array_equal(
+        names["solution"].y[names["seen"]], names["images"][names["seen"]]
+    )
+
+
+@pytest.mark.slow
+def test_the_page_on_masks_runs_as_printed(capsys):
+    run("docs/masks.md")
+    assert capsys.readouterr().out.splitlines() == ["(2, 20, 24)"]
