@@ -1,12 +1,15 @@
 """The experiment with denoising: its data, its problems, and a run of all of it on few small images."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.structure import denoise, denoise_data, denoise_models, denoise_problems
+from spen_jax.metrics import psnr
+from spen_jax.training import checkpoints
 
 
 def test_photographs_to_learn_choose_and_test_on_are_different_ones(tmp_path):
@@ -92,3 +95,13 @@ def test_weights_of_another_kind_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         denoise.main(denoise.Config(models=("deep",), out=tmp_path / "b"))
     assert "--models knows" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_weights_that_come_along_clean_as_the_page_says():
+    params, meta = checkpoints.load(Path(denoise.__file__).parent / "denoise_energy.npz")
+    model = denoise_models.models()[meta["model"]]
+    image = denoise_data.photographs().tested[:1]
+    for level, at_least in ((25, 29.4), (75, 23.9)):
+        seen = denoise_data.noisy(image, level)
+        assert psnr(np.clip(model.denoise(params, seen, level / 255), 0, 1), image) > at_least

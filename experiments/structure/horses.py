@@ -44,19 +44,19 @@ Training = Literal["plain", "hidden"]
 class Config:
     """Horses by networks, grids and energies over masks."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Of parameters, batches, and where squares are hidden."""
 
     models: tuple[str, ...] = ("more", "tied", "spen")
     """Which beside the U-Net, by their names in horses_models.CONTESTANTS."""
 
-    training: tuple[Training, ...] = ("plain", "hidden")
+    training: tuple[Training, ...] = ("hidden",)
     """On whole images, or half of them with a square hidden, of all but the U-Net itself, which sees whole ones."""
 
     epochs: int = 90
     """Of the U-Net, ten steps each; the deep value network takes as many."""
 
-    further: int = 20
+    further: int = 90
     """Of what stands on the U-Net."""
 
     quick: bool = False
