@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy import ndimage
 
 from experiments import shared
 from experiments.structure import denoise_problems as problems
@@ -82,26 +83,31 @@ def objections(params: Any, widths: Any, images: Any, level: float) -> jax.Array
 
 
 def draw_objections(truth: np.ndarray, params: Any, widths: Any, path: Path) -> None:
-    """Maps of the prior at noise of 25: of the truth, of noise on the right half, of a smoothed and a wrong image."""
+    """By how much the prior at noise of 25 likes three spoiled images less than the truth, means over 8 x 8 pixels."""
     image, level = truth[SHOWN], 25 / 255
-    half = image.copy()
-    width = image.shape[1]
-    half[:, width // 2 :] = np.asarray(noisy(truth, 25))[SHOWN][:, width // 2 :]
-    wrong = image.copy()
-    quarter = width // 4
-    wrong[quarter : 2 * quarter, quarter : 2 * quarter] = image[-quarter:, -quarter:]
-    shown = {"truth": image, "noise on the right": half, "a square from elsewhere": wrong}
-    maps = np.asarray(objections(params, widths, np.stack([*shown.values()]), level))
+    middle, quarter = image.shape[1] // 2, image.shape[1] // 4
+    noised, blurred, wrong = image.copy(), image.copy(), image.copy()
+    noised[:, middle:] = np.asarray(noisy(truth, 25))[SHOWN][:, middle:]
+    blurred[:, middle:] = ndimage.gaussian_filter(image, 2)[:, middle:]
+    wrong[quarter:middle, quarter:middle] = image[-quarter:, -quarter:]
+    shown = {
+        "noise on the right": noised,
+        "the right half blurred": blurred,
+        "a square from elsewhere": wrong,
+    }
+    maps = np.asarray(objections(params, widths, np.stack([image, *shown.values()]), level))
+    above = maps[1:] - maps[:1]
+    blocks = above.reshape(3, image.shape[0] // 8, 8, image.shape[1] // 8, 8).mean((2, 4))
     figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
     drawn: Any = None
-    for column, (title, y), of in zip(axes.T, shown.items(), maps, strict=True):
+    for column, (title, y), of, total in zip(axes.T, shown.items(), blocks, above, strict=True):
         column[0].imshow(y, cmap="gray", vmin=0, vmax=1)
         column[0].set_title(title)
-        drawn = column[1].imshow(of, cmap="magma", vmin=0, vmax=1.5)
-        column[1].set_title(f"energy {of.sum():,.0f} nats", fontsize=9)
+        drawn = column[1].imshow(of, cmap="RdBu_r", vmin=-0.4, vmax=0.4)
+        column[1].set_title(f"{total.sum():+,.0f} nats", fontsize=9)
         for axis in column:
             axis.axis("off")
-    figure.colorbar(drawn, ax=axes[1], label="nats of a pixel", shrink=0.8)
+    figure.colorbar(drawn, ax=axes[1], label="nats of a pixel above the truth", shrink=0.8)
     shared.save_figure(figure, path)
 
 
