@@ -56,10 +56,13 @@ def keep_memory() -> None:
         mallopt(mmap_threshold, 2**25)
 
 
-def run(main: Callable[[Any], Any], config: type, description: str | None) -> None:
-    """Call main with the settings of the command line, on all cores of the machine."""
+def run(
+    main: Callable[[Any], Any], config: type, description: str | None, all_cores: bool = True
+) -> None:
+    """Call main with the settings of the command line, each core a device, or on one device with threads of its own."""
     settings = tyro.cli(config, description=description)
-    sx.parallel.all_cores()
+    if all_cores:
+        sx.parallel.all_cores()
     keep_memory()
     main(settings)
 

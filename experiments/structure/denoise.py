@@ -233,4 +233,5 @@ def tables(result: dict[str, Any]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    shared.run(main, Config, __doc__)
+    # One device, whose convolutions take all cores: over several of a CPU a step of these can wait for ever.
+    shared.run(main, Config, __doc__, all_cores=False)

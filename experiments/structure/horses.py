@@ -153,4 +153,5 @@ def table(training: str, found: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    shared.run(main, Config, __doc__)
+    # One device, whose convolutions take all cores: over several of a CPU a step of these can wait for ever.
+    shared.run(main, Config, __doc__, all_cores=False)

@@ -165,4 +165,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    shared.run(main, Config, __doc__)
+    shared.run(main, Config, __doc__, all_cores=False)
