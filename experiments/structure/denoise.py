@@ -10,7 +10,7 @@ of 255: total variation 30.2 / 28.3 / 24.9 / 23.0, non-local means 31.3 / 28.7 /
 
 Protocol: learnt from photographs that scikit-image and scikit-learn ship and those of `--images`; constants of all
 methods are chosen on two others; camera, astronaut, chelsea and coffee are for testing alone. Noise of 5 to 55 in
-training: 75 is beyond it. By default about 11 minutes on two cores; docs/images.md has the long run.
+training: 75 is beyond it. By default 12 minutes on two cores; docs/images.md has the long run.
 """
 
 from collections.abc import Iterator
