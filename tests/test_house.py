@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "types arguments trees numbers sparse checks convolutions parallel blocks domains networks exact energies "
+    "types arguments trees numbers tiles sparse checks convolutions parallel blocks domains networks exact energies "
     "inference sampling losses predictor objectives training estimators"
 ).split()
 ALONE = "data", "metrics"  # these read numbers only; training and estimators may measure
