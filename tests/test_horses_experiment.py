@@ -50,6 +50,7 @@ def test_the_loss_of_the_truth_is_nothing():
     np.testing.assert_allclose(loss(np.full((3, 4), 0.5), truth), np.log(2) + 2 / 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_grids_energy_is_its_sum_over_pixels_and_neighbours():
     context = {"logits": X[..., 0], "contrasts": contrasts(X)}
     p = {"alike": 0.4, "contrast": 0.7}

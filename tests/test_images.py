@@ -49,6 +49,7 @@ def test_a_mean_pool_is_the_mean_of_what_each_block_has(size, want):
         np.testing.assert_allclose(pooled[:, i, j], block.mean((1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [None, 3])
 def test_a_u_net_has_logits_of_every_pixel_of_images_of_any_size(outputs):
     network = UNet((4, 8, 6), outputs)
@@ -96,6 +97,7 @@ def test_the_energy_is_the_sum_that_its_docstring_says(y, outputs, sees):
         np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_its_slopes_are_differences_of_energies(x64):
     y = jnp.asarray(MASKS, float)
     spen = ImageSPEN(Pixels(), (Patches((4, 5, 3), (3, 5, 3), (1, 2, 4)),), 1.0)
@@ -169,6 +171,7 @@ def test_other_shapes_are_named():
         UNet(()).init(jax.random.key(0), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_neighbours_are_the_links_of_a_grid_and_take_two_labels_as_a_share(diagonal):
     rng = np.random.default_rng(0)

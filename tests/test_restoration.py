@@ -89,6 +89,7 @@ def test_what_was_seen_stands_still_and_the_rest_starts_from_means_around_it():
     np.testing.assert_array_equal(nothing.start(), np.full((1, 9, 8), 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_prior_has_the_derivative_of_finite_differences_and_objects_to_noise(name, x64):
     prior, y = PRIORS[name], some((9, 10), 4).astype(float)
@@ -151,6 +152,7 @@ def problem(prior, x, level=0.1, **options):
     return params, sx.Predictor(energy, features, **{"start": from_measurement} | options)
 
 
+@pytest.mark.slow
 def test_one_step_of_length_one_from_what_was_seen_is_the_denoiser():
     x = Noisy(some(), [0.1, 0.2])
     options = {"domain": sx.Reals(), "solver": sx.GradientDescent(1.0, momentum=0.0), "steps": 1}
@@ -166,6 +168,7 @@ def test_one_step_of_length_one_from_what_was_seen_is_the_denoiser():
         np.testing.assert_allclose(y, image - level * transposed(noise)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_energy_is_the_same_problem_at_any_contrast():
     x, twice = Noisy(some(), 0.1), Noisy(2 * (some() - 0.5) + 0.5, 0.2)
     params, predictor = problem(PRIORS["deep"], x, None)
@@ -243,6 +246,7 @@ class Quadratic(nn.Module):
         return p * jnp.sum(y**2) / 2 + jnp.sum(y)
 
 
+@pytest.mark.slow
 def test_implicit_derivatives_leave_out_what_was_seen():
     seen = some(seed=1) < 0.5
     x = Incomplete(some(), seen)

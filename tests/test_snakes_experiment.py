@@ -77,6 +77,7 @@ def test_what_is_right_is_counted_in_boxes_on_snakes_and_by_grids():
     assert snakes.by_place(np.zeros_like(GRIDS.labels), GRIDS) == [0] * 10
 
 
+@pytest.mark.slow
 def test_the_energy_of_gradients_is_that_of_the_grid():
     params = random_params(1)
     context = jax.tree.map(lambda a: a[0], snakes_pairwise.features(params, GRIDS.x[:1]))
@@ -106,6 +107,7 @@ def test_messages_that_begin_at_mean_field_are_exact_on_a_row():
     np.testing.assert_allclose(found, row.by(Elimination()).marginals().nodes, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_iterates_without_ties_have_weights_for_each_step():
     x = GRIDS.x[:1]
     tied, untied = (snakes_models.Iterated(3, tied=tied) for tied in (True, False))
