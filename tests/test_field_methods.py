@@ -36,6 +36,7 @@ def each(question, method, **given):
     return jax.tree.map(lambda *a: np.stack(a), *found)
 
 
+@pytest.mark.slow
 def test_mean_field_lies_above_the_free_energy_and_at_a_fixed_point():
     found = ALL.by(MeanField()).marginals()
     assert found.promise_of_free_energy == "upper bound" and (found.residual < 1e-5).all()

@@ -330,7 +330,7 @@ def test_tiles_cover_an_image_and_join_to_it(shape):
 
 @pytest.mark.slow
 def test_tiles_answer_as_the_whole_image_does():
-    x = some((1, 40, 37))
+    x = some((1, 40, 40))
     params, predictor = problem(PRIORS["experts"], Noisy(x, 0.1), None, steps=4)
     whole = predictor(params, Noisy(x, 0.1)).y
     parts = predictor(params, Noisy(tiles.cut(x, 24, 16), 0.1)).y
