@@ -25,7 +25,8 @@ def cut(images: ArrayLike, size: int, overlap: int) -> jax.Array:
     """Tiles of size x size pixels, (B, H, W, ...) -> (B n, size, size, ...), neighbours sharing `overlap` pixels.
 
     The n tiles of an image stand one after the other, row by row. Where the last ones reach beyond the image they hold
-    its edge again: answers at that edge are those of an image that goes on so. ValueError for other axes, and for an overlap that is not below the size.
+    its edge again: answers at that edge are those of an image that goes on so. ValueError for other axes, and for an
+    overlap that is not below the size.
     """
     images = jnp.asarray(real("images", images))
     starts = _starts(images.shape, size, overlap)
