@@ -45,6 +45,7 @@ class Measurement(Protocol):
 class _Anything(Arrays):
     """A measurement that makes no image impossible."""
 
+    image: Any
     arrays = ()
 
     def onto(self, y):
