@@ -15,9 +15,9 @@ with one square where the seed says. A U-Net first, on whole images; what stands
 with it, all alike, on whole images or half of them with a square hidden; "more" is the U-Net alone, trained on so,
 and what the grid stands on.
 Intersections over union are means over images.
-By default the U-Net, "more", "tied" and "spen", one seed, trained both ways: of one core about 5 minutes, added up
-from processor time (60 seconds a U-Net with its compilation, 15 "more", 25 "tied" and "spen", and 30 to compile each).
-"once", "untied", "crf" and "dvn" by --models, --seeds 0 1 2 3 for the table.
+By default the U-Net, "more", "tied" and "spen", three seeds, trained with squares: about 19 minutes of one core, added
+up from single trainings (a seed's U-Net 60 seconds, "more" 30, "tied" 130, "spen" 150).
+"once", "untied", "crf" and "dvn" by --models.
 """
 
 from dataclasses import dataclass, replace
