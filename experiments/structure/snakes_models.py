@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import lax
 
 import spen_jax as sx
+from experiments.structure.sequences import from_network
 from experiments.structure.snakes_data import LABELS, windows
 from spen_jax.convolutions import fast
 from spen_jax.energies import softplus
@@ -132,15 +133,4 @@ def of_iterates(module: Any, weights: tuple[float, ...]) -> Any:
 
 def by_window_energy(trace: tuple[str, ...] = ()) -> sx.Predictor:
     """z <- z / 2 - grad E / 2 from z = s, entropic mirror descent on E - H, unrolled."""
-    features, energy = sx.functions_of(SPEN)
-    return sx.Predictor(
-        energy,
-        features,
-        domain=sx.Simplex(),
-        solver=sx.MirrorDescent(0.5),
-        temperature=1.0,
-        steps=STEPS,
-        start=sx.logits_of(SPEN),
-        differentiate="unrolled",
-        trace=trace,
-    )
+    return from_network(SPEN, STEPS, trace)
