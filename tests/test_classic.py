@@ -13,13 +13,16 @@ import spen_jax as sx
 from spen_jax import losses
 from spen_jax.energies import (
     Binary,
+    Huber,
     ImplicitRegressor,
+    JointEmbedding,
     LinearMachine,
     Matcher,
     Multiclass,
     RadialBasis,
     Regressor,
     Saturated,
+    absolute,
     cosine,
     gaussian_bumps,
     linear,
@@ -66,6 +69,17 @@ CASES = [
         {"x": TWO, "y": {"a": np.array(2.0)}},
         np.array([1.0, 0.5]),
         ((2.5 - sin(2)) ** 2 + (-4 - sin(1)) ** 2) / 2,
+    ),
+    Case("absolute", Regressor(linear, absolute), TWO, np.array([1.5, -2]), 1 + 2),
+    Case(
+        "huber", Regressor(linear, Huber(1.5)), TWO, np.array([1.5, -2]), 1 / 2 + 1.5 * (2 - 0.75)
+    ),
+    Case(
+        "joint embedding",
+        JointEmbedding(linear, sine),
+        {"x": TWO, "y": {"a": np.array(2.0)}},
+        np.array([1.0, 0.5]),
+        1 - (2.5 * sin(2) - 4 * sin(1)) / sqrt(2.5**2 + 16) / sqrt(sin(2) ** 2 + sin(1) ** 2),
     ),
     Case("binary", Binary(linear), ONE, np.array(1.0), 1.75, BOTH),
     Case("linear machine", LinearMachine(), ONE, np.array(-1.0), -1.75, BOTH),
@@ -195,7 +209,9 @@ def test_the_best_match_is_the_input_itself_and_among_candidates_the_nearest():
 def test_equal_energies_are_equal_objects_and_others_are_not():
     for make in (
         lambda: Regressor(linear),
+        lambda: Regressor(linear, Huber(0.5)),
         lambda: ImplicitRegressor(linear, sine),
+        lambda: JointEmbedding(linear, sine),
         lambda: Binary(linear),
         lambda: LinearMachine(squared, jnp.tanh),
         lambda: Multiclass(linear),

@@ -13,6 +13,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from spen_jax.numbers import unit
 from spen_jax.types import Energy, Network
@@ -49,6 +50,31 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     return 1 - jnp.sum(unit(a) * unit(b), axis=-1)
 
 
+def absolute(a: jax.Array, b: jax.Array) -> jax.Array:
+    """sum |a - b|, along the last axis; AssertionError where that differs in length."""
+    chex.assert_equal_shape_suffix([a, b], 1)
+    return jnp.sum(jnp.abs(a - b), axis=-1)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """sum h(a - b) along the last axis, h(d) = d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond.
+
+    A squared distance on which no coordinate pulls with more than delta. Source: Huber (1964).
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self):
+        if not self.delta > 0:
+            raise ValueError(f"Huber needs a delta > 0, got {self.delta}")
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """The distance of a and b; AssertionError where their last axes differ in length."""
+        chex.assert_equal_shape_suffix([a, b], 1)
+        return jnp.sum(optax.losses.huber_loss(a, b, delta=self.delta), axis=-1)
+
+
 def squared(y: jax.Array, r: jax.Array) -> jax.Array:
     """1/2 (y - r)^2 of two scalars."""
     return (y - r) ** 2 / 2
@@ -61,16 +87,19 @@ def minus_product(y: jax.Array, r: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class Regressor:
-    """E = 1/2 ||y - G(x)||^2; with `linear` it is linear regression.
+    """E = D(y, G(x)), D any distance that is least where y = G(x); with `linear` and `euclidean` linear regression.
 
-    Quadratic in y with a fixed curvature, so that the energy loss trains it: pushing down one energy pulls up others.
+    D alone shapes the energy around its minimum, so that the energy loss trains it: pushing down one energy pulls up
+    others. What G(x) becomes is D's to say: the mean of y given x with `euclidean`, the median with `absolute`, between
+    the two with `Huber`. Source: LeCun's lecture, "Regressor".
     """
 
     g: Network
+    distance: Distance = euclidean
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
         """The energy of y."""
-        return euclidean(self.g(params, x), y)
+        return self.distance(y, self.g(params, x))
 
     def best(self, params: Any, x: Any) -> jax.Array:
         """G(x)."""
@@ -78,18 +107,31 @@ class Regressor:
 
 
 @dataclass(frozen=True)
-class ImplicitRegressor:
-    """E = 1/2 ||G1(x) - G2(y)||^2, with params {"x": those of G1, "y": those of G2}.
+class JointEmbedding:
+    """E = D(G1(x), G2(y)), an encoder for each of two views, with params {"x": those of G1, "y": those of G2}.
 
-    An x may have several best answers. Collapses with the energy loss: G1 and G2 become one constant.
+    x and y may be of different kinds and shapes; the embeddings have one. A y is found among candidates by
+    `exact.pairwise`. Collapses with the energy loss: G1 and G2 become one constant. Sources: Bromley et al. (1993),
+    of one network (`Matcher`); with two and InfoNCE, Radford et al. (2021).
     """
 
     gx: Network
     gy: Network
+    distance: Distance = cosine
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of y."""
-        return euclidean(self.gx(params["x"], x), self.gy(params["y"], y))
+        """The energy of the pair."""
+        return self.distance(self.gx(params["x"], x), self.gy(params["y"], y))
+
+
+@dataclass(frozen=True)
+class ImplicitRegressor(JointEmbedding):
+    """E = 1/2 ||G1(x) - G2(y)||^2: the joint embedding in which y is a value to be searched for.
+
+    An x may have several best answers. Source: LeCun et al. (2006), section 3.
+    """
+
+    distance: Distance = euclidean
 
 
 @dataclass(frozen=True)
