@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "types arguments trees numbers tiles sparse checks convolutions parallel blocks domains networks exact energies "
-    "inference sampling losses predictor objectives training estimators"
+    "inference sampling losses predictor objectives training interop estimators"
 ).split()
 ALONE = "data", "metrics"  # these read numbers only; training and estimators may measure
 PACKAGE = sorted((ROOT / "spen_jax").rglob("*.py"))

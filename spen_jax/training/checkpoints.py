@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 _META = "__metadata__"
 _RESERVED = {_META, "file", "allow_pickle"}  # the last two are arguments of np.savez
@@ -56,14 +57,7 @@ def load(path: str | Path) -> tuple[Any, dict]:
         raise ValueError(
             f"{path} is damaged, or not a parameter file written by spen_jax.training.checkpoints.save"
         ) from None
-    params: dict = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return params, metadata
+    return unflatten_dict(arrays, sep="/"), metadata
 
 
 def check_like(params: Any, expected: Any, source: str | Path) -> None:
