@@ -172,7 +172,7 @@ def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"weights are written as .npz or .safetensors, got {path}")
     # safetensors writes memory as it lies.
-    whole = {name: np.ascontiguousarray(_array(name, arrays)) for name in arrays}
+    whole: dict[str, Any] = {name: np.ascontiguousarray(_array(name, arrays)) for name in arrays}
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 

@@ -229,3 +229,24 @@ def test_the_page_on_images_runs_as_printed(capsys):
 def test_the_page_on_masks_runs_as_printed(capsys):
     run("docs/masks.md")
     assert capsys.readouterr().out.splitlines() == ["(2, 20, 24)"]
+
+
+@pytest.mark.slow
+def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/pytorch.md")
+    losses = [float(line) for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert losses[2] < losses[0] and not np.any(names["state"].params["b"])
+    like = names["like"]
+    arrays = {
+        "encoder.0.weight": np.ones((8, 12)),
+        "encoder.0.bias": np.ones(8),
+        "unary.weight": np.ones((5, 8)),
+        "unary.bias": np.ones(5),
+        "pairwise.weight": np.ones((4, 5)),
+        "pairwise.bias": np.ones(4),
+        "last.weight": np.arange(4.0)[None],
+    }
+    del like["network"]["hidden_1"]
+    params = names["interop"].to_params(arrays, names["mine"], like)
+    assert params["c2"].tolist() == [0, 1, 2, 3]

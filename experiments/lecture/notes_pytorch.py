@@ -198,4 +198,5 @@ def reference(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **reference())
+    found: dict[str, Any] = reference()
+    np.savez(sys.argv[1], **found)
