@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import spen_jax as sx
 from spen_jax import data
 
 ROOT = Path(__file__).parents[1]
@@ -250,3 +251,31 @@ def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
     del like["network"]["hidden_1"]
     params = names["interop"].to_params(arrays, names["mine"], like)
     assert params["c2"].tolist() == [0, 1, 2, 3]
+
+
+def headings(path):
+    """The anchors of a page, as its viewer makes them."""
+    titles = re.findall(r"^#+ (.*)$", (ROOT / "docs" / path).read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_name_and_page_of_the_slides_is_there():
+    rows = [r for r in (ROOT / "docs/slides.md").read_text().splitlines() if r.startswith("| ")]
+    rows = [
+        row.strip("| ").split(" | ")
+        for row in rows
+        if not row.startswith(("| slide", "| section", "| heading"))
+    ]
+    assert len(rows) > 70
+    for row in rows:
+        *_, here, pages = row
+        for name in re.findall(r"`([\w./]+)`", here):
+            if name.endswith(".py"):
+                assert (ROOT / name).exists(), name
+            elif not name.startswith("jax."):
+                found = sx
+                for part in name.split("."):
+                    found = getattr(found, part)
+        for page, anchor in re.findall(r"\]\(([\w/]+\.md)#?([^)]*)\)", pages):
+            assert not anchor or anchor in headings(page), (page, anchor)
+        assert "](" in pages, row
