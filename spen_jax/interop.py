@@ -7,7 +7,6 @@
 PyTorch is not needed: a file is `.npz` or `.safetensors`, and nothing is ever unpickled.
 """
 
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from spen_jax.data.archives import arrays_of
 from spen_jax.training.checkpoints import replacing
 
 PICKLES = ".pt", ".pth", ".bin", ".ckpt", ".pkl"
@@ -157,9 +157,7 @@ def read(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is a pickle, which can run any code and is not read: {ADVICE}")
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"weights are read from .npz and .safetensors, got {path}: {ADVICE}")
-    with open(path, "rb"):
-        pass  # what cannot be read says so in Python's words
-    arrays = _of_safetensors(path) if path.suffix == ".safetensors" else _of_npz(path)
+    arrays = _of_safetensors(path) if path.suffix == ".safetensors" else arrays_of(path)
     return {prefix + name: array for name, array in arrays.items()}
 
 
@@ -184,17 +182,11 @@ def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
             np.savez(file, **whole)
 
 
-def _of_npz(path):
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged, or no .npz of plain arrays: {error}") from None
-
-
 def _of_safetensors(path):
     from safetensors import SafetensorError, safe_open
 
+    with open(path, "rb"):
+        pass  # what cannot be read says so in Python's words
     try:
         with safe_open(str(path), "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}

@@ -183,10 +183,10 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
         with pytest.raises(FileNotFoundError):
             interop.read(tmp_path / name)
         (tmp_path / name).write_bytes(b"PK\x03\x04 of no use")
-        with pytest.raises(ValueError, match="damaged"):
+        with pytest.raises(ValueError, match=r"damaged|expected a NumPy \.npz"):
             interop.read(tmp_path / name)
     np.savez(tmp_path / "a.npz", a=np.array([{}]))
-    with pytest.raises(ValueError, match="no .npz of plain arrays"):
+    with pytest.raises(ValueError, match="a holds Python objects"):
         interop.read(tmp_path / "a.npz")
     save_file({"a": np.zeros(9)}, tmp_path / "a.safetensors")
     whole = (tmp_path / "a.safetensors").read_bytes()

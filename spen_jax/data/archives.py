@@ -1,35 +1,67 @@
 """Arrays of `.npz` files, read without unpickling and checked. NumPy and the standard library only."""
 
+import math
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from spen_jax.data.files import DataError
 
-# What NumPy raises for files that are none of its own, or damaged.
-_UNREADABLE = OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def arrays_of(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` by name, all or those of these names; no more memory than they hold, nothing unpickled.
+
+    OSError where the file cannot be opened, `DataError` for whatever else it is: no archive, a damaged one, one that
+    claims more than it holds, arrays of Python objects, a name that is not there.
+    """
+    what = "whole arrays" if names is None else f"the arrays {', '.join(names)}"
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                there = [name.removesuffix(".npy") for name in archive.namelist()]
+                return {name: _array(archive, name) for name in (there if names is None else names)}
+        # Bytes from anywhere can make zipfile, its decompressors and NumPy's parser raise nearly anything.
+        except Exception as error:
+            raise DataError(
+                f"{path}: expected a NumPy .npz file of {what}, without pickles, got "
+                f"{type(error).__name__}: {error}; make or copy the file anew"
+            ) from error
+
+
+def _array(archive, name):
+    try:
+        entry = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise ValueError(f"{name} is not a file in the archive") from None
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in HEADERS:
+            raise ValueError(f"{name} has version {version} of NumPy's format")
+        shape, in_columns, dtype = HEADERS[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        size, held = dtype.itemsize * math.prod(shape), entry.file_size - file.tell()
+        if size != held or min(shape, default=0) < 0:
+            raise ValueError(f"{name} claims {size} bytes and holds {held}")
+        numbers = np.frombuffer(bytearray(file.read()), dtype, math.prod(shape))
+    return numbers.reshape(shape, order="F" if in_columns else "C")
 
 
 def read_arrays(path: Path, axes: Mapping[str, int]) -> list[np.ndarray]:
     """The arrays of these names, whole numbers with so many axes; `DataError` for others."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = [archive[name] for name in axes]
-    except FileNotFoundError:
-        raise
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{path}: expected a NumPy .npz file of the arrays {', '.join(axes)}, without pickles, "
-            f"got {type(error).__name__}: {error}; make or copy the file anew"
-        ) from error
-    for (name, rank), array in zip(axes.items(), arrays, strict=True):
-        is_right = array.dtype.kind in "iu" and array.ndim == rank
-        found = f"{array.dtype} of shape {array.shape}"
+    arrays = arrays_of(path, axes)
+    for name, rank in axes.items():
+        is_right = arrays[name].dtype.kind in "iu" and arrays[name].ndim == rank
+        found = f"{arrays[name].dtype} of shape {arrays[name].shape}"
         expect(path, is_right, f"{name}, whole numbers with {rank} axes", found)
-    return arrays
+    return [arrays[name] for name in axes]
 
 
 def expect(path: Path, holds: bool | np.bool, expected: str, found: str) -> None:

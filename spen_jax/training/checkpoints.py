@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import IO, Any
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
+
+from spen_jax.data import DataError
+from spen_jax.data.archives import arrays_of
 
 _META = "__metadata__"
 _RESERVED = {_META, "file", "allow_pickle"}  # the last two are arguments of np.savez
@@ -49,15 +51,14 @@ def load(path: str | Path) -> tuple[Any, dict]:
     Raises OSError where there is nothing to read, ValueError for any other kind of file.
     """
     try:
-        # Opened here, since np.load leaves a damaged archive open; a single array is a TypeError.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = arrays_of(path)
         metadata = json.loads(str(arrays.pop(_META)))
-    except (KeyError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
+        params = unflatten_dict(arrays, sep="/")
+    except (DataError, KeyError, ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(
             f"{path} is damaged, or not a parameter file written by spen_jax.training.checkpoints.save"
         ) from None
-    return unflatten_dict(arrays, sep="/"), metadata
+    return params, metadata
 
 
 def check_like(params: Any, expected: Any, source: str | Path) -> None:
