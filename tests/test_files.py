@@ -1,6 +1,8 @@
 import hashlib
 import http.server
+import itertools
 import threading
+import time
 
 import pytest
 
@@ -139,7 +141,11 @@ def serve():
                 if length is not None:
                     self.send_header("Content-Length", str(length))
                 self.end_headers()
-                self.wfile.write(content)
+                for part in [content] if isinstance(content, bytes) else content:
+                    try:
+                        self.wfile.write(part)
+                    except ConnectionError:
+                        return
 
             def log_message(self, *_):
                 pass
@@ -206,6 +212,31 @@ def test_a_failed_download_says_why_and_leaves_nothing(toy, serve, monkeypatch, 
     for part in (f"{address}toy-train.arff: {reason}", str(toy), "toy.xml", "SPEN_JAX_DATA"):
         assert part in str(caught.value)
     assert list(toy.iterdir()) == []
+
+
+def test_answers_without_end_and_promises_of_too_much_are_given_up(toy, serve, monkeypatch):
+    monkeypatch.setattr(data.files, "MOST_BYTES", 10**6)
+    endless = serve({"/toy-train.arff": (itertools.repeat(bytes(10**5)), None)})
+    promises = serve({"/toy-train.arff": (b"@relation r\n", 10**12)})
+    publish(monkeypatch, endless, promises)
+    with pytest.raises(data.DownloadError) as caught:
+        data.find("toy", progress=lambda *_: None)
+    assert str(caught.value).count("more than 1,000,000 bytes came or were promised") == 2
+    assert list(toy.iterdir()) == []
+
+
+def test_an_answer_that_trickles_is_given_up(toy, serve, monkeypatch):
+    def trickle():
+        for _ in range(500):
+            time.sleep(0.02)
+            yield b"x"
+
+    monkeypatch.setattr(data.files, "MOST_SECONDS", 0.2)
+    publish(monkeypatch, serve({"/toy-train.arff": (trickle(), 500)}))
+    began = time.monotonic()
+    with pytest.raises(data.DownloadError, match=r"bytes in 0\.2 seconds are too few"):
+        data.find("toy", progress=lambda *_: None)
+    assert time.monotonic() - began < 5
 
 
 def test_an_unreachable_address_is_a_download_error(toy, serve, monkeypatch):

@@ -18,12 +18,15 @@ import http.client
 import os
 import secrets
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 Progress = Callable[[str, int, int | None], None]
+MOST_BYTES, MOST_SECONDS = 2**28, 600.0
+"""What one file of a download may be, and take."""
 
 
 class Source(NamedTuple):
@@ -218,14 +221,19 @@ def _fetch(address: str, path: Path, expected: str, progress: Progress) -> None:
     """Download to a temporary file beside `path`, which takes its name only once it is checked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    digest, done = hashlib.sha256(), 0
+    digest, done, latest = hashlib.sha256(), 0, time.monotonic() + MOST_SECONDS
     try:
         with urllib.request.urlopen(address, timeout=30) as response, open(part, "wb") as file:
             total = response.length  # None where the server does not say
-            while chunk := response.read(1 << 16):
+            # What has come, in place of all of a chunk: a server that trickles is noticed.
+            while chunk := response.read1(1 << 16):
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
+                if max(done, total or 0) > MOST_BYTES:
+                    raise OSError(f"more than {MOST_BYTES:,} bytes came or were promised")
+                if time.monotonic() > latest:
+                    raise OSError(f"{done:,} bytes in {MOST_SECONDS:g} seconds are too few")
                 progress(path.name, done, total)
         if total is not None and done != total:
             raise OSError(f"the connection closed after {done} of {total} bytes")
