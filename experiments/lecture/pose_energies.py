@@ -217,7 +217,9 @@ def look(params: Any, kind: str, x: jax.Array) -> Looked:
     starts = range(0, len(x), BLOCK)
     blocks = [_looked(params, kind, x[i : i + BLOCK], maps, poses) for i in starts]
     axes = Looked(1, 0, 0, 1)
-    return Looked(*(np.concatenate(p, axis=a) for p, a in zip(zip(*blocks), axes, strict=True)))
+    return Looked(
+        *(np.concatenate(p, axis=a) for p, a in zip(zip(*blocks, strict=True), axes, strict=True))
+    )
 
 
 def given(params: Any, x: jax.Array) -> jax.Array:
