@@ -1,6 +1,33 @@
-"""Recognition in any pose: does a reference that moves know digits in poses that nobody showed it, and find the pose?
+"""Digits in poses that nobody showed: references moved by a latent pose, and networks without one.
 
-DOC
+The question: E(x, y, z) = 1/2 ||G(x) - T_z U_ym||^2 matches features of an image to a reference of each class that is
+moved, turned and scaled by the latent pose (LeCun's lectures, "EBM architecture for invariant object recognition").
+Trained on digits moved by up to 2 pixels, turned by up to 15 degrees and scaled by 0.9 to 1.1, does it answer on some
+moved by up to 6, turned by 15 to 60 degrees and scaled by 0.7 to 0.9 or 1.1 to 1.5, and say how they lie? Does a
+network without latent pose and with as many parameters, or one that has seen all such poses? What is G worth, and must
+it be the same in all directions?
+
+Expected: no figures are published. Measured, class and then whole pose, % of test images outside what was learned:
+latent pose, classes told, 97.8 and 80.4; classes and poses told 94.4 and 94.0; filters of any shape 97.3 and 75.8; G
+the pixels alone 99.1 and 82.4. Networks: told the same 15.6 and 1.3, trained on the wide range 82.4 and 45.1. On images
+within what was learned, in the same order: 97.6 and 79.7, 96.2 and 93.4, 98.9 and 87.7, 98.9 and 79.9; networks 97.1
+and 97.7, 85.3 and 62.5.
+
+Protocol: scikit-learn's 1,797 digits, 9 pixels large at scale 1 in images of 24 x 24; three seeds, each with a
+stratified split of 60 % training, 20 % validation and 20 % test digits, 150 of the latter in each condition. All train
+on the same 32 poses of each digit; batches of 64. Methods are told the classes, or classes and poses; the least over z,
+or the free energy at an inverse temperature of 1, answers. Energies lower -log P(y | x), or -log P(y, z | x) for the z
+of a grid of 3 angles, 3 scales and 5 x 5 places next to the true one, plus WEIGHT times the free energy of the right
+class; their references start from means of G over clusters of a class's training digits as they are, which fixes what
+pose 0 is. At test the grid has 13 angles, 7 scales and 13 x 13 places, and the least energy is refined by 12 steps of a
+line search. Networks lower cross-entropy, and squared errors of the pose; they take ten times as many steps.
+A pose counts as found where each coordinate is within a tenth of its wide range: 1.2 pixels, 12 degrees, a factor of
+1.08; that of a digit as it is in the data is 0, however it slants. A nought has no angle: it counts for classes alone.
+6 and 9, which turn into each other by 180 degrees, are never turned by more than 60.
+Rates, WEIGHT, initial scales, templates, channels and versions were chosen by looks at the first seed's validation
+digits as they are, inside and outside, some thirty for energies and six for networks. A first run on the test digits,
+with 400 steps, 4,000 of networks and 180 images, was cut to 300, 3,000 and 150 for its time alone.
+Minutes: about 5 on one core; on two it was not measured.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +57,7 @@ from experiments.lecture.pose_images import (
     apart,
     composed,
     draw_poses,
-    draw_wide,
+    evenly,
     load,
     posed,
 )
@@ -51,13 +78,13 @@ class Config:
     versions: int = 32
     """Poses of each digit to learn."""
 
-    steps: int = 400
+    steps: int = 300
     """Training steps of energies."""
 
-    network_steps: int = 4000
+    network_steps: int = 3000
     """Training steps of networks without latent pose."""
 
-    judged: int = 180
+    judged: int = 150
     """Test images in each condition, at most 360."""
 
     part: str = "test"
@@ -149,7 +176,8 @@ def learned(method: Method, digits: Any, images: Images, seed: int, config: Conf
     if method.kind == "network":
         first = Network().init(key, jnp.zeros((1, CANVAS, CANVAS)))
         return train(method, first, data, maps, key, config.network_steps)
-    first = energies.first_parameters(method.kind, *digits, seed)
+    x, label = digits
+    first = energies.first_parameters(method.kind, x, label, seed)
     return train(method, first, data, maps, key, config.steps)
 
 
@@ -226,7 +254,7 @@ def run_seed(seed: int, config: Config, measures: dict[str, list]) -> dict[str, 
     rows = others[config.part == "test"][: config.judged]
     rng = np.random.default_rng(seed)
     many = np.repeat(train_rows, config.versions)
-    drawn = draw_poses(len(many), (), rng), draw_wide(len(many), rng)
+    drawn = draw_poses(len(many), (), rng), evenly(WIDE, len(many), rng)
     images = [posed(x[many], label[many], pose) for pose in drawn]
     tests = {
         name: posed(x[rows], label[rows], draw_poses(len(rows), outside, rng))

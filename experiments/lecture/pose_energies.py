@@ -64,7 +64,9 @@ class Grid(NamedTuple):
 
 def spread(limits: np.ndarray, angles: int, scales: int, step: int, window: int) -> Grid:
     """A grid over limits like WIDE."""
-    of_angle, of_scale = np.linspace(*limits[2], angles), np.linspace(*limits[3], scales)
+    low, high = limits.T
+    of_angle = np.linspace(low[2], high[2], angles)
+    of_scale = np.linspace(low[3], high[3], scales)
     return Grid(tuple(of_angle.tolist()), tuple(of_scale.tolist()), int(limits[0, 1]), step, window)
 
 
@@ -77,7 +79,7 @@ def turned(grid: Grid) -> np.ndarray:
     """The linear maps T of all pairs of angle and scale, (P, window^2, REFERENCE^2)."""
     unit = jnp.eye(REFERENCE**2).reshape(REFERENCE, REFERENCE, -1)
     z = jnp.pad(jnp.asarray(grid.turns(), jnp.float32), [(0, 0), (2, 0)])
-    of = jax.jit(jax.vmap(lambda z: moved(unit, z, (grid.window,) * 2)))
+    of = jax.jit(jax.vmap(lambda z: moved(unit, z, (grid.window, grid.window))))
     return np.asarray(of(z)).reshape(len(z), grid.window**2, -1)
 
 
@@ -134,8 +136,8 @@ def first_parameters(kind: str, x: np.ndarray, label: np.ndarray, seed: int) -> 
     count, references = MAPS // CHANNELS[kind], []
     for digit in range(10):
         rows = np.flatnonzero(label == digit)
-        means = KMeans(count, n_init=4, random_state=seed)
-        cluster = means.fit_predict(x[rows].reshape(len(rows), -1))
+        clusters: Any = {"n_clusters": count, "n_init": 4, "random_state": seed}
+        cluster = KMeans(**clusters).fit_predict(x[rows].reshape(len(rows), -1))
         references.append([g[rows[cluster == m]].mean(axis=0) for m in range(count)])
     return {"network": network, "references": jnp.asarray(np.array(references))}
 
@@ -190,10 +192,10 @@ class Looked(NamedTuple):
     Poses are (N, 10, 4) at the least energy of every class; the mean (B, N, 4) under the posterior of the answer.
     """
 
-    free: np.ndarray
-    template: np.ndarray
-    pose: np.ndarray
-    mean: np.ndarray
+    free: Any
+    template: Any
+    pose: Any
+    mean: Any
 
 
 @partial(jax.jit, static_argnames="kind")
@@ -229,7 +231,7 @@ def given(params: Any, x: jax.Array) -> jax.Array:
 
 def placed(reference: jax.Array, z: jax.Array) -> jax.Array:
     """T_z U on the canvas and EDGE pixels about it."""
-    return moved(reference, z, (CANVAS + 2 * EDGE,) * 2)
+    return moved(reference, z, (CANVAS + 2 * EDGE, CANVAS + 2 * EDGE))
 
 
 POSED = Posed(given, placed)

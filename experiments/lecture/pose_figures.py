@@ -16,7 +16,8 @@ from experiments.lecture.pose_images import CANVAS, CONDITIONS, SIZE, Images
 from spen_jax import exact
 from spen_jax.energies import moved
 
-SHOWN = 8
+SHOWN, ONE = 8, 3  # test images drawn with their poses, and the one whose energies are
+WARM, RISE = 0.2, 20.0  # inverse temperature of a map; energies above the least that are told apart
 OVER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # inverse temperatures
 
 
@@ -118,17 +119,20 @@ def draw_energy(params: Any, images: Images, which: int, path: Path) -> None:
     degrees, scales = np.rad2deg(grid.angles), np.exp(grid.log_scales)
     panels = {
         f"E of {label}, least over place": (label, np.inf),
-        f"F of {label}, β = 0.5": (label, 0.5),
+        f"F of {label}, β = {WARM}": (label, WARM),
         f"E of {rival}, least over place": (rival, np.inf),
     }
     cold = [over_turns(each[c], np.inf) for c in (label, rival)]
-    low, high = np.min(cold), np.max(cold)
+    low = np.min(cold)
     for axis, (title, (digit, beta)) in zip(axes[1:4], panels.items(), strict=True):
         values = over_turns(each[digit], beta)
-        limits = (low, high) if beta == np.inf else (values.min(), values.max())
-        drawn = axis.contourf(degrees, scales, values.T, np.linspace(*limits, 25), cmap="magma")
+        start = low if beta == np.inf else values.min()
+        levels = start + np.linspace(0, RISE, 21)
+        drawn = axis.contourf(degrees, scales, values.T, levels, cmap="magma", extend="max")
         at = np.unravel_index(np.argmin(values), values.shape)
-        axis.plot(degrees[at[0]], scales[at[1]], "+", c="white", ms=10, label="least")
+        axis.plot(
+            degrees[at[0]], scales[at[1]], "+", c="lime", ms=12, mew=2, clip_on=False, label="least"
+        )
         axis.plot(np.rad2deg(pose[2]), np.exp(pose[3]), "o", mfc="none", c="cyan", label="applied")
         axis.set(title=title, xlabel="angle, °", ylabel="scale", yscale="log")
         axis.set_yticks([0.7, 1, 1.5], ["0.7", "1", "1.5"], minor=False)
@@ -147,6 +151,6 @@ def draw_energy(params: Any, images: Images, which: int, path: Path) -> None:
 
 
 def draw(params: Any, images: Images, folder: Path) -> None:
-    """Both figures, of the first test images outside the range that was learned."""
+    """Both figures, of test images outside the range that was learned."""
     draw_found(params, images, folder / "pose.png")
-    draw_energy(params, images, 0, folder / "pose-energy.png")
+    draw_energy(params, images, ONE, folder / "pose-energy.png")

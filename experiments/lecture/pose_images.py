@@ -48,6 +48,12 @@ def rendered(x: jax.Array, pose: jax.Array) -> jax.Array:
     return jax.vmap(lambda image, z: moved(image, z, (CANVAS, CANVAS)))(x, larger)
 
 
+def evenly(limits: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Poses (N, C) drawn evenly between limits (C, 2)."""
+    low, high = limits.T
+    return rng.uniform(low, high, (count, len(limits)))
+
+
 def draw_poses(count: int, outside: tuple[int, ...] | None, rng: np.random.Generator) -> np.ndarray:
     """Poses (N, 4), even within NARROW, but for coordinates `outside`: within WIDE and without NARROW.
 
@@ -55,20 +61,15 @@ def draw_poses(count: int, outside: tuple[int, ...] | None, rng: np.random.Gener
     """
     if outside is None:
         return np.zeros((count, 4))
-    poses = rng.uniform(*NARROW.T, (count, 4))
+    poses = evenly(NARROW, count, rng)
     for group in (PLACE, ANGLE, SCALE):
         if not set(group) <= set(outside):
             continue
         low, high = NARROW[list(group)].T
-        many = rng.uniform(*WIDE[list(group)].T, (50 * count + 50, len(group)))
+        many = evenly(WIDE[list(group)], 50 * count + 50, rng)
         far = many[((many < low) | (many > high)).any(axis=1)]
         poses[:, list(group)] = far[:count]
     return poses
-
-
-def draw_wide(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Poses (N, 4), even within WIDE."""
-    return rng.uniform(*WIDE.T, (count, 4))
 
 
 def posed(x: np.ndarray, label: np.ndarray, pose: np.ndarray) -> Images:
