@@ -35,13 +35,13 @@ import numpy as np
 import optax
 import sklearn
 import tyro
-from jax.scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from experiments import shared
 from experiments.lecture import runs
 from experiments.lecture.contrastive import split
 from spen_jax import exact, losses, training
+from spen_jax.energies import moved
 
 SIDE, BATCH, TEMPLATES = 12, 64, 2  # pixels of a side, images in a batch, templates of each class
 SHIFTS, ANGLES = (-1, 0, 1), jnp.asarray([-20.0, 0.0, 20.0])
@@ -85,12 +85,7 @@ METHODS = {
 
 def transform(image: jax.Array, degrees: jax.Array, shift: jax.Array) -> jax.Array:
     """An image (SIDE, SIDE) turned about its middle, then shifted (down, right); bilinear, zero outside."""
-    middle, angle = (SIDE - 1) / 2, jnp.deg2rad(degrees)
-    places = jnp.arange(SIDE) - middle
-    down, right = jnp.meshgrid(places - shift[0], places - shift[1], indexing="ij")
-    rows = jnp.cos(angle) * down + jnp.sin(angle) * right + middle
-    columns = jnp.cos(angle) * right - jnp.sin(angle) * down + middle
-    return map_coordinates(image, [rows, columns], order=1)
+    return moved(image, jnp.array([*shift, jnp.deg2rad(degrees), 0.0]))
 
 
 @jax.jit
