@@ -34,6 +34,7 @@ from spen_jax.energies.explain import (
 from spen_jax.energies.graphs import GraphSPEN, Messages
 from spen_jax.energies.images import ImageSPEN, Neighbours, Patches
 from spen_jax.energies.measurements import Blurred, Incomplete, Measurement, Noisy
+from spen_jax.energies.predictive import PredictiveCoding
 from spen_jax.energies.priors import DeepVariation, Denoising, FieldOfExperts, TotalVariation
 from spen_jax.energies.restoration import Measured, Restoration, from_measurement
 from spen_jax.energies.sequences import LanguageModel, Windows
@@ -85,6 +86,7 @@ __all__ = [
     "Pairwise",
     "Patches",
     "Penalised",
+    "PredictiveCoding",
     "RadialBasis",
     "Regressor",
     "Restoration",
