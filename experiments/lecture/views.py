@@ -61,16 +61,17 @@ class Config:
 def digits(seed: int) -> Views:
     """Upper and lower halves of images of 8 x 8 pixels."""
     x, label = (np.asarray(a) for a in load_digits(return_X_y=True))
-    halves = np.split(np.asarray(x / 16, np.float32), 2, axis=1)
-    return Views(*map(jnp.asarray, halves), *split(label, seed), seed)
+    upper, lower = np.split(np.asarray(x / 16, np.float32), 2, axis=1)
+    train, valid, test = split(label, seed)
+    return Views(jnp.asarray(upper), jnp.asarray(lower), train, valid, test, seed)
 
 
 def bibtex(seed: int, data: sx.data.Dataset) -> Views:
     """Words and tags."""
     x, y = (np.concatenate([getattr(p, n) for p in (data.train, data.test)]) for n in ("x", "y"))
     n = len(data.train.x)
-    parts = *sx.data.split(n, 0.2, seed), np.arange(n, len(x))
-    return Views(jnp.asarray(x), jnp.asarray(y), *parts, seed)
+    train, valid = sx.data.split(n, 0.2, seed)
+    return Views(jnp.asarray(x), jnp.asarray(y), train, valid, np.arange(n, len(x)), seed)
 
 
 def right_at(E: np.ndarray, belongs: np.ndarray, k: int) -> float:
@@ -142,7 +143,8 @@ def run_seed(name: str, views: Views, sizes: methods.Sizes) -> tuple[dict, dict,
     """{method: figures}, {method: energies of the test}, and the test."""
     held, test = gallery(views, views.valid), gallery(views, views.test)
     ways = {"y of x": test.belongs, "x of y": test.belongs.T}
-    figures = {"chance": {f"{way}, at {k}": chance(b, k) for way, b in ways.items() for k in KS}}
+    figures: dict[str, dict[str, Any]] = {}
+    figures["chance"] = {f"{way}, at {k}": chance(b, k) for way, b in ways.items() for k in KS}
     matrices = {}
     for method, trials in methods.contestants(sizes, views).items():
         chosen = best(trials, held)

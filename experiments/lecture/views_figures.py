@@ -17,7 +17,8 @@ GALLERIES = "InfoNCE", "CCA"
 def draw(matrices: dict[str, np.ndarray], test: Any, path: Path) -> None:
     """Energies of the first pairs, and under some upper halves the lower ones of lowest energy."""
     figure = plt.figure(figsize=(11, 8.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.05))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
+    top, bottom = parts
     partners, drawn = np.argmax(test.belongs, axis=1), None
     axes = top.subplots(1, len(MATRICES))
     for axis, name in zip(axes, MATRICES, strict=True):
@@ -47,7 +48,7 @@ def draw_galleries(axis: Any, E: np.ndarray, test: Any, partners: np.ndarray) ->
                 corner = left - 0.8, 9 * i - 0.8
                 axis.add_patch(Rectangle(corner, 8.6, 8.6, fill=False, ec="tab:red", lw=2))
     axis.imshow(canvas, cmap="gray_r")
-    axis.set(xticks=[4, 36], yticks=[])
+    axis.set(xticks=[4, 36], yticks=[], ylim=(QUERIES * 9, -1.5))
     axis.set_xticklabels(["the digit", "found (the right one in red)"])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

@@ -148,7 +148,8 @@ def spread(method: Method, sizes: Sizes, views: Views, params: Any) -> float:
 
 def numbers(views: Views) -> tuple[np.ndarray, np.ndarray]:
     """The training rows of both views, in double precision."""
-    return tuple(np.asarray(v, np.float64)[views.train] for v in views[:2])
+    x, y = (np.asarray(v, np.float64)[views.train] for v in views[:2])
+    return x, y
 
 
 def cosines(f: Callable[..., np.ndarray], g: Callable[..., np.ndarray]) -> Energies:
