@@ -46,7 +46,7 @@ def places(columns: np.ndarray) -> range:
 def draw_strips(axis: Any, outcome: Any) -> None:
     """A row for each query: the last letters seen, the true next one, and those of lowest energy."""
     of, E = outcome.queries["unseen"], outcome.energies
-    some = np.flatnonzero(of.column >= 2)[:STRIPS]
+    some = np.flatnonzero(of.column >= min(2, of.column.max()))[:STRIPS]
     width = 9 * (SEEN + 1 + BEST) + 8
     canvas = np.full((18 * len(some), width), np.nan)
     for i, query in enumerate(some):

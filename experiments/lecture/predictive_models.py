@@ -85,24 +85,23 @@ def contexts(module: PredictiveCoding, z: jax.Array, mask: jax.Array, recurrent:
 
 
 @partial(jax.jit, static_argnames=("negatives", "recurrent", "at"))
-def train(
-    negatives: bool, recurrent: bool, at: tuple, start: Any, words: tuple, batches: Any
-) -> Any:
-    """The parameters after so many steps, (len(at), ...)."""
-    x, mask = words
+def train(negatives: bool, recurrent: bool, at: tuple, start: Any, batches: tuple) -> Any:
+    """The parameters after so many steps, (len(at), ...), of x (steps, B, T, 128) and mask."""
 
-    def objective(params, rows, key):
+    def objective(params, batch, key):
+        x, mask = batch
+
         def of_batch(module):
-            z = module.codes(x[rows], mask[rows])
-            return module.energies(contexts(module, z, mask[rows], recurrent), z)
+            z = module.codes(x.astype(jnp.float32), mask)
+            return module.energies(contexts(module, z, mask, recurrent), z)
 
         E = nn.apply(of_batch, MODULE)({"params": params})
         if negatives:
-            return jnp.mean(losses.info_nce_ahead(E, mask[rows])), {}
-        pairs = losses.pairs_ahead(E, mask[rows])
+            return jnp.mean(losses.info_nce_ahead(E, mask)), {}
+        pairs = losses.pairs_ahead(E, mask)
         return jnp.mean(pairs.mean(losses.energy_loss(pairs.correct))), {}
 
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, len(batches)))
+    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, len(batches[0])))
     state = training.init(start, optimizer, jax.random.key(0))
     return training.scan(objective, optimizer, state, batches, at=at)[2]
 
@@ -120,8 +119,9 @@ def encoded(params: Any, x: jax.Array, mask: jax.Array, recurrent: bool) -> tupl
 
 def matrix(params: Any, of: Queries, recurrent: bool) -> np.ndarray:
     """Energies of the gallery, (Q, Q)."""
-    z, c = encoded(params, of.words.x, of.words.mask, recurrent)
-    pairs = c[of.row, of.column], z[of.row, of.column + of.ahead]
+    each = np.arange(len(of.row))
+    z, c = encoded(params, of.words.x[of.row], of.words.mask[of.row], recurrent)
+    pairs = c[each, of.column], z[each, of.column + of.ahead]
     return np.asarray(MODULE.apply({"params": params}, *pairs, method="energies")[of.ahead - 1])
 
 
@@ -137,11 +137,12 @@ def codings(method: Method, words: Words, seed: int, steps: int) -> Iterator[Tri
     """The trials of predictive coding."""
     rng, n = np.random.default_rng(seed), len(words.x)
     orders = [rng.permutation(n)[: n // BATCH * BATCH] for _ in range(steps * BATCH // n + 2)]
-    batches = np.concatenate(orders).reshape(-1, BATCH)[:steps]
+    rows = np.concatenate(orders).reshape(-1, BATCH)[:steps]
     shares = SNAPSHOTS if method.negatives else (1.0,)
     at = tuple(max(1, round(s * steps)) for s in shares)
-    data = jnp.asarray(words.x), jnp.asarray(words.mask)
-    kept = train(method.negatives, method.recurrent, at, parameters(seed), data, batches)
+    # Pixels are 0 or 1: as bytes all batches together are light, and of one shape for all words.
+    batches = words.x[rows].astype(np.uint8), words.mask[rows]
+    kept = train(method.negatives, method.recurrent, at, parameters(seed), batches)
     for i, taken in enumerate(at):
         params = jax.tree.map(lambda p, i=i: p[i], kept)
         energies = partial(matrix, params, recurrent=method.recurrent)
