@@ -149,3 +149,18 @@ def test_contexts_of_the_last_letter_alone_do_not_see_those_before():
         for recurrent in (False, True)
     ]
     assert not changed[0][:, 1:].any() and changed[1][:, 1:].any()
+
+
+@pytest.mark.parametrize("module", [predictive, views])
+def test_data_that_are_missing_end_either_script_with_one_line(
+    module, tmp_path, capsys, monkeypatch
+):
+    def missing(*_):
+        raise FileNotFoundError("put the file there")
+
+    for name in ("load", "load_letters"):
+        monkeypatch.setattr(data, name, missing)
+    more = {"data": ("bibtex",)} if module is views else {}
+    with contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as stop:
+        module.main(module.Config(out=tmp_path / "run", **more))
+    assert stop.value.code == 2 and capsys.readouterr().err.endswith("put the file there\n")

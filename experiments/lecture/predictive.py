@@ -70,12 +70,11 @@ def parts(letters: sx.data.Letters, seed: int) -> dict[str, Words]:
     return {name: Words(*(a[r] for a in letters[:3])) for name, r in rows.items()}
 
 
-def spelled(letters: sx.data.Letters, config: Config, seed: int) -> Words:
+def spelled(letters: sx.data.Letters, other: list[str], seed: int) -> Words:
     """English words, none of them the data's, in images of the letters to learn from."""
     words, rng = words_unseen.drawn(letters.words, seed), np.random.default_rng(seed)
     rows = np.isin(letters.words, words.learnt) & (letters.folds > 0)
     images = words_unseen.only(letters, np.flatnonzero(rows))
-    other = words_unseen.english(letters, config.data_dir)
     y = words_unseen.strings("english", STRINGS, images, other, rng)
     return Words(*words_unseen.written(y, images, rng)[:3])
 
@@ -139,11 +138,11 @@ def named(part: str, figures: dict[str, float]) -> dict[str, float]:
     return {f"{part}: {name}": value for name, value in figures.items()}
 
 
-def run_seed(letters: sx.data.Letters, seed: int, config: Config) -> Outcome:
-    """All methods with the words of a seed."""
+def run_seed(letters: sx.data.Letters, other: list[str], seed: int, steps: int) -> Outcome:
+    """All methods with the words of a seed, and other English ones."""
     of = parts(letters, seed)
     first = of["train"]
-    english = spelled(letters, config, seed)
+    english = spelled(letters, other, seed)
     every = Words(*(np.concatenate(p) for p in zip(first, english, strict=True)))
     asked = {part: queries(of[part], seed) for part in ("valid", *TESTS)}
     later = {part: queries(of[part], seed, 2) for part in TESTS}
@@ -158,9 +157,7 @@ def run_seed(letters: sx.data.Letters, seed: int, config: Config) -> Outcome:
         [Trial({}, partial(models.matrix, models.parameters(seed), recurrent=True))]
     )
     for name, method in METHODS.items():
-        trials[name] = models.codings(
-            method, every if method.english else first, seed, config.steps
-        )
+        trials[name] = models.codings(method, every if method.english else first, seed, steps)
     right: dict[str, dict[str, np.ndarray]] = {part: {} for part in TESTS}
     kept = np.zeros(())
     for name, each in trials.items():
@@ -198,10 +195,14 @@ def main(config: Config) -> dict:
     run = runs.begin(config, "predictive", steps=1)
     try:
         letters = sx.data.load_letters(config.data_dir)
-    except (OSError, sx.data.DataError) as error:
+        other = words_unseen.english(letters, config.data_dir)
+    except (OSError, sx.data.DataError, sx.data.DownloadError) as error:
         shared.fail(str(error))
     seeds = runs.tracked([(f"seed {seed}",) for seed in config.seeds])
-    each = [run_seed(letters, seed, config) for _, seed in zip(seeds, config.seeds, strict=True)]
+    each = [
+        run_seed(letters, other, seed, config.steps)
+        for _, seed in zip(seeds, config.seeds, strict=True)
+    ]
     result = together([of.figures for of in each])
     predictive_figures.draw(each, run.folder / "predictive.png")
     columns = [f"{part}: {name}" for part in TESTS for name in ("at 1", "at 5", "letter")]
