@@ -171,6 +171,19 @@ def test_the_page_on_energies_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_embeddings_prints_what_it_says(capsys):
+    run("docs/embeddings.md")
+    found, collapsed, nats, *shares = (
+        line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()
+    )
+    found, collapsed = ([float(a) for a in line.split()] for line in (found, collapsed))
+    assert found[0] > 0.5 > 0.3 > collapsed[0] and found[1] > 1 and collapsed[1] < 0.05
+    one, two = (float(a) for a in nats.strip("[]").split())
+    assert 1.6 < one < 1.95 and 1.6 < two < 1.95
+    np.testing.assert_allclose([float(share) for share in shares], [0.5, 1, 1], atol=0.1)
+
+
+@pytest.mark.slow
 def test_the_page_on_latent_variables_runs_as_printed(capsys):
     names = run("docs/latent.md")
     printed = capsys.readouterr().out.splitlines()

@@ -35,6 +35,7 @@ from spen_jax.energies.graphs import GraphSPEN, Messages
 from spen_jax.energies.images import ImageSPEN, Neighbours, Patches
 from spen_jax.energies.measurements import Blurred, Incomplete, Measurement, Noisy
 from spen_jax.energies.posed import Posed, moved
+from spen_jax.energies.predictive import PredictiveCoding
 from spen_jax.energies.priors import DeepVariation, Denoising, FieldOfExperts, TotalVariation
 from spen_jax.energies.restoration import Measured, Restoration, from_measurement
 from spen_jax.energies.sequences import LanguageModel, Windows
@@ -87,6 +88,7 @@ __all__ = [
     "Patches",
     "Penalised",
     "Posed",
+    "PredictiveCoding",
     "RadialBasis",
     "Regressor",
     "Restoration",

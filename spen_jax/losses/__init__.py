@@ -1,5 +1,6 @@
 """Losses of energies, costs of answers, wrong answers to push up."""
 
+from spen_jax.losses.ahead import Ahead, info_nce_ahead, pairs_ahead
 from spen_jax.losses.conditions import (
     ASIDE,
     Report,
@@ -55,6 +56,7 @@ from spen_jax.losses.sets import (
 
 __all__ = [
     "ASIDE",
+    "Ahead",
     "Number",
     "Offender",
     "OutsideBall",
@@ -75,6 +77,7 @@ __all__ = [
     "hinge",
     "in_weights",
     "info_nce",
+    "info_nce_ahead",
     "log_loss",
     "log_summed",
     "mce",
@@ -83,6 +86,7 @@ __all__ = [
     "nll",
     "nll_by_samples",
     "outside_ball",
+    "pairs_ahead",
     "perceptron",
     "random",
     "search",

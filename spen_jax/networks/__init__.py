@@ -11,12 +11,13 @@ from spen_jax.networks.functions import (
     logits_of,
 )
 from spen_jax.networks.images import UNet, mean_pool
-from spen_jax.networks.recurrent import GRU
+from spen_jax.networks.recurrent import GRU, CausalGRU
 from spen_jax.networks.words import Tagger, WordEncoder
 
 __all__ = [
     "Biaffine",
     "BiaffineLabels",
+    "CausalGRU",
     "Dense",
     "FeatureNetwork",
     "GRU",

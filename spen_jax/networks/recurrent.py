@@ -47,6 +47,37 @@ class GRU(nn.Module):
         return jnp.moveaxis(jnp.concatenate([left, right[::-1]], axis=-1), 0, 1)
 
 
+class CausalGRU(nn.Module):
+    """h_t from the left alone: `GRU` without its way back, (B, T, D) -> (B, T, H); h_t sees x_1 to x_t and no more.
+
+    Places where the mask (B, T) is False leave h as it is and give 0. Source: Cho et al. (2014), as in `GRU`.
+
+    Attributes:
+      units: H.
+    """
+
+    units: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: Any = None) -> jax.Array:
+        """The state at every place."""
+        H, (B, T, D) = self.units, x.shape
+        counts = jnp.ones((B, T), bool) if mask is None else jnp.asarray(mask, bool)
+        W = self.param("W", nn.initializers.lecun_normal(), (D, 3 * H))
+        b = self.param("b", nn.initializers.zeros, (3 * H,))
+        V = self.param("V", _orthogonal_blocks, (H, 3 * H))
+        c = self.param("c", nn.initializers.zeros, (H,))
+        inputs = jnp.moveaxis(x @ W + b[None, None], 1, 0)  # (T, B, 3 H)
+
+        def step(h, at):
+            of_x, counts = at
+            h = _next(h, of_x, V, c, counts)
+            return h, h * counts
+
+        _, states = lax.scan(step, jnp.zeros((B, H), inputs.dtype), (inputs, counts.T[..., None]))
+        return jnp.moveaxis(states, 0, 1)
+
+
 def _next(h, x, V, c, counts):
     """The next state of one direction, (B, H)."""
     H = h.shape[-1]
