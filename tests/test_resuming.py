@@ -1,5 +1,6 @@
 """A training that is broken off goes on to the numbers of one that was not."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -182,3 +183,52 @@ def test_a_signal_lets_the_step_end_and_is_heard_once(tmp_path, straight, number
     assert stopped.value.code == code and signal.getsignal(number) is before
     assert f"is written to {tmp_path}; the same command goes on" in caplog.text
     same(fit(tmp_path).last()[0], straight[-1][0])
+
+
+RECIPE = training.Recipe(epochs=6, learning_rate=0.1, weight_decay=0.0, batch_size=8, average=0.9)
+
+
+def plain(params, batch, key):
+    """A loss that validation is against from the third epoch on."""
+    error = batch.x @ params["w"] - batch.y + jax.random.normal(key, batch.y.shape) / 10
+    return jnp.mean(error**2), {"loss": jnp.mean(error**2)}
+
+
+def phases(patience=2):
+    recipe = dataclasses.replace(RECIPE, patience=patience)
+    return [training.Phase("one", plain, recipe), training.Phase("two", plain, RECIPE)]
+
+
+def whole_protocol():
+    def score(params):
+        return -abs(float(params["w"][3]) - 1)
+
+    data = Data(DATA.x, DATA.y, DATA.chains)
+    part = jax.tree.map(lambda a: a[:20], data)
+    steps = training.choose_then_refit(
+        phases(), {"w": jnp.zeros(4)}, part, data, jax.random.key(1), score=score
+    )
+    return steps.last()
+
+
+@pytest.mark.parametrize("calls", [3, 17, 40])
+def test_a_program_of_trainings_goes_on_where_it_was_broken_off(tmp_path, monkeypatch, calls):
+    def without_clock(refitted):
+        return jax.tree.map(
+            lambda t: t._replace(clock=()),
+            refitted,
+            is_leaf=lambda t: isinstance(t, training.Trained),
+        )
+
+    right = without_clock(whole_protocol())
+    with monkeypatch.context() as patch:
+        broken_after(patch, calls)
+        with pytest.raises(Broken), training.resumable(tmp_path, every_steps=1):
+            whole_protocol()
+    began = len(list(tmp_path.iterdir()))
+    with training.resumable(tmp_path):
+        again = whole_protocol()
+    same(without_clock(again), right)
+    with training.resumable(tmp_path):
+        same(whole_protocol(), again)
+    assert 1 <= began <= 4 == len(list(tmp_path.iterdir()))

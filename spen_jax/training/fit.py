@@ -14,7 +14,7 @@ from spen_jax.data import Groups
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import checked, fields_in, with_fields, written_back
-from spen_jax.training.resuming import Checkpoints, Position
+from spen_jax.training.resuming import Checkpoints, Position, checkpoints_of
 from spen_jax.training.steps import State, compiled_step, cut_sparse, each_sound, step
 from spen_jax.types import Objective
 
@@ -97,7 +97,7 @@ def fit(
     ):
         state = parallel.everywhere(state)
     state, groups = parallel.beside((state, groups), (state, groups))
-    kept = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
+    kept = checkpoints_of(checkpoints)
     return Epochs(_fit(objective, optimizer, state, groups, int(epochs), sizes, kept), "fit")
 
 

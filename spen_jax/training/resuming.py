@@ -4,16 +4,19 @@ Orbax writes them: each a folder that takes its name once it is whole, in the ba
 """
 
 import hashlib
+import itertools
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.checks import check_positive, check_whole
@@ -184,9 +187,9 @@ class Checkpoints:
     def _orbax(self):
         import orbax.checkpoint.experimental.v1 as ocp
 
-        policy = ocp.training.preservation_policies.LatestN(self.keep)
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder, preservation_policy=policy, cleanup_tmp_directories=True
+        policy: Any = ocp.training.preservation_policies.LatestN(self.keep)
+        self._checkpointer: Any = ocp.training.Checkpointer(
+            str(self.folder), preservation_policy=policy, cleanup_tmp_directories=True
         )
         try:
             yield
@@ -218,6 +221,33 @@ class Checkpoints:
                 signal.signal(number, handler)
 
 
+_ambient: ContextVar[Callable[[], Checkpoints] | None] = ContextVar("resumable", default=None)
+
+
+@contextmanager
+def resumable(folder: str | Path, **options: Any) -> Iterator[None]:
+    """Every training that begins within the block keeps checkpoints under `folder`, and goes on from them.
+
+    The first one in `folder/1`, the next in `folder/2`, ...: a program that is run again as it was passes those that
+    are over in a moment, and goes on in the middle of the one that was broken off. `options` are those of
+    `Checkpoints`. What is no training (`scan`, a loop of one's own) runs again.
+    """
+    count = itertools.count(1)
+    token = _ambient.set(lambda: Checkpoints(Path(folder) / str(next(count)), **options))
+    try:
+        yield
+    finally:
+        _ambient.reset(token)
+
+
+def checkpoints_of(given: Checkpoints | str | Path | None) -> Checkpoints | None:
+    """Those given; of a folder; the next ones of the `resumable` block around, where there is one."""
+    if isinstance(given, str | Path):
+        return Checkpoints(given)
+    around = _ambient.get()
+    return around() if given is None and around is not None else given
+
+
 @contextmanager
 def _locked(folder):
     import fcntl
@@ -247,7 +277,7 @@ def _rows(history):
 
 
 def _is_key(leaf):
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _arrays(tree):
