@@ -5,9 +5,11 @@ import io
 import json
 import math
 import platform
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,12 +24,14 @@ from rich.table import Column
 from rich.text import Text
 
 import spen_jax as sx
-from spen_jax.training import Trained
+from spen_jax import training
+from spen_jax.training import Stopped, Trained
 from spen_jax.training.checkpoints import replacing
 
 matplotlib.use("Agg")
 console = Console(highlight=False)
 synthetic = False  # whether every line that `say` prints must carry that word
+BEGUN, KEPT = "begun.json", "checkpoints"  # of a run in its folder, while it is not over
 T = TypeVar("T")
 
 
@@ -59,12 +63,74 @@ def keep_memory() -> None:
 def run(
     main: Callable[[Any], Any], config: type, description: str | None, all_cores: bool = True
 ) -> None:
-    """Call main with the settings of the command line, each core a device, or on one device with threads of its own."""
-    settings = tyro.cli(config, description=description)
+    """Call main with the settings of the command line, each core a device, or on one device with threads of its own.
+
+    `--resume DIR` goes on with the run in DIR that was broken off, by its settings: trainings by `fit` and `train` go
+    on where they stood, all else is done again. SIGTERM and Ctrl-C end it with 143 and 130, and say so.
+    """
+    arguments = _resumed(sys.argv[1:])
+    about = f"{description}\n--resume DIR goes on with a run that was broken off."
+    settings = tyro.cli(config, description=about, args=arguments)
     if all_cores:
         sx.parallel.all_cores()
     keep_memory()
-    main(settings)
+    signal.signal(signal.SIGTERM, _end)
+    with _run.open:
+        try:
+            main(settings)
+        except (KeyboardInterrupt, Stopped) as end:
+            raise SystemExit(_broken_off(getattr(end, "code", 130))) from None
+    if _run.folder is not None:
+        shutil.rmtree(_run.folder / KEPT, ignore_errors=True)
+        (_run.folder / BEGUN).unlink()
+
+
+class _Run:
+    """The run of this process: its folder, whether it goes on with an earlier one, its arguments, what it keeps open.
+
+    A main that is called otherwise than by `run` has no arguments and keeps no checkpoints.
+    """
+
+    folder: Path | None = None
+    goes_on = False
+    arguments: Sequence[str] | None = None
+    open = ExitStack()
+
+
+_run = _Run()
+
+
+def _resumed(arguments: list[str]) -> list[str]:
+    """The arguments of the run that `--resume DIR` names, or those given."""
+    if "--resume" not in arguments:
+        _run.arguments = arguments
+        return arguments
+    if len(arguments) != 2 or arguments[0] != "--resume":
+        fail(
+            "--resume takes a folder and nothing else: the settings are those of the run that was broken off"
+        )
+    folder = Path(arguments[1])
+    if not (folder / BEGUN).is_file():
+        fail(
+            f"--resume {folder}: no run that was broken off is there; a finished one has its result.json"
+        )
+    begun = json.loads((folder / BEGUN).read_text())
+    if begun["program"] != Path(sys.argv[0]).name:
+        fail(f"--resume {folder} is a run of {begun['program']}")
+    _run.folder, _run.goes_on, _run.arguments = folder, True, begun["arguments"]
+    return begun["arguments"]
+
+
+def _end(number: int, _: Any) -> NoReturn:
+    raise SystemExit(_broken_off(128 + number))
+
+
+def _broken_off(code: int) -> int:
+    """The exit code, once it is said how to go on."""
+    if _run.folder is not None:
+        program = Path(sys.argv[0]).name
+        print(f"{program}: broken off; --resume {_run.folder} goes on", file=sys.stderr)
+    return code
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -81,11 +147,23 @@ def check_least(config: Any, **least: int) -> None:
 
 
 def new_folder(out: Path | None, name: str) -> Path:
-    """Make the folder of a run: `out`, which must be new or empty, or runs/<name>-<date>-<time>."""
+    """Make the folder of a run: `out`, which must be new or empty, or runs/<name>-<date>-<time>.
+
+    From then on trainings keep checkpoints in it. The folder of a run that goes on is the one it had.
+    """
     folder = out or Path("runs") / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _run.goes_on and _run.folder is not None:
+        folder = _run.folder
+        for left in folder.glob(".*.part"):  # of a writer that was killed
+            left.unlink()
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fail(f"--out {folder} exists and is not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
+    if _run.arguments is not None:
+        _run.folder = folder
+        begun = {"program": Path(sys.argv[0]).name, "arguments": _run.arguments}
+        write_json(folder / BEGUN, begun)
+        _run.open.enter_context(training.resumable(folder / KEPT))
     return folder
 
 

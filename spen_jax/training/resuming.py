@@ -120,12 +120,7 @@ class Checkpoints:
         if self._signal:
             self._settle()
             name = signal.Signals(self._signal).name
-            log.warning(
-                "%s: step %d is written to %s; the same command goes on",
-                name,
-                now.steps,
-                self.folder,
-            )
+            log.warning("%s: step %d is written to %s", name, now.steps, self.folder)
             raise Stopped(CODES[signal.Signals(self._signal)])
 
     def _write(self, now):
