@@ -146,7 +146,7 @@ class Checkpoints:
     def _newest(self, start):
         for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
             try:
-                said, arrays = self._read(step)
+                said, arrays = self.read(step)
             except Exception as error:  # bytes that are not what was written
                 where = f"{self.folder / str(step)} is damaged: {error}"
                 if not self.skip_damaged:
@@ -167,12 +167,15 @@ class Checkpoints:
             return at._replace(history=_rows(at.history))
         return start
 
-    def _read(self, step):
-        said: Any = self._checkpointer.metadata(step).custom_metadata
+    def read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What one checkpoint says of itself, and its arrays; an exception where it is not what was written."""
+        import orbax.checkpoint.experimental.v1 as ocp
+
+        where = self.folder / str(number)
+        said: Any = ocp.metadata(where).custom_metadata
         if said["version"] != VERSION:
             raise ValueError(f"version {said['version']} of the format, and this reads {VERSION}")
-        arrays = self._checkpointer.load(step)
-        arrays = {name: np.asarray(a) for name, a in arrays.items()}
+        arrays = {name: np.asarray(a) for name, a in ocp.load(where).items()}
         arrays |= {name: np.zeros(*of) for name, of in said["empty"].items()}
         if _digest(arrays) != said["sha256"]:
             raise ValueError("its checksum is not that of what was written")
