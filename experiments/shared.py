@@ -8,6 +8,7 @@ import platform
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -91,10 +92,12 @@ class _Run:
     A main that is called otherwise than by `run` has no arguments and keeps no checkpoints.
     """
 
-    folder: Path | None = None
-    goes_on = False
-    arguments: Sequence[str] | None = None
-    open = ExitStack()
+    def __init__(self):
+        self.folder: Path | None = None
+        self.goes_on = False
+        self.arguments: Sequence[str] | None = None
+        self.logged: set[tuple[str, int, int]] | None = None
+        self.open = ExitStack()
 
 
 _run = _Run()
@@ -169,20 +172,20 @@ def new_folder(out: Path | None, name: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as strict JSON: paths become text, numbers that are not finite become null."""
-
-    def plain(v):
-        if isinstance(v, dict):
-            return {str(k): plain(x) for k, x in v.items()}
-        if isinstance(v, list | tuple):
-            return [plain(x) for x in v]
-        if isinstance(v, np.ndarray | np.generic | jax.Array):
-            return plain(np.asarray(v).tolist())
-        if isinstance(v, Path):
-            return str(v)
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-
     with replacing(path) as file:
-        file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _plain(v: Any) -> Any:
+    if isinstance(v, dict):
+        return {str(k): _plain(x) for k, x in v.items()}
+    if isinstance(v, list | tuple):
+        return [_plain(x) for x in v]
+    if isinstance(v, np.ndarray | np.generic | jax.Array):
+        return _plain(np.asarray(v).tolist())
+    if isinstance(v, Path):
+        return str(v)
+    return None if isinstance(v, float) and not math.isfinite(v) else v
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -233,15 +236,22 @@ def followed(training: Iterator[T], progress: Progress | None, name: str, epochs
     """The last of what a training yields, under a bar called `name` while it runs.
 
     It yields after each of its epochs, at most so many: `train`, `fit_phases` or `choose_then_refit`. The bar shows
-    the newest score in percent, or the loss.
+    the newest score in percent, or the loss; where no terminal is, a line says so every half a minute. In the folder
+    of a run `metrics.jsonl` gets a line for each epoch.
     """
-    last, bar = None, None
+    last, bar, said = None, None, time.monotonic()
     if progress:
         name = f"synthetic | {name}" if synthetic else name
         bar = progress.add_task(name, total=epochs, note="")
-    for last in training:
+    for count, last in enumerate(training, 1):
+        stages = _stages(last)
+        _log(name, len(stages), stages[-1])
+        note = _note(stages[-1])
         if progress and bar is not None:
-            progress.update(bar, advance=1, note=_note(last))
+            progress.update(bar, advance=1, note=note)
+        if progress and not console.is_terminal and time.monotonic() - said > 30:
+            said = time.monotonic()
+            print(f"{name}: {count}/{epochs} {note}", file=sys.stderr, flush=True)
     if progress and bar is not None:
         progress.remove_task(bar)
     if last is None:
@@ -249,10 +259,38 @@ def followed(training: Iterator[T], progress: Progress | None, name: str, epochs
     return last
 
 
-def _note(value: Any) -> str:
-    """Of the training that is at work, the last of the tuples that are not empty."""
-    while not isinstance(value, Trained):
-        value = [part for part in value if part][-1]
-    if value.scores:
-        return f"score {100 * value.scores[-1]:.1f}"
-    return f"loss {value.metrics['loss']:.3g}" if "loss" in value.metrics else ""
+def _stages(value: Any) -> list[Trained]:
+    """The trainings in what was yielded, the one at work last."""
+    if isinstance(value, Trained):
+        return [value]
+    return [trained for part in value for trained in _stages(part)]
+
+
+def _note(trained: Trained) -> str:
+    if trained.scores:
+        return f"score {100 * trained.scores[-1]:.1f}"
+    return f"loss {trained.metrics['loss']:.3g}" if "loss" in trained.metrics else ""
+
+
+def _log(name: str, stage: int, trained: Trained) -> None:
+    """A line of `metrics.jsonl`, unless a run that goes on has written it before."""
+    if _run.folder is None:
+        return
+    path = _run.folder / "metrics.jsonl"
+    if _run.logged is None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a writer may have been killed
+        if whole != lines:
+            path.write_text("".join(whole))
+        lines = map(json.loads, whole)
+        _run.logged = {(line["training"], line["stage"], line["epoch"]) for line in lines}
+    key = name, stage, len(trained.clock)
+    if key in _run.logged or not trained.clock:
+        return
+    _run.logged.add(key)
+    line = dict(zip(("training", "stage", "epoch"), key, strict=True))
+    line |= {"seconds": trained.seconds, **trained.metrics}
+    if trained.scores:
+        line["score"] = trained.scores[-1]
+    with open(path, "a") as file:
+        file.write(json.dumps(_plain(line), allow_nan=False) + "\n")

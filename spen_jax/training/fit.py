@@ -167,7 +167,9 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
         try:
             yield state, means
         except GeneratorExit:
-            after(epoch + 1, ended=True)
+            # Elsewhere the caller's extra may be that of the epoch before.
+            if checkpoints is not None and checkpoints.over(checkpoints.extra):
+                after(epoch + 1, ended=True)
             raise
         after(epoch + 1, ended=epoch + 1 == epochs)
 
