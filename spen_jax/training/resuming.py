@@ -171,7 +171,7 @@ class Checkpoints:
         """What one checkpoint says of itself, and its arrays; an exception where it is not what was written."""
         import orbax.checkpoint.experimental.v1 as ocp
 
-        where = self.folder / str(number)
+        where = str(self.folder / str(number))
         said: Any = ocp.metadata(where).custom_metadata
         if said["version"] != VERSION:
             raise ValueError(f"version {said['version']} of the format, and this reads {VERSION}")
