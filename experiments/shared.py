@@ -5,9 +5,12 @@ import io
 import json
 import math
 import platform
+import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,12 +25,14 @@ from rich.table import Column
 from rich.text import Text
 
 import spen_jax as sx
-from spen_jax.training import Trained
+from spen_jax import training
+from spen_jax.training import Stopped, Trained
 from spen_jax.training.checkpoints import replacing
 
 matplotlib.use("Agg")
 console = Console(highlight=False)
 synthetic = False  # whether every line that `say` prints must carry that word
+BEGUN, KEPT = "begun.json", "checkpoints"  # of a run in its folder, while it is not over
 T = TypeVar("T")
 
 
@@ -59,12 +64,76 @@ def keep_memory() -> None:
 def run(
     main: Callable[[Any], Any], config: type, description: str | None, all_cores: bool = True
 ) -> None:
-    """Call main with the settings of the command line, each core a device, or on one device with threads of its own."""
-    settings = tyro.cli(config, description=description)
+    """Call main with the settings of the command line, each core a device, or on one device with threads of its own.
+
+    `--resume DIR` goes on with the run in DIR that was broken off, by its settings: trainings by `fit` and `train` go
+    on where they stood, all else is done again. SIGTERM and Ctrl-C end it with 143 and 130, and say so.
+    """
+    arguments = _resumed(sys.argv[1:])
+    about = f"{description}\n--resume DIR goes on with a run that was broken off."
+    settings = tyro.cli(config, description=about, args=arguments)
     if all_cores:
         sx.parallel.all_cores()
     keep_memory()
-    main(settings)
+    signal.signal(signal.SIGTERM, _end)
+    with _run.open:
+        try:
+            main(settings)
+        except (KeyboardInterrupt, Stopped) as end:
+            raise SystemExit(_broken_off(getattr(end, "code", 130))) from None
+    if _run.folder is not None:
+        shutil.rmtree(_run.folder / KEPT, ignore_errors=True)
+        (_run.folder / BEGUN).unlink()
+
+
+class _Run:
+    """The run of this process: its folder, whether it goes on with an earlier one, its arguments, what it keeps open.
+
+    A main that is called otherwise than by `run` has no arguments and keeps no checkpoints.
+    """
+
+    def __init__(self):
+        self.folder: Path | None = None
+        self.goes_on = False
+        self.arguments: Sequence[str] | None = None
+        self.logged: set[tuple[str, int, int]] | None = None
+        self.open = ExitStack()
+
+
+_run = _Run()
+
+
+def _resumed(arguments: list[str]) -> list[str]:
+    """The arguments of the run that `--resume DIR` names, or those given."""
+    if "--resume" not in arguments:
+        _run.arguments = arguments
+        return arguments
+    if len(arguments) != 2 or arguments[0] != "--resume":
+        fail(
+            "--resume takes a folder and nothing else: the settings are those of the run that was broken off"
+        )
+    folder = Path(arguments[1])
+    if not (folder / BEGUN).is_file():
+        fail(
+            f"--resume {folder}: no run that was broken off is there; a finished one has its result.json"
+        )
+    begun = json.loads((folder / BEGUN).read_text())
+    if begun["program"] != Path(sys.argv[0]).name:
+        fail(f"--resume {folder} is a run of {begun['program']}")
+    _run.folder, _run.goes_on, _run.arguments = folder, True, begun["arguments"]
+    return begun["arguments"]
+
+
+def _end(number: int, _: Any) -> NoReturn:
+    raise SystemExit(_broken_off(128 + number))
+
+
+def _broken_off(code: int) -> int:
+    """The exit code, once it is said how to go on."""
+    if _run.folder is not None:
+        program = Path(sys.argv[0]).name
+        print(f"{program}: broken off; --resume {_run.folder} goes on", file=sys.stderr)
+    return code
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -81,30 +150,42 @@ def check_least(config: Any, **least: int) -> None:
 
 
 def new_folder(out: Path | None, name: str) -> Path:
-    """Make the folder of a run: `out`, which must be new or empty, or runs/<name>-<date>-<time>."""
+    """Make the folder of a run: `out`, which must be new or empty, or runs/<name>-<date>-<time>.
+
+    From then on trainings keep checkpoints in it. The folder of a run that goes on is the one it had.
+    """
     folder = out or Path("runs") / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _run.goes_on and _run.folder is not None:
+        folder = _run.folder
+        for left in folder.glob(".*.part"):  # of a writer that was killed
+            left.unlink()
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fail(f"--out {folder} exists and is not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
+    if _run.arguments is not None:
+        _run.folder = folder
+        begun = {"program": Path(sys.argv[0]).name, "arguments": _run.arguments}
+        write_json(folder / BEGUN, begun)
+        _run.open.enter_context(training.resumable(folder / KEPT))
     return folder
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as strict JSON: paths become text, numbers that are not finite become null."""
-
-    def plain(v):
-        if isinstance(v, dict):
-            return {str(k): plain(x) for k, x in v.items()}
-        if isinstance(v, list | tuple):
-            return [plain(x) for x in v]
-        if isinstance(v, np.ndarray | np.generic | jax.Array):
-            return plain(np.asarray(v).tolist())
-        if isinstance(v, Path):
-            return str(v)
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-
     with replacing(path) as file:
-        file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _plain(v: Any) -> Any:
+    if isinstance(v, dict):
+        return {str(k): _plain(x) for k, x in v.items()}
+    if isinstance(v, list | tuple):
+        return [_plain(x) for x in v]
+    if isinstance(v, np.ndarray | np.generic | jax.Array):
+        return _plain(np.asarray(v).tolist())
+    if isinstance(v, Path):
+        return str(v)
+    return None if isinstance(v, float) and not math.isfinite(v) else v
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -155,15 +236,22 @@ def followed(training: Iterator[T], progress: Progress | None, name: str, epochs
     """The last of what a training yields, under a bar called `name` while it runs.
 
     It yields after each of its epochs, at most so many: `train`, `fit_phases` or `choose_then_refit`. The bar shows
-    the newest score in percent, or the loss.
+    the newest score in percent, or the loss; where no terminal is, a line says so every half a minute. In the folder
+    of a run `metrics.jsonl` gets a line for each epoch.
     """
-    last, bar = None, None
+    last, bar, said = None, None, time.monotonic()
     if progress:
         name = f"synthetic | {name}" if synthetic else name
         bar = progress.add_task(name, total=epochs, note="")
-    for last in training:
+    for count, last in enumerate(training, 1):
+        stages = _stages(last)
+        _log(name, len(stages), stages[-1])
+        note = _note(stages[-1])
         if progress and bar is not None:
-            progress.update(bar, advance=1, note=_note(last))
+            progress.update(bar, advance=1, note=note)
+        if progress and not console.is_terminal and time.monotonic() - said > 30:
+            said = time.monotonic()
+            print(f"{name}: {count}/{epochs} {note}", file=sys.stderr, flush=True)
     if progress and bar is not None:
         progress.remove_task(bar)
     if last is None:
@@ -171,10 +259,38 @@ def followed(training: Iterator[T], progress: Progress | None, name: str, epochs
     return last
 
 
-def _note(value: Any) -> str:
-    """Of the training that is at work, the last of the tuples that are not empty."""
-    while not isinstance(value, Trained):
-        value = [part for part in value if part][-1]
-    if value.scores:
-        return f"score {100 * value.scores[-1]:.1f}"
-    return f"loss {value.metrics['loss']:.3g}" if "loss" in value.metrics else ""
+def _stages(value: Any) -> list[Trained]:
+    """The trainings in what was yielded, the one at work last."""
+    if isinstance(value, Trained):
+        return [value]
+    return [trained for part in value for trained in _stages(part)]
+
+
+def _note(trained: Trained) -> str:
+    if trained.scores:
+        return f"score {100 * trained.scores[-1]:.1f}"
+    return f"loss {trained.metrics['loss']:.3g}" if "loss" in trained.metrics else ""
+
+
+def _log(name: str, stage: int, trained: Trained) -> None:
+    """A line of `metrics.jsonl`, unless a run that goes on has written it before."""
+    if _run.folder is None:
+        return
+    path = _run.folder / "metrics.jsonl"
+    if _run.logged is None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a writer may have been killed
+        if whole != lines:
+            path.write_text("".join(whole))
+        lines = map(json.loads, whole)
+        _run.logged = {(line["training"], line["stage"], line["epoch"]) for line in lines}
+    key = name, stage, len(trained.clock)
+    if key in _run.logged or not trained.clock:
+        return
+    _run.logged.add(key)
+    line = dict(zip(("training", "stage", "epoch"), key, strict=True))
+    line |= {"seconds": trained.seconds, **trained.metrics}
+    if trained.scores:
+        line["score"] = trained.scores[-1]
+    with open(path, "a") as file:
+        file.write(json.dumps(_plain(line), allow_nan=False) + "\n")

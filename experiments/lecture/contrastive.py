@@ -31,7 +31,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import sklearn
-import tyro
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
@@ -309,4 +308,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

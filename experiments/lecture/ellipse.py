@@ -35,7 +35,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from experiments import shared
 from experiments.lecture import ellipse_figures as figures
@@ -247,4 +246,4 @@ def report(result: dict) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

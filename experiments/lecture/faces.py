@@ -36,9 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import skimage
-import tyro
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from experiments import shared
 from experiments.lecture import faces_figures as figures
 from experiments.lecture import runs
 from experiments.lecture.faces_energies import (
@@ -268,4 +268,4 @@ def draw_all(shown: dict[str, Any], tested: dict[str, list], folder: Path) -> No
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

@@ -33,8 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
+from experiments import shared
 from experiments.lecture import handwriting_figures as figures
 from experiments.lecture import runs
 from experiments.lecture.handwriting_energies import (
@@ -329,4 +329,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

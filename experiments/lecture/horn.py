@@ -35,9 +35,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import spen_jax as sx
+from experiments import shared
 from experiments.lecture import horn_figures as figures
 from experiments.lecture import runs
 from experiments.lecture.horn_figures import KINDS
@@ -337,4 +337,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

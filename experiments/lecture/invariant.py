@@ -34,7 +34,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import sklearn
-import tyro
 from sklearn.datasets import load_digits
 
 from experiments import shared
@@ -261,4 +260,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

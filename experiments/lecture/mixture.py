@@ -31,7 +31,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import sklearn
-import tyro
 from matplotlib.colors import to_rgb
 from sklearn import cluster, datasets, decomposition, mixture
 from sklearn.exceptions import ConvergenceWarning
@@ -296,4 +295,4 @@ def report(result: dict) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

@@ -41,8 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sklearn
-import tyro
 
+from experiments import shared
 from experiments.lecture import pose_energies as energies
 from experiments.lecture import pose_figures as figures
 from experiments.lecture import runs
@@ -294,4 +294,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

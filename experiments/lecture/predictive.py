@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
-import tyro
 
 import spen_jax as sx
 from experiments import shared
@@ -212,4 +211,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import sklearn
-import tyro
 from scipy.special import gammaln
 from sklearn.datasets import load_digits
 
@@ -200,4 +199,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    shared.run(main, Config, __doc__, all_cores=False)

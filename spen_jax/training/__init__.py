@@ -6,16 +6,20 @@ from spen_jax.training.fit import fit, steps_per_epoch
 from spen_jax.training.optimizers import Averaged, average_of, averaged, spectral, stable
 from spen_jax.training.protocol import Phase, Refitted, choose_then_refit, fit_phases
 from spen_jax.training.recipe import Best, Recipe, Trained, train
+from spen_jax.training.resuming import CheckpointError, Checkpoints, Stopped, resumable
 from spen_jax.training.steps import State, init, scan, step
 
 __all__ = [
     "Averaged",
     "Best",
+    "CheckpointError",
+    "Checkpoints",
     "Epochs",
     "Phase",
     "Recipe",
     "Refitted",
     "State",
+    "Stopped",
     "Trained",
     "average_of",
     "averaged",
@@ -26,6 +30,7 @@ __all__ = [
     "init",
     "load",
     "replacing",
+    "resumable",
     "save",
     "scan",
     "spectral",

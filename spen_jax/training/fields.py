@@ -1,6 +1,7 @@
 """The fields of training data: which values of y count, and what training writes back into them."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -89,6 +90,33 @@ def _not_finite(data):
             if not finite.all():
                 found[jax.tree_util.keystr(path)] = int((~finite).sum())
     return found
+
+
+def fields_in(groups: Sequence[Any], owned: Sequence[set[str]]) -> dict[str, Any]:
+    """The arrays of the fields of each group that are the training's own, by group, name and path."""
+    return {
+        f"{g} {name}{jax.tree_util.keystr(path)}": a
+        for g, names in enumerate(owned)
+        for name in sorted(names)
+        for path, a in jax.tree.leaves_with_path(fields_of(groups[g])[name])
+    }
+
+
+def with_fields(
+    groups: Sequence[Any], arrays: Mapping[str, Any], owned: Sequence[set[str]]
+) -> list[Any]:
+    """The groups with such arrays in their fields, whose names go into `owned`."""
+    groups = list(groups)
+    for g, name in {(int(g), rest.split("[")[0]) for g, rest in (k.split(" ", 1) for k in arrays)}:
+
+        def leaf(path, old, start=f"{g} {name}"):
+            whole = jnp.array(arrays[start + jax.tree_util.keystr(path)])
+            return jax.device_put(whole, old.sharding)
+
+        field = jax.tree.map_with_path(leaf, fields_of(groups[g])[name])
+        groups[g] = replaced(groups[g], **{name: field})
+        owned[g].add(name)
+    return groups
 
 
 def written_back(

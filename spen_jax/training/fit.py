@@ -1,6 +1,7 @@
 """Training: a generator of epochs. Logging, evaluation and saving stay with the caller."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ from spen_jax.checks import check_whole
 from spen_jax.data import Groups
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
-from spen_jax.training.fields import checked, written_back
+from spen_jax.training.fields import checked, fields_in, with_fields, written_back
+from spen_jax.training.resuming import Checkpoints, Position, checkpoints_of
 from spen_jax.training.steps import State, compiled_step, cut_sparse, each_sound, step
 from spen_jax.types import Objective
 
@@ -28,6 +30,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 128,
+    checkpoints: Checkpoints | str | Path | None = None,
 ) -> Epochs[tuple[State, dict[str, float]]]:
     """Yields (state, mean metrics of the epoch) after each pass over `data`, in an order drawn from the state's key.
 
@@ -56,7 +59,13 @@ def fit(
     The metric "left_out" is the number of examples that no step of the epoch saw. (Where the objective takes no batch
     of one, all of the batch are left out.)
 
+    With `checkpoints`, a folder or `training.Checkpoints`, all of this is written while it runs, and the same call goes
+    on after any end, a killed process too, to the same numbers to the bit. It yields the epochs that are
+    left, or where all are over the last one again.
+
     Raises:
+      CheckpointError: for checkpoints that are damaged, of another training, or in use by another process.
+      Stopped: where there are checkpoints and SIGTERM or Ctrl-C came; the step is over and written.
       ValueError: for data without a shared leading axis, with values that are not finite (but for those of y that by
         the field `mask` or `length` do not count), or with a y outside the domain of the objective's predictor; for
         sparse rows beside a mesh; for a batch size below 1 or a negative number of epochs; at the first step for a
@@ -88,7 +97,8 @@ def fit(
     ):
         state = parallel.everywhere(state)
     state, groups = parallel.beside((state, groups), (state, groups))
-    return Epochs(_fit(objective, optimizer, state, groups, int(epochs), sizes), "fit")
+    kept = checkpoints_of(checkpoints)
+    return Epochs(_fit(objective, optimizer, state, groups, int(epochs), sizes, kept), "fit")
 
 
 def _check(objective, optimizer, state):
@@ -108,36 +118,79 @@ def _check(objective, optimizer, state):
         )
 
 
-def _fit(objective, optimizer, state, groups, epochs, sizes):
+def _fit(objective, optimizer, state, groups, epochs, sizes, checkpoints):
+    start = Position(state, {}, [], state.key, {})
+    if checkpoints is None:
+        yield from _epochs(objective, optimizer, start, groups, epochs, sizes, None)
+        return
+    with checkpoints.training(start, (sizes_of(groups), sizes)) as at:
+        if at.epoch >= epochs or checkpoints.over(checkpoints.extra):
+            checkpoints.epochs = at.epoch
+            yield at.state, {name: float(value) for name, value in at.means.items()}
+            return
+        yield from _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints)
+
+
+def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
+    """The epochs that are left from a position on."""
     owned: list[set[str]] = [set() for _ in groups]
+    groups = with_fields(groups, at.fields, owned)
+    state, order_key, history, steps, means = at.state, at.order_key, at.history, at.steps, at.means
 
     def taken(state, g, rows):
         state, metrics = step(objective, optimizer, state, groups[g], rows)
         groups[g], metrics = written_back(groups[g], rows, metrics, owned[g])
         return state, metrics
 
-    for _ in range(epochs):
-        key, order_key = jax.random.split(state.key)
-        state = state._replace(key=key)
-        batches, history = _order(order_key, groups, sizes), []
-        for g, rows in batches:
+    def after(epoch, ended=False):
+        if checkpoints is not None:
+            fields = fields_in(groups, owned)
+            now = Position(state, fields, history, order_key, means, epoch, steps)
+            checkpoints.after_step(now, ended)
+
+    for epoch in range(at.epoch, epochs):
+        if not history:
+            key, order_key = jax.random.split(state.key)
+            state = state._replace(key=key)
+        batches = _order(order_key, groups, sizes)
+        for g, rows in batches[len(history) :]:
             state, metrics = taken(state, g, rows)
             history.append(metrics)
-        history, missing = jax.device_get(history), set()
-        for i in np.flatnonzero([metrics["left_out"] for metrics in history]):
-            g, tried = batches[i]
-            rows = tried
-            for _ in range(TRIES):
-                state, rows = _sound_rows(objective, optimizer, state, groups[g], tried)
-                if not len(rows):
-                    break
-                state, metrics = taken(state, g, rows)
-                if not metrics["left_out"]:
-                    history[i] = jax.device_get(metrics)
-                    break
-            seen = {*rows} if not history[i]["left_out"] else set()
-            missing |= {(g, row) for row in {*tried} - seen}
-        yield state, _means(history, len(missing))
+            steps += 1
+            after(epoch)
+        state, history, missing = _again(
+            taken, objective, optimizer, state, groups, batches, history
+        )
+        means, history = _means(history, missing), []
+        if checkpoints is not None:
+            checkpoints.epochs = epoch + 1
+        try:
+            yield state, means
+        except GeneratorExit:
+            # Elsewhere the caller's extra may be that of the epoch before.
+            if checkpoints is not None and checkpoints.over(checkpoints.extra):
+                after(epoch + 1, ended=True)
+            raise
+        after(epoch + 1, ended=epoch + 1 == epochs)
+
+
+def _again(taken, objective, optimizer, state, groups, batches, history):
+    """The batches that were left out, once more with their sound examples; how many examples no step saw."""
+    history, missing = jax.device_get(history), set()
+    for i in np.flatnonzero([metrics["left_out"] for metrics in history]):
+        g, tried = batches[i]
+        rows = tried
+        for _ in range(TRIES):
+            state, rows = _sound_rows(objective, optimizer, state, groups[g], tried)
+            if not len(rows):
+                break
+            state, metrics = taken(state, g, rows)
+            if not metrics["left_out"]:
+                history[i] = jax.device_get(metrics)
+                break
+        seen = {*rows} if not history[i]["left_out"] else set()
+        missing |= {(g, row) for row in {*tried} - seen}
+    return state, history, len(missing)
 
 
 def _order(key, groups, sizes):

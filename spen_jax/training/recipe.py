@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from spen_jax.objectives import alternating
 from spen_jax.training.epochs import epochs
 from spen_jax.training.fit import fit, sizes_of, steps_per_epoch
 from spen_jax.training.optimizers import average_of, stable
+from spen_jax.training.resuming import Checkpoints, checkpoints_of
 from spen_jax.training.steps import State, init
 from spen_jax.types import Objective
 
@@ -189,6 +191,7 @@ def train(
     *,
     score: Callable[[Any], float] | None = None,
     stop_after: int | None = None,
+    checkpoints: Checkpoints | str | Path | None = None,
 ) -> Iterator[Trained]:
     """After each epoch what `recipe` has made of `params`; `train(...).last()` is the result.
 
@@ -203,31 +206,61 @@ def train(
       key: decides the order of the examples and all that is random.
       score: validation score of parameters, higher is better; without it the last epoch is kept.
       stop_after: stop after this epoch, 0 or more, the one that an earlier training found best.
+      checkpoints: as for `fit`; the best parameters, scores and seconds are kept as its `extra`. One that is over gives
+        its result again.
     """
-    began, spent = time.perf_counter(), 0.0
+    began = time.perf_counter()
     count = recipe.epochs if stop_after is None else stop_after
     check_whole("stop_after", count, 0)
     if not count:
         yield Trained(params, 0)
         return
+    kept = checkpoints_of(checkpoints)
     sizes = sizes_of(data if isinstance(data, Groups) else (data,))
     optimizer, first = recipe.start(params, sizes, key)
-    best = Best(params)
-    scores: tuple[float, ...] = ()
-    clock: tuple[float, ...] = ()
+    at = _Progress(Best(params), np.zeros(0), np.zeros(0))
+    if kept is not None:
+        kept.extra, kept.over = at, partial(_is_over, recipe)
     for state, metrics in fit(
-        objective, optimizer, first, data, epochs=count, batch_size=recipe.batch_size
+        objective,
+        optimizer,
+        first,
+        data,
+        epochs=count,
+        batch_size=recipe.batch_size,
+        checkpoints=kept,
     ):
-        spent += time.perf_counter() - began
-        clock = (*clock, spent)
-        current = state.params if recipe.average is None else average_of(state)
-        if score is not None:
-            scores = (*scores, float(score(current)))
-        if score is None or recipe.keep == "last":
-            best = best._replace(params=current, epoch=len(clock))
-        else:
-            best = best.update(current, float(np.mean(scores[-3:])))
-        yield Trained(best.params, best.epoch, scores, clock, metrics)
-        if recipe.patience is not None and best.stale >= recipe.patience:
+        at = at if kept is None else kept.extra
+        if kept is None or len(at.clock) < kept.epochs:  # else it went on from its end
+            spent = time.perf_counter() - began + (at.clock[-1] if len(at.clock) else 0.0)
+            current = state.params if recipe.average is None else average_of(state)
+            at = at.after(recipe, current, spent, score)
+        if kept is not None:
+            kept.extra = at
+        scores, clock = tuple(at.scores.tolist()), tuple(at.clock.tolist())
+        yield Trained(at.best.params, at.best.epoch, scores, clock, metrics)
+        if _is_over(recipe, at):
             return
         began = time.perf_counter()
+
+
+class _Progress(NamedTuple):
+    """What a training has come to, as its checkpoints keep it."""
+
+    best: Best
+    scores: np.ndarray
+    clock: np.ndarray
+
+    def after(self, recipe, params, seconds, score):
+        """The same after one more epoch."""
+        clock = np.append(self.clock, seconds)
+        scores = self.scores if score is None else np.append(self.scores, float(score(params)))
+        if score is None or recipe.keep == "last":
+            best = self.best._replace(params=params, epoch=len(clock))
+        else:
+            best = self.best.update(params, float(np.mean(scores[-3:])))
+        return _Progress(best, scores, clock)
+
+
+def _is_over(recipe, at):
+    return recipe.patience is not None and at.best.stale >= recipe.patience
