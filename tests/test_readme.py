@@ -107,6 +107,20 @@ def test_the_page_on_factor_graphs_prints_what_it_says(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_mean_field_prints_what_it_says(capsys):
+    run("docs/mean_field.md")
+    printed = capsys.readouterr().out.splitlines()
+    said = re.findall(r"```\n\n((?:    .*\n)+)", (ROOT / "docs/mean_field.md").read_text())
+    said = [line.strip() for block in said for line in block.splitlines()]
+    assert len(said) == len(printed) == 6
+    for expected, found in zip(said, printed, strict=True):
+        words = [re.sub(r"\d+\.\d+", "", line) for line in (expected, found)]
+        numbers = [re.findall(r"\d+\.\d+", line) for line in (expected, found)]
+        assert words[0] == words[1]
+        np.testing.assert_allclose(*(np.array(n, float) for n in numbers), atol=0.011)
+
+
+@pytest.mark.slow
 def test_the_page_on_sequences_prints_what_it_says(capsys):
     run("docs/sequences.md")
     lines = capsys.readouterr().out.splitlines()

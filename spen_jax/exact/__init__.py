@@ -10,6 +10,7 @@ from spen_jax.exact.dependency_tree import DependencyTree
 from spen_jax.exact.dual_decomposition import DualDecomposition
 from spen_jax.exact.elimination import Elimination, Enumeration
 from spen_jax.exact.estimates import Estimate, monte_carlo, variational
+from spen_jax.exact.expectations import expected
 from spen_jax.exact.factor_graph import FactorGraph
 from spen_jax.exact.factors import Tables
 from spen_jax.exact.field import Answer, Field, Marginals
@@ -105,6 +106,7 @@ __all__ = [
     "energy_of",
     "energy_of_z",
     "expectation_maximisation",
+    "expected",
     "free_energy",
     "free_energy_of",
     "gauss_hermite",
