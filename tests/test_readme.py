@@ -306,3 +306,9 @@ def test_every_name_and_page_of_the_slides_is_there():
         for page, anchor in re.findall(r"\]\(([\w/]+\.md)#?([^)]*)\)", pages):
             assert not anchor or anchor in headings(page), (page, anchor)
         assert "](" in pages, row
+
+
+@pytest.mark.slow
+def test_the_page_on_runs_that_survive_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("docs/reliability.md")
