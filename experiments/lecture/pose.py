@@ -30,6 +30,8 @@ with 400 steps, 4,000 of networks and 180 images, was cut to 300, 3,000 and 150 
 Minutes: about 5 on one core; on two it was not measured.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -247,8 +249,8 @@ def judge(method: Method, params: Any, tests: dict[str, Images], few: bool) -> d
     return measures
 
 
-def run_seed(seed: int, config: Config, measures: dict[str, list]) -> dict[str, Any]:
-    """Train and judge all methods; measures are put into `measures`. What figures show of it."""
+def run_seed(seed: int, config: Config, done: Callable[[], None]) -> dict[str, Any]:
+    """Train and judge all methods, `done` after each: measures, parameters, and the images they were judged on."""
     x, label = load()
     train_rows, *others = split(label, seed)
     rows = others[config.part == "test"][: config.judged]
@@ -260,13 +262,12 @@ def run_seed(seed: int, config: Config, measures: dict[str, list]) -> dict[str, 
         name: posed(x[rows], label[rows], draw_poses(len(rows), outside, rng))
         for name, outside in CONDITIONS.items()
     }
-    digits, params = (x[train_rows], label[train_rows]), {}
-    for (name,) in runs.tracked([(name,) for name in METHODS]):
-        method = METHODS[name]
+    digits, params, measures = (x[train_rows], label[train_rows]), {}, {}
+    for name, method in METHODS.items():
         params[name] = learned(method, digits, images[method.wide], seed, config)
-        few = method.kind != "network"
-        measures.setdefault(name, []).append(judge(method, params[name], tests, few))
-    return {"params": params, "tests": tests}
+        measures[name] = judge(method, params[name], tests, method.kind != "network")
+        done()
+    return {"measures": measures, "params": params, "tests": tests}
 
 
 def main(config: Config) -> dict:
@@ -275,15 +276,19 @@ def main(config: Config) -> dict:
         config = replace(config, seeds=config.seeds[:1], versions=1, steps=2, network_steps=2)
         config = replace(config, judged=20)
     run = runs.begin(config, "pose", versions=1, steps=1, network_steps=1, judged=2)
-    measures: dict[str, list] = {}
-    shown: dict[str, Any] = {}
-    for seed in config.seeds:
-        seen = run_seed(seed, config, measures)
-        shown = shown or seen
+    # Programs as small as these leave a core idle; seeds side by side do not.
+    with shared.progress_bars() as progress, ThreadPoolExecutor() as pool:
+        bar = progress.add_task("", total=len(config.seeds) * len(METHODS), note="")
+        one_seed = partial(run_seed, config=config, done=partial(progress.advance, bar))
+        seeds = list(pool.map(one_seed, config.seeds))
+    shown = seeds[0]
     figures.draw(shown["params"]["latent pose"], shown["tests"]["outside"], run.folder)
     result = {
-        name: {c: {m: [one[c][m] for one in each] for m in each[0][c]} for c in each[0]}
-        for name, each in measures.items()
+        name: {
+            c: {m: [seed["measures"][name][c][m] for seed in seeds] for m in first[c]}
+            for c in first
+        }
+        for name, first in shown["measures"].items()
     }
     sizes = {name: sum(a.size for a in jax.tree.leaves(p)) for name, p in shown["params"].items()}
     return run.finish(
