@@ -343,3 +343,13 @@ def test_what_a_function_has_bound_is_not_overridden_by_nothing():
 
     start = functools.partial(scaled, key="mine", scale=0.5)
     np.testing.assert_allclose(lands(start), 0.5 / (1 + np.exp(-B)), rtol=1e-5)
+
+
+def test_a_start_that_draws_asks_for_a_key():
+    draws = sx.Predictor(
+        lambda params, x, y: jnp.sum((y - x) ** 2),
+        start=lambda context, key: jax.random.uniform(key, context.shape),
+    )
+    with pytest.raises(ValueError, match="give one, such as predictor"):
+        draws(None, jnp.zeros((3, 2)))
+    assert draws(None, jnp.zeros((3, 2)), key=jax.random.key(0)).y.shape == (3, 2)

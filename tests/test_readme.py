@@ -207,7 +207,7 @@ def test_the_page_on_latent_variables_runs_as_printed(capsys):
     np.testing.assert_allclose(
         names["several"].y[names["several"].distinct], [[-1], [1]], atol=1e-3
     )
-    for line in printed[-2:]:  # the half-axes, cold and contrastive
+    for line in printed[-4:-2]:  # the half-axes, cold and contrastive
         axes = [float(a) for a in line.split("]")[0].strip("[ ").split()]
         np.testing.assert_allclose(axes, [2, 1.5], atol=0.08)
 
@@ -263,21 +263,26 @@ def test_the_page_on_masks_runs_as_printed(capsys):
 def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run("docs/pytorch.md")
-    losses = [float(line) for line in capsys.readouterr().out.splitlines()[-3:]]
+    losses = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()[-4:]]
     assert losses[2] < losses[0] and not np.any(names["state"].params["b"])
-    like = names["like"]
-    arrays = {
-        "encoder.0.weight": np.ones((8, 12)),
-        "encoder.0.bias": np.ones(8),
-        "unary.weight": np.ones((5, 8)),
-        "unary.bias": np.ones(5),
-        "pairwise.weight": np.ones((4, 5)),
-        "pairwise.bias": np.ones(4),
-        "last.weight": np.arange(4.0)[None],
-    }
-    del like["network"]["hidden_1"]
-    params = names["interop"].to_params(arrays, names["mine"], like)
-    assert params["c2"].tolist() == [0, 1, 2, 3]
+    rng = np.random.default_rng(0)
+    shapes = {"encoder.0.weight": (8, 12), "encoder.0.bias": (8,), "unary.weight": (5, 8)}
+    shapes |= {"unary.bias": (5,), "pairwise.weight": (4, 5), "pairwise.bias": (4,)}
+    a = {name: rng.normal(size=shape) for name, shape in (shapes | {"last.weight": (1, 4)}).items()}
+    spen = sx.SPEN(sx.FeatureNetwork(5, (8,)), n_global=4)
+    x, y = names["x"], names["y"]
+    like = spen.init(names["jax"].random.key(0), x, y)["params"]
+    params = names["interop"].to_params(a, names["mine"], like)
+    f = np.maximum(x @ a["encoder.0.weight"].T + a["encoder.0.bias"], 0)
+    there = (y * (f @ a["unary.weight"].T + a["unary.bias"])).sum(1)
+    units = np.logaddexp(y @ a["pairwise.weight"].T + a["pairwise.bias"], 0)
+    there += (units @ a["last.weight"].T)[:, 0]
+    np.testing.assert_allclose(spen.apply({"params": params}, x, y), there, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_page_on_losses_calls_each_once():
+    run("docs/losses.md")
 
 
 def headings(path):

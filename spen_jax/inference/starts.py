@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spen_jax.arguments import handing
+from spen_jax.arguments import handing, parameters_of
 from spen_jax.checks import as_points, check_arrays
 from spen_jax.domains import Domain
 
@@ -26,7 +26,7 @@ def points(
       key: for a function that draws.
 
     Raises:
-      ValueError: for a number, or the middle, without a shape to take.
+      ValueError: for a number, or the middle, without a shape to take; for a function that draws, without a key.
     """
     if domain.needs_context:
         if start is not None:
@@ -37,6 +37,11 @@ def points(
     if isinstance(start, jax.Array) and start.ndim:
         return start if start.shape[0] != 1 else _repeated(start, context)
     if callable(start):
+        if key is None and parameters_of(start).get("key") is False:
+            raise ValueError(
+                "this start has a parameter key, to draw by, and got none: give one, such as "
+                "predictor(params, x, key=jax.random.key(0))"
+            )
         return as_points(handing(start, key=key, domain=domain)(context))
     check_arrays(start=start)
     if start is not None and not _is_number(start):
