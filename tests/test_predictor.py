@@ -346,7 +346,7 @@ def test_what_a_function_has_bound_is_not_overridden_by_nothing():
 
 
 def test_a_start_that_draws_asks_for_a_key():
-    draws = sx.Predictor(
+    draws = Predictor(
         lambda params, x, y: jnp.sum((y - x) ** 2),
         start=lambda context, key: jax.random.uniform(key, context.shape),
     )
