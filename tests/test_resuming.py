@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,3 +233,33 @@ def test_a_program_of_trainings_goes_on_where_it_was_broken_off(tmp_path, monkey
     with training.resumable(tmp_path):
         same(whole_protocol(), again)
     assert 1 <= began <= 4 == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.filterwarnings("ignore")  # Orbax leaves tasks of a failed read behind
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(40, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.long)],
+)
+def test_mutated_checkpoints_go_on_to_the_same_end_or_are_refused(tmp_path, straight, count):
+    rng = np.random.default_rng(0)
+    fit(Checkpoints(tmp_path / "whole", keep=1)).last()
+    refused = 0
+    for _ in range(count):
+        shutil.copytree(tmp_path / "whole", tmp_path / "mutated")
+        files = [p for p in sorted((tmp_path / "mutated").rglob("*")) if p.is_file()]
+        path = files[rng.integers(len(files))]
+        changed = bytearray(path.read_bytes())
+        kind = rng.choice(["flip", "cut", "grow", "delete"])
+        if kind == "flip" and changed:
+            for place in rng.integers(0, len(changed), rng.integers(1, 5)):
+                changed[place] = rng.integers(0, 256)
+        changed = changed[: rng.integers(len(changed) + 1)] if kind == "cut" else changed
+        path.write_bytes(changed + rng.bytes(20) * (kind == "grow"))
+        if kind == "delete":
+            path.unlink()
+        try:
+            same(fit(tmp_path / "mutated").last()[0], straight[-1][0])
+        except CheckpointError:
+            refused += 1
+        shutil.rmtree(tmp_path / "mutated")
+    assert 0.1 * count < refused < 0.9 * count

@@ -148,7 +148,8 @@ class Checkpoints:
             try:
                 said, arrays = self.read(step)
             except Exception as error:  # bytes that are not what was written
-                where = f"{self.folder / str(step)} is damaged: {error}"
+                why = str(error).split("\n")[0]  # Orbax adds pages to it
+                where = f"{self.folder / str(step)} is damaged: {why[:120]}"
                 if not self.skip_damaged:
                     raise CheckpointError(
                         f"{where}; delete that folder, or give skip_damaged=True, to go on from the one before it"
