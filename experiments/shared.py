@@ -4,6 +4,7 @@ import ctypes
 import io
 import json
 import math
+import os
 import platform
 import shutil
 import signal
@@ -28,6 +29,7 @@ import spen_jax as sx
 from spen_jax import training
 from spen_jax.training import Stopped, Trained
 from spen_jax.training.checkpoints import replacing
+from spen_jax.training.resuming import locked
 
 matplotlib.use("Agg")
 console = Console(highlight=False)
@@ -82,8 +84,9 @@ def run(
         except (KeyboardInterrupt, Stopped) as end:
             raise SystemExit(_broken_off(getattr(end, "code", 130))) from None
     if _run.folder is not None:
-        shutil.rmtree(_run.folder / KEPT, ignore_errors=True)
         (_run.folder / BEGUN).unlink()
+        shutil.rmtree(_run.folder / KEPT, ignore_errors=True)
+        (_run.folder / ".lock").unlink()
 
 
 class _Run:
@@ -94,9 +97,10 @@ class _Run:
 
     def __init__(self):
         self.folder: Path | None = None
-        self.goes_on = False
+        self.goes_on = self.locked = False
         self.arguments: Sequence[str] | None = None
-        self.logged: set[tuple[str, int, int]] | None = None
+        self.logged: set[tuple[int, int, int]] | None = None
+        self.trainings = 0
         self.open = ExitStack()
 
 
@@ -105,6 +109,11 @@ _run = _Run()
 
 def _resumed(arguments: list[str]) -> list[str]:
     """The arguments of the run that `--resume DIR` names, or those given."""
+    arguments = [
+        part
+        for word in arguments
+        for part in (word.split("=", 1) if word.startswith("--resume=") else [word])
+    ]
     if "--resume" not in arguments:
         _run.arguments = arguments
         return arguments
@@ -112,16 +121,21 @@ def _resumed(arguments: list[str]) -> list[str]:
         fail(
             "--resume takes a folder and nothing else: the settings are those of the run that was broken off"
         )
-    folder = Path(arguments[1])
+    folder = Path(arguments[1]).absolute()
     if not (folder / BEGUN).is_file():
         fail(
             f"--resume {folder}: no run that was broken off is there; a finished one has its result.json"
         )
-    begun = json.loads((folder / BEGUN).read_text())
-    if begun["program"] != Path(sys.argv[0]).name:
-        fail(f"--resume {folder} is a run of {begun['program']}")
-    _run.folder, _run.goes_on, _run.arguments = folder, True, begun["arguments"]
-    return begun["arguments"]
+    try:
+        begun = json.loads((folder / BEGUN).read_text())
+        program, arguments, within = (begun[name] for name in ("program", "arguments", "within"))
+    except (ValueError, KeyError, TypeError) as error:
+        fail(f"--resume {folder}: {BEGUN} is damaged ({error!r}); begin a new run")
+    if program != Path(sys.argv[0]).name:
+        fail(f"--resume {folder} is a run of {program}")
+    os.chdir(within)  # paths among the settings are relative to it
+    _run.folder, _run.goes_on, _run.arguments = folder, True, arguments
+    return arguments
 
 
 def _end(number: int, _: Any) -> NoReturn:
@@ -157,17 +171,29 @@ def new_folder(out: Path | None, name: str) -> Path:
     folder = out or Path("runs") / f"{name}-{datetime.now():%Y-%m-%d-%H%M%S}"
     if _run.goes_on and _run.folder is not None:
         folder = _run.folder
+        _lock(folder)
         for left in folder.glob(".*.part"):  # of a writer that was killed
             left.unlink()
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fail(f"--out {folder} exists and is not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     if _run.arguments is not None:
-        _run.folder = folder
+        _lock(folder)
+        _run.folder = folder.absolute()
         begun = {"program": Path(sys.argv[0]).name, "arguments": _run.arguments}
-        write_json(folder / BEGUN, begun)
+        write_json(folder / BEGUN, begun | {"within": Path.cwd()})
         _run.open.enter_context(training.resumable(folder / KEPT))
     return folder
+
+
+def _lock(folder: Path) -> None:
+    """Keeps the folder for this process; fail where another one works there."""
+    if not _run.locked:
+        try:
+            _run.open.enter_context(locked(folder))
+        except training.CheckpointError as error:
+            fail(str(error))
+    _run.locked = True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -243,6 +269,7 @@ def followed(training: Iterator[T], progress: Progress | None, name: str, epochs
     if progress:
         name = f"synthetic | {name}" if synthetic else name
         bar = progress.add_task(name, total=epochs, note="")
+    _run.trainings += 1
     for count, last in enumerate(training, 1):
         stages = _stages(last)
         _log(name, len(stages), stages[-1])
@@ -283,12 +310,13 @@ def _log(name: str, stage: int, trained: Trained) -> None:
         if whole != lines:
             path.write_text("".join(whole))
         lines = map(json.loads, whole)
-        _run.logged = {(line["training"], line["stage"], line["epoch"]) for line in lines}
-    key = name, stage, len(trained.clock)
+        _run.logged = {(line["number"], line["stage"], line["epoch"]) for line in lines}
+    key = _run.trainings, stage, len(trained.clock)
     if key in _run.logged or not trained.clock:
         return
     _run.logged.add(key)
-    line = dict(zip(("training", "stage", "epoch"), key, strict=True))
+    line: dict[str, Any] = {"training": name}
+    line |= dict(zip(("number", "stage", "epoch"), key, strict=True))
     line |= {"seconds": trained.seconds, **trained.metrics}
     if trained.scores:
         line["score"] = trained.scores[-1]

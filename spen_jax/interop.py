@@ -7,10 +7,12 @@
 PyTorch is not needed: a file is `.npz` or `.safetensors`, and nothing is ever unpickled.
 """
 
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -107,7 +109,7 @@ def to_params(source: Mapping[str, Any] | str | Path, names: Names, like: Any) -
     """
     arrays = source if isinstance(source, Mapping) else read(source)
     names, shapes = tuple(names), flatten_dict(like, sep="/")
-    _check_paths(names, shapes)
+    _check_paths(names, shapes, like)
     _check_names(arrays, {n.theirs for n in names if n.theirs})
     flat = {n.ours: _here(n, arrays, shapes[n.ours]) for n in names if n.ours}
     return unflatten_dict(flat, sep="/")
@@ -127,7 +129,7 @@ def to_arrays(
     would be lost.
     """
     names, flat = tuple(names), flatten_dict(params, sep="/")
-    _check_paths(names, flat)
+    _check_paths(names, flat, params)
     arrays = {}
     for name in names:
         if name.ours is None:
@@ -140,9 +142,12 @@ def to_arrays(
                     "(docs/pytorch.md), or give its Name one in theirs"
                 )
         else:
-            arrays[name.theirs] = np.ascontiguousarray(
-                name.change.there(np.asarray(flat[name.ours]))
-            )
+            array = np.asarray(name.change.there(np.asarray(flat[name.ours])), order="C")
+            if not np.array_equal(arrays.get(name.theirs, array), array):
+                raise ValueError(
+                    f"{name.theirs} stands for several parameters, {name.ours} among them, and these differ"
+                )
+            arrays[name.theirs] = array
     return arrays
 
 
@@ -170,7 +175,12 @@ def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"weights are written as .npz or .safetensors, got {path}")
     # safetensors writes memory as it lies.
-    whole: dict[str, Any] = {name: np.ascontiguousarray(_array(name, arrays)) for name in arrays}
+    whole = {name: np.asarray(_array(name, arrays), order="C") for name in arrays}
+    for name, array in whole.items():
+        if array.dtype.kind not in "biufc" and path.suffix == ".npz" or array.dtype.hasobject:
+            raise ValueError(
+                f"{name} is {array.dtype}, which {path.suffix} has no place for: make it numbers of NumPy's own types"
+            )
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
@@ -178,8 +188,10 @@ def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
         with replacing(path) as file:
             file.write(data)
     else:
-        with replacing(path) as file:
-            np.savez(file, **whole)
+        with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in whole.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def _of_safetensors(path):
@@ -218,11 +230,16 @@ def _here(name, arrays, expected):
         raise ValueError(
             f"{name.theirs} has shape {array.shape}; as {name.ours} of this model it must have {shape}"
         )
-    if array.dtype.kind != "f":
-        raise ValueError(f"{name.theirs} must be floats, got {array.dtype}")
+    for what, dtype in ((name.theirs, array.dtype), (f"the model's {name.ours}", expected.dtype)):
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"{what} must be floats, got {dtype}")
+    with np.errstate(over="ignore"):
+        array = np.asarray(name.change.here(array), order="C").astype(expected.dtype)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name.theirs} holds numbers that are not finite")
-    return np.ascontiguousarray(name.change.here(array)).astype(expected.dtype)
+        raise ValueError(
+            f"{name.theirs} holds numbers that are not finite, or too large for {expected.dtype}"
+        )
+    return array
 
 
 def _check_names(arrays, wanted):
@@ -234,8 +251,10 @@ def _check_names(arrays, wanted):
         )
 
 
-def _check_paths(names, flat):
+def _check_paths(names, flat, tree):
     paths = [n.ours for n in names if n.ours]
+    if any("/" in part for keys in flatten_dict(tree) for part in keys):
+        raise ValueError("keys of parameters must have no '/' in them: paths are written with it")
     wrong = sorted({*paths} ^ {*flat})
     if wrong or len({*paths}) < len(paths):
         raise ValueError(

@@ -63,3 +63,13 @@ def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path, shape):
         file.write(bytes(12))
     with pytest.raises(DataError, match="a claims .* bytes and holds 12"):
         arrays_of(tmp_path / "a.npz")
+
+
+def test_folders_are_passed_over_and_a_name_that_comes_twice_is_refused(path):
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/", b"")
+    assert {*arrays_of(path)} == {*ARRAYS}
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a.npy", b"")
+    with pytest.raises(DataError, match="twice"):
+        arrays_of(path)

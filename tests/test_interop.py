@@ -195,6 +195,34 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
         interop.read(tmp_path / "a.safetensors")
 
 
+def test_numbers_of_no_axes_and_types_of_half_width_keep_their_shape_and_type(tmp_path):
+    name = [Name("s", "s")]
+    assert interop.to_params({"s": np.float64(3)}, name, {"s": jnp.zeros(())})["s"].shape == ()
+    half = {"s": jnp.arange(3, dtype=jnp.bfloat16)}
+    arrays = interop.to_arrays(half, name)
+    interop.write(tmp_path / "a.safetensors", arrays)
+    back = interop.to_params(tmp_path / "a.safetensors", name, half)
+    assert back["s"].dtype == jnp.bfloat16 and back["s"].tolist() == [0, 1, 2]
+    for wrong in (arrays, {"s": np.array([{}])}):
+        with pytest.raises(ValueError, match="has no place for"):
+            interop.write(tmp_path / "a.npz", wrong)
+    interop.write(tmp_path / "a.npz", {"allow_pickle": np.ones(2), "file": np.zeros(1)})
+    assert {*interop.read(tmp_path / "a.npz")} == {"allow_pickle", "file"}
+
+
+def test_what_would_be_lost_on_the_way_is_refused():
+    one = {"a": np.ones(2, np.float32)}
+    for array, like in ((np.array([1e39, 0]), one), (np.ones(2), {"a": np.ones(2, np.int32)})):
+        with pytest.raises(ValueError, match="too large for float32|must be floats"):
+            interop.to_params({"a": array}, [Name("a", "a")], like)
+    tied = [Name("w", "a"), Name("w", "b")]
+    assert {*interop.to_arrays(one | {"b": one["a"]}, tied)} == {"w"}
+    with pytest.raises(ValueError, match="stands for several parameters"):
+        interop.to_arrays(one | {"b": np.zeros(2)}, tied)
+    with pytest.raises(ValueError, match="no '/'"):
+        interop.to_arrays({"a/b": one}, [Name("w", "a/b/a")])
+
+
 def _still(slopes):
     """Gradients with those of what they lack there set to 0, so that they go back."""
     output = slopes["network"]["output"]

@@ -40,7 +40,7 @@ def main(config, stop=None):
             raise stop
         return scores[-1]
 
-    for name in ("one", "two"):
+    for name in ("same", "same"):
         steps = training.train(objective, params, {"x": X}, RECIPE, jax.random.key(1), score=score)
         with shared.progress_bars() as progress:
             params = shared.followed(steps, progress, name, 5).params
@@ -63,12 +63,14 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_end(tmp_path, monkeypatch
     (two / ".result.json.123.part").write_text("{")
     with open(two / "metrics.jsonl", "a") as file:
         file.write('{"training": "tw')
-    run(monkeypatch, "--resume", two)
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "--resume", "two")
     assert sorted(p.name for p in two.iterdir()) == ["metrics.jsonl", "result.json"]
     assert (one / "result.json").read_bytes() == (two / "result.json").read_bytes()
     lines = [
         [json.loads(s) for s in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, two)
     ]
+    assert len(lines[0]) == 10
     for a, b in zip(*lines, strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
 
@@ -78,6 +80,7 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path, monkeypatch, capsys):
         run(monkeypatch, "--out", tmp_path / "a", stop=KeyboardInterrupt)
     for arguments, words in (
         (("--resume", tmp_path), "no run that was broken off is there"),
+        ((f"--resume={tmp_path}",), "no run that was broken off is there"),
         (("--resume", tmp_path / "a", "--rate", 3), "a folder and nothing else"),
     ):
         with pytest.raises(SystemExit) as end:

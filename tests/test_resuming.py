@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_named_and_gives_way_when_asked(tmp_path, straig
 
 def test_another_training_is_refused(tmp_path):
     fit(tmp_path).last()
-    with pytest.raises(CheckpointError, match="another key"):
+    with pytest.raises(CheckpointError, match="another key, other data"):
         fit(tmp_path, state=first(1)).last()
 
 
@@ -163,27 +163,120 @@ def test_a_folder_in_use_is_refused_to_another_process(tmp_path):
     begun = iter(fit(tmp_path))
     next(begun)
     code = (
-        "import sys; from spen_jax.training.resuming import Checkpoints, Position\n"
-        "with Checkpoints(sys.argv[1]).training(Position({}, {}, [], {}, {}), 0): pass"
+        "import sys\nfrom spen_jax.training.positions import Position\n"
+        "from spen_jax.training.resuming import Checkpoints\n"
+        "with Checkpoints(sys.argv[1]).training(Position({}, {}, [], {}, {}), ''): pass"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert f"CheckpointError: another process trains in {tmp_path}" in done.stderr.replace(
-        "spen_jax.training.resuming.", ""
+        "spen_jax.training.positions.", ""
     )
     del begun
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_lets_the_step_end_and_is_heard_once(tmp_path, straight, number, code, caplog):
-    before = signal.getsignal(number)
+def test_sigterm_between_epochs_waits_for_the_next_step(tmp_path, straight, caplog):
+    before = signal.getsignal(signal.SIGTERM)
     begun = iter(fit(tmp_path))
     next(begun)
-    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(training.Stopped) as stopped:
         next(begun)
-    assert stopped.value.code == code and signal.getsignal(number) is before
+    assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
     assert f"is written to {tmp_path}" in caplog.text
     same(fit(tmp_path).last()[0], straight[-1][0])
+
+
+def test_ctrl_c_lets_the_step_end_and_between_epochs_is_what_it_was(
+    tmp_path, straight, monkeypatch
+):
+    whole, calls = Checkpoints.after_step, iter(range(100))
+
+    def after_step(self, now, ended=False):
+        if next(calls) == 6:  # while the training works
+            os.kill(os.getpid(), signal.SIGINT)
+        whole(self, now, ended)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "after_step", after_step)
+        with pytest.raises(training.Stopped) as stopped:
+            fit(Checkpoints(tmp_path, every_minutes=9)).last()
+    assert stopped.value.code == 130
+    begun = iter(fit(tmp_path))
+    same(next(begun)[0], straight[1][0])
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    del begun
+
+
+def test_no_signal_is_swallowed(tmp_path):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        for _ in fit(tmp_path / "left"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            break
+        assert heard == [signal.SIGTERM]
+        one, two = iter(fit(tmp_path / "one")), iter(fit(tmp_path / "two"))
+        next(one), next(two)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for each in (one, two):
+            with pytest.raises(training.Stopped):
+                next(each)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_would_lose_the_callers_extra_is_refused(tmp_path):
+    for at_first, later in ((None, {"a": 1}), ({"a": []}, {"a": [1.0]}), ({"a": 0}, {"a": "text"})):
+        kept = Checkpoints(tmp_path / str(at_first is None), every_steps=1, extra=at_first)
+        with pytest.raises(CheckpointError, match="keep its structure|numbers and arrays only"):
+            for _ in fit(kept):
+                kept.extra = later
+        shutil.rmtree(kept.folder)
+    kept = Checkpoints(tmp_path / "numbers", extra={"best": 0, "found": False})
+    for _ in fit(kept):
+        kept.extra = {"best": 0.92, "found": 3.5}
+    again = Checkpoints(tmp_path / "numbers", extra={"best": 0, "found": False})
+    fit(again).last()
+    assert again.extra == {"best": 0.92, "found": 3.5}
+    with pytest.raises(CheckpointError, match=r"\['new'\] is in one of them only"):
+        fit(Checkpoints(tmp_path / "numbers", extra={"new": 0})).last()
+
+
+def test_a_training_that_began_otherwise_is_not_taken_for_this_one(tmp_path):
+    fit(tmp_path).last()
+    others = {
+        "data": (objective, ADAM, DATA._replace(y=-DATA.y), 3),
+        "objective": (plain, ADAM, DATA, 3),
+        "optimizer": (objective, optax.adam(0.05), DATA, 3),
+    }
+    for of, adam, data, epochs in others.values():
+        with pytest.raises(CheckpointError, match="began otherwise"):
+            training.fit(
+                of, adam, first(), data, epochs=epochs, batch_size=8, checkpoints=tmp_path
+            ).last()
+    with pytest.raises(
+        CheckpointError, match="has 3 epochs of this training, and 2 were asked for"
+    ):
+        fit(tmp_path, epochs=2).last()
+    assert list(fit(tmp_path, epochs=0)) == []
+
+
+def test_a_training_within_another_ones_epoch_keeps_none(tmp_path):
+    with training.resumable(tmp_path):
+        for _ in fit(epochs=2):
+            fit(epochs=1).last()
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_folder_that_was_emptied_is_written_to_again(tmp_path):
+    kept = Checkpoints(tmp_path)
+    for _ in range(2):
+        fit(kept).last()
+        assert "15" in {p.name for p in tmp_path.iterdir()}
+        shutil.rmtree(tmp_path)
 
 
 RECIPE = training.Recipe(epochs=6, learning_rate=0.1, weight_decay=0.0, batch_size=8, average=0.9)

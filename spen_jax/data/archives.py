@@ -9,6 +9,7 @@ import numpy as np
 
 from spen_jax.data.files import DataError
 
+PIECE = 2**20
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -25,7 +26,10 @@ def arrays_of(path: str | Path, names: Collection[str] | None = None) -> dict[st
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                there = [name.removesuffix(".npy") for name in archive.namelist()]
+                files = [name for name in archive.namelist() if name.endswith(".npy")]
+                if len({*files}) < len(files):
+                    raise ValueError("a name stands in it twice")
+                there = [name.removesuffix(".npy") for name in files]
                 return {name: _array(archive, name) for name in (there if names is None else names)}
         # Bytes from anywhere can make zipfile, its decompressors and NumPy's parser raise nearly anything.
         except Exception as error:
@@ -50,8 +54,14 @@ def _array(archive, name):
         size, held = dtype.itemsize * math.prod(shape), entry.file_size - file.tell()
         if size != held or min(shape, default=0) < 0:
             raise ValueError(f"{name} claims {size} bytes and holds {held}")
-        numbers = np.frombuffer(bytearray(file.read()), dtype, math.prod(shape))
-    return numbers.reshape(shape, order="F" if in_columns else "C")
+        array = np.empty(math.prod(shape), dtype)
+        into = array.view(np.uint8)  # piece by piece: nothing is there twice
+        for begin in range(0, size, PIECE):
+            piece = file.read(min(PIECE, size - begin))
+            into[begin : begin + len(piece)] = np.frombuffer(piece, np.uint8)
+        if file.read(1):  # at the end the checksum is compared
+            raise ValueError(f"{name} goes on after its end")
+    return array.reshape(shape, order="F" if in_columns else "C")
 
 
 def read_arrays(path: Path, axes: Mapping[str, int]) -> list[np.ndarray]:

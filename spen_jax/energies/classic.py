@@ -66,8 +66,8 @@ class Huber:
     delta: float = 1.0
 
     def __post_init__(self):
-        if not self.delta > 0:
-            raise ValueError(f"Huber needs a delta > 0, got {self.delta}")
+        if not 0 < self.delta < jnp.inf:
+            raise ValueError(f"Huber needs a finite delta > 0, got {self.delta}")
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """The distance of a and b; AssertionError where their last axes differ in length."""
@@ -90,8 +90,8 @@ class Regressor:
     """E = D(y, G(x)), D any distance that is least where y = G(x); with `linear` and `euclidean` linear regression.
 
     D alone shapes the energy around its minimum, so that the energy loss trains it: pushing down one energy pulls up
-    others. What G(x) becomes is D's to say: the mean of y given x with `euclidean`, the median with `absolute`, between
-    the two with `Huber`. Source: LeCun's lecture, "Regressor".
+    others. What G(x) becomes is D's to say: the mean of y given x with `euclidean`, the median with `absolute`; with
+    `Huber` it tends to the mean as delta grows and to the median as it falls. Source: LeCun's lecture, "Regressor".
     """
 
     g: Network

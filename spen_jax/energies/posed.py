@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
 from spen_jax.energies.classic import Distance, euclidean
+from spen_jax.numbers import floats
 from spen_jax.types import Network
 
 
@@ -32,6 +33,7 @@ def moved(maps: jax.Array, z: jax.Array, shape: tuple[int, int] | None = None) -
             "moved needs maps (h, w, ...) and a pose (4,), pixels down and right, radians, log scale; "
             f"got shapes {jnp.shape(maps)} and {jnp.shape(z)}"
         )
+    maps = floats("maps", maps)
     size = maps.shape[:2]
     down, right = (
         jnp.arange(n) - (n - 1) / 2 - at for n, at in zip(shape or size, z[:2], strict=True)

@@ -4,9 +4,10 @@ from spen_jax.training.checkpoints import check_like, load, replacing, save
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fit import fit, steps_per_epoch
 from spen_jax.training.optimizers import Averaged, average_of, averaged, spectral, stable
+from spen_jax.training.positions import CheckpointError
 from spen_jax.training.protocol import Phase, Refitted, choose_then_refit, fit_phases
 from spen_jax.training.recipe import Best, Recipe, Trained, train
-from spen_jax.training.resuming import CheckpointError, Checkpoints, Stopped, resumable
+from spen_jax.training.resuming import Checkpoints, Stopped, resumable
 from spen_jax.training.steps import State, init, scan, step
 
 __all__ = [

@@ -14,7 +14,8 @@ from spen_jax.data import Groups
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fields import checked, fields_in, with_fields, written_back
-from spen_jax.training.resuming import Checkpoints, Position, checkpoints_of
+from spen_jax.training.positions import CheckpointError, Position, fingerprint
+from spen_jax.training.resuming import Checkpoints, checkpoints_of
 from spen_jax.training.steps import State, compiled_step, cut_sparse, each_sound, step
 from spen_jax.types import Objective
 
@@ -123,12 +124,31 @@ def _fit(objective, optimizer, state, groups, epochs, sizes, checkpoints):
     if checkpoints is None:
         yield from _epochs(objective, optimizer, start, groups, epochs, sizes, None)
         return
-    with checkpoints.training(start, (sizes_of(groups), sizes)) as at:
-        if at.epoch >= epochs or checkpoints.over(checkpoints.extra):
-            checkpoints.epochs = at.epoch
+    if not epochs:
+        return
+    programs = _programs(objective, optimizer, state, groups, sizes)
+    begun = fingerprint(start, groups, str(sizes), *programs)
+    with checkpoints.training(start, begun) as at:
+        if at.epoch > epochs:
+            raise CheckpointError(
+                f"{checkpoints.folder} has {at.epoch} epochs of this training, and {epochs} were asked for: "
+                "give another folder, or as many epochs"
+            )
+        if at.epoch == epochs or checkpoints.over(checkpoints.extra):
+            checkpoints.epochs, checkpoints.heard.working = at.epoch, False
             yield at.state, {name: float(value) for name, value in at.means.items()}
             return
         yield from _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints)
+
+
+def _programs(objective, optimizer, state, groups, sizes):
+    """The step on each group in JAX's words, which name the objective, the optimizer and their numbers."""
+    texts = []
+    for group, size in zip(groups, sizes, strict=True):
+        if not sparse.has_rows(group):
+            args = objective, optimizer, None, state, group, np.arange(size)
+            texts.append(str(compiled_step.trace(*args).jaxpr))
+    return texts
 
 
 def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
@@ -164,6 +184,7 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
         means, history = _means(history, missing), []
         if checkpoints is not None:
             checkpoints.epochs = epoch + 1
+            checkpoints.heard.working = False
         try:
             yield state, means
         except GeneratorExit:
@@ -171,6 +192,8 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
             if checkpoints is not None and checkpoints.over(checkpoints.extra):
                 after(epoch + 1, ended=True)
             raise
+        if checkpoints is not None:
+            checkpoints.heard.working = True
         after(epoch + 1, ended=epoch + 1 == epochs)
 
 

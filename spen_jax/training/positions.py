@@ -1,0 +1,130 @@
+"""Where a training stands, as arrays by path and back, and what it began with in a line."""
+
+import ast
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, of another training, or in use; the message names it and says what to do."""
+
+
+class Position(NamedTuple):
+    """Where a training stands between two steps."""
+
+    state: Any
+    """The `training.State`."""
+    fields: dict[str, Any]
+    """What the objective wrote into the data, such as chains."""
+    history: list[dict[str, Any]]
+    """The metrics of this epoch's steps so far; none between two epochs."""
+    order_key: Any
+    """Of this epoch's order."""
+    means: dict[str, Any]
+    """The metrics of the last whole epoch."""
+    epoch: int = 0
+    """Whole epochs."""
+    steps: int = 0
+    """Taken in all."""
+
+    @property
+    def number(self) -> int:
+        """Of its checkpoint: one more with each step and each end of an epoch."""
+        return self.steps + self.epoch
+
+
+def plain(now: Position) -> dict[str, Any]:
+    """A position as a tree of arrays: the history by metric, in one row for each step."""
+    history: list[dict[str, Any]] = jax.device_get(now.history)
+    names = history[0] if history else {}
+    rows = {name: np.stack([step[name] for step in history]) for name in names}
+    return now._asdict() | {"history": rows}
+
+
+def rows_of(history: Any) -> list[dict[str, Any]]:
+    """The history of each step, of arrays by metric."""
+    count = len(next(iter(history.values()), ()))
+    return [{name: rows[i] for name, rows in history.items()} for i in range(count)]
+
+
+def _is_key(leaf):
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def arrays_of_tree(tree: Any) -> dict[str, np.ndarray]:
+    """Copies of a tree's leaves by path: nothing that is written can change meanwhile.
+
+    `CheckpointError` for leaves that are no numbers.
+    """
+
+    def of(path, leaf):
+        array = np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        if array.dtype.kind not in "biufcV":
+            raise CheckpointError(
+                f"extra{path} is {array.dtype}: it may hold numbers and arrays only"
+            )
+        return array
+
+    return {
+        jax.tree_util.keystr(path): of(jax.tree_util.keystr(path[1:]), a)
+        for path, a in jax.tree.leaves_with_path(tree)
+    }
+
+
+def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A tree like this one, with the arrays of their paths; history, fields and means are all that were written.
+
+    `CheckpointError` where the paths are others.
+    """
+    free = [f"['position']['{name}']" for name in ("history", "fields", "means")]
+
+    def leaf(path, old):
+        array = arrays[jax.tree_util.keystr(path)]
+        if _is_key(old):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
+        if isinstance(old, jax.Array):
+            return jax.device_put(array, old.sharding)
+        return array if isinstance(old, np.ndarray) else array.item()
+
+    own = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)}
+    others = {path for path in arrays if not path.startswith(tuple(free))}
+    if wrong := sorted(own ^ others):
+        raise CheckpointError(
+            f"the checkpoint and this training do not fit: {', '.join(wrong[:3])} is in one of them only; begin with "
+            "the extra that the broken one began with"
+        )
+    tree = jax.tree.map_with_path(leaf, like)
+    for part in free:
+        inside = {path.removeprefix(part): a for path, a in arrays.items() if path.startswith(part)}
+        tree["position"][part.split("'")[3]] = {
+            ast.literal_eval(path)[0]: a for path, a in inside.items()
+        }
+    return tree
+
+
+def fingerprint(start: Position, data: Any, *texts: str) -> str:
+    """Of what a training begins with: parameters, key and data in full, and of texts, such as its program's."""
+    digest = hashlib.sha256(digest_of(arrays_of_tree(start.state)).encode())
+    for a in jax.tree.leaves(data):
+        values = a if hasattr(a, "dtype") else np.asarray(a)
+        digest.update(f"{values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    for text in texts:
+        digest.update(re.sub("0x[0-9a-f]+", "", text).encode())  # addresses differ from run to run
+    return digest.hexdigest()
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {a.dtype} {a.shape}".encode())
+        digest.update(a.tobytes())
+    return digest.hexdigest()
