@@ -53,7 +53,8 @@ class Checkpoints:
       every_minutes: how often to write; None for `every_steps` alone.
       every_steps: how often to write, besides.
       keep: how many of the newest stay.
-      skip_damaged: whether one that is damaged gives way to the one before it, which is logged; else it is refused.
+      skip_damaged: whether one that is damaged is renamed and gives way to the one before it, which is logged; else it
+        is refused.
       extra: a tree of arrays and numbers of the caller, such as the best parameters so far: set it before the training
         and after each epoch; where a training goes on it is what was written.
       over: whether a training with this extra has come to its end before its last epoch, as by early stopping.
@@ -95,8 +96,10 @@ class Checkpoints:
         """
         self._begun, self._structure = begun, jax.tree.structure(self.extra)
         self._written, self._clock = None, time.monotonic()
-        with locked(self.folder), self._orbax(), listening() as self.heard, _alone():
-            yield self._newest(start)
+        with locked(self.folder), listening() as self.heard, _alone():
+            at = self._newest(start)
+            with self._orbax():
+                yield at
 
     def after_step(self, now: Position, ended: bool = False) -> None:
         """Writes the position if it is time, or the training has ended; `Stopped` where a signal has come."""
@@ -126,10 +129,7 @@ class Checkpoints:
         # Orbax takes no array without numbers.
         said["empty"] = {n: [a.shape, a.dtype.name] for n, a in arrays.items() if not a.size}
         full = {name: a for name, a in arrays.items() if a.size}
-        # One of this number that is there already is damaged.
-        saving = self._checkpointer.save_async(
-            now.number, full, custom_metadata=said, overwrite=True
-        )
+        saving = self._checkpointer.save_async(now.number, full, custom_metadata=said)
         self._pending, self._clock = (saving, now.number), time.monotonic()
 
     def _settle(self):
@@ -139,7 +139,9 @@ class Checkpoints:
             self._written = number
 
     def _newest(self, start):
-        for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
+        # Not as Orbax lists them: it reads them all, and stops at one that is damaged.
+        there = [int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()]
+        for step in sorted(there, reverse=True):
             try:
                 said, arrays = self.read(step)
             except Exception as error:  # bytes that are not what was written
@@ -149,7 +151,8 @@ class Checkpoints:
                     raise CheckpointError(
                         f"{where}; delete that folder, or give skip_damaged=True, to go on from the one before it"
                     ) from error
-                log.warning("%s; the one before it is taken", where)
+                log.warning("%s; it is renamed, and the one before it taken", where)
+                (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
                 continue
             if said["begun"] != self._begun:
                 raise CheckpointError(
