@@ -43,7 +43,8 @@ def problem(kind, dtype, scale=1.0, mask=MASK, **options):
     return Chain(*arrays, **ends, mask=mask, **options), answers
 
 
-@pytest.mark.parametrize("kind", ["shared", pytest.param("each", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "each"])
 def test_every_answer_is_that_of_the_list_of_all(kind, x64):
     structure, answers = problem(kind, jnp.float64)
     for beta in BETAS:

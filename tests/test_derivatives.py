@@ -127,9 +127,13 @@ def check(function, reference=None, ways=WAYS, p=0.7):
     np.testing.assert_allclose(got, want, rtol=3e-5, atol=3e-5)
 
 
+LONG = "tree", "descent"  # the dearest of many
+
+
 def and_slow(names, *slow):
-    """The names as parameters, some of them slow."""
-    return [pytest.param(n, marks=[pytest.mark.slow] if n in slow else []) for n in names]
+    """The names as parameters, some of them slow or for releases."""
+    marks = {n: [pytest.mark.slow] for n in slow} | {n: [pytest.mark.long] for n in LONG}
+    return [pytest.param(n, marks=marks.get(n, [])) for n in names]
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ def test_a_small_run_learns_which_letter_follows_in_words_that_it_knows(tmp_path
     assert (tmp_path / "run/predictive.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_contexts_of_the_last_letter_alone_do_not_see_those_before():
     x = np.random.default_rng(0).random((2, 4, 128)).astype("float32")
     params, mask = models.parameters(0), np.ones((2, 4), bool)

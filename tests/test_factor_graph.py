@@ -128,6 +128,7 @@ def test_what_is_said_of_factors_is_broadcast():
         np.testing.assert_allclose(found[0], other, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_evidence_leaves_the_free_energy_of_what_is_latent():
     graph = mixed(np.random.default_rng(5))
     y, energies = every(graph)

@@ -114,6 +114,7 @@ def test_binary_chains_round_their_start_and_flag_what_is_not_a_number():
     assert set(np.unique(got.y[1])) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_infinite_energy_is_never_flipped_into():
     got = run(1.0, wall=np.inf)
     assert not got.info.divergent.any()

@@ -248,7 +248,7 @@ def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
     [
         ("right", 2),
         pytest.param("down", 2, marks=pytest.mark.slow),
-        pytest.param("down", 3, marks=pytest.mark.slow),
+        pytest.param("down", 3, marks=pytest.mark.long),
     ],
 )
 def test_on_a_line_all_is_that_of_the_chain(labels, name, x64):
@@ -414,7 +414,9 @@ def total_of(grid, cold):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("labels", "kind"), [(2, "own"), (3, "shared")])
+@pytest.mark.parametrize(
+    ("labels", "kind"), [(2, "own"), pytest.param(3, "shared", marks=pytest.mark.long)]
+)
 def test_derivatives_go_through_messages(labels, kind, x64):
     grid, _ = problem(labels, FOUR, kind, mask=MASK)
     rng = np.random.default_rng(5)

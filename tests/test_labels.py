@@ -230,6 +230,7 @@ def test_the_curve_has_a_point_for_each_share(blocks, tmp_path):
     assert (tmp_path / "s" / "scarce.png").exists()
 
 
+@pytest.mark.slow
 def test_the_baselines_choose_their_regularisation_and_beat_chance(blocks):
     y = blocks.train.y.copy()
     y[:, 3] = 0  # a label that is never on

@@ -63,6 +63,7 @@ def test_a_blur_is_that_of_scipy_mirrored_and_repeated():
     np.testing.assert_allclose(x.blur(y), ndimage.convolve(y, skewed, mode="wrap"), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noisy", "blurred", "periodic"])
 def test_the_exact_step_solves_with_the_second_derivatives(name, x64):
     x = one(
@@ -77,6 +78,7 @@ def test_the_exact_step_solves_with_the_second_derivatives(name, x64):
     np.testing.assert_allclose(x.newton(gradient, 0.3, 2.0), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_was_seen_stands_still_and_the_rest_starts_from_means_around_it():
     y, seen = some((1, 9, 8)), some((1, 9, 8), 1) < 0.3
     x = Incomplete(np.where(seen, y, np.nan), seen)

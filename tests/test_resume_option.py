@@ -53,6 +53,7 @@ def run(monkeypatch, *arguments, stop=None):
     shared.run(lambda config: main(config, stop), Config, "Some.", all_cores=False)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     run(monkeypatch, "--rate", 2.5, "--out", one)

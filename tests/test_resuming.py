@@ -88,7 +88,10 @@ def straight():
     return list(fit())
 
 
-@pytest.mark.parametrize("calls", [0, 2, 3, 4, 7, 13])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("calls", [0, 3, 7, *(pytest.param(n, marks=SLOW) for n in (2, 4, 13))])
 def test_a_broken_training_goes_on_to_the_bit(tmp_path, monkeypatch, straight, calls):
     with monkeypatch.context() as patch:
         broken_after(patch, calls)
@@ -159,6 +162,7 @@ def test_another_training_is_refused(tmp_path):
         fit(tmp_path, state=first(1)).last()
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_to_another_process(tmp_path):
     begun = iter(fit(tmp_path))
     next(begun)
@@ -305,7 +309,7 @@ def whole_protocol():
     return steps.last()
 
 
-@pytest.mark.parametrize("calls", [3, 17, 40])
+@pytest.mark.parametrize("calls", [17, *(pytest.param(n, marks=SLOW) for n in (3, 40))])
 def test_a_program_of_trainings_goes_on_where_it_was_broken_off(tmp_path, monkeypatch, calls):
     def without_clock(refitted):
         return jax.tree.map(

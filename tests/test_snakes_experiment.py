@@ -88,6 +88,7 @@ def test_the_energy_of_gradients_is_that_of_the_grid():
     )
 
 
+@pytest.mark.slow
 def test_objections_are_parts_of_the_difference_of_energies():
     truth = GRIDS.labels[0]
     answer = np.where(truth == 4, 5, truth)

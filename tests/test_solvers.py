@@ -543,6 +543,7 @@ class Counted:
         return self.solver.y(state, domain)
 
 
+@pytest.mark.slow
 def test_each_example_stops_by_itself_and_the_loop_with_the_slowest(x64):
     """With step 0.1 and a = 1 the residual |y - b| shrinks by 0.9 a step; starts at different distances."""
     calls = []

@@ -106,6 +106,7 @@ def of_example(context, example):
     return jax.tree.map(lambda a: a[example], context)
 
 
+@pytest.mark.slow
 def test_terms_are_their_sums_over_words_on_trees_and_relaxed(x64):
     params, contexts = made(jax.random.key(0), HIDDEN, MASK)
     for example in range(2):
