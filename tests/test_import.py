@@ -15,6 +15,7 @@ HEAVY = {
     "matplotlib",
     "orbax",
     "pandas",
+    "rich",
     "scipy",
     "sklearn",
     "tensorstore",

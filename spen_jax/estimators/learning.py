@@ -17,6 +17,7 @@ import optax
 
 from spen_jax import metrics, sparse
 from spen_jax.estimators.model import Shape, decays, factors, model_of
+from spen_jax.estimators.progress import Report
 from spen_jax.training import State, init, step
 
 CHUNK = 64
@@ -154,7 +155,7 @@ class Training(NamedTuple):
     data: Any
     """That of `on_device`."""
     rng: np.random.Generator
-    report: Callable[[str], None] = lambda note: None
+    report: Report = lambda note, **figures: None
     """Called after each epoch."""
 
 
@@ -181,11 +182,12 @@ def train_member(
         state = state_of(shape, settings, start, settings.epochs * each, int(rng.integers(2**31)))
     best, losses = (np.inf, state.params, 0), []
     for epoch in range(1, (stop_after or settings.epochs) + 1):
-        left_out = []
+        taken = []
         for batch in passes(rows, settings.batch_size, rng):
             state, metrics = step(objective, OPTIMIZER, state, data, batch)
-            left_out.append(metrics["left_out"])
-        if all(np.asarray(jax.device_get(left_out)) > 0):
+            taken.append((metrics["left_out"], metrics["loss"]))
+        left_out, each = np.asarray(jax.device_get(taken)).T
+        if all(left_out > 0):
             raise FloatingPointError(
                 f"no batch of epoch {epoch} had a finite loss and gradient: scale the inputs, or lower learning_rate"
             )
@@ -196,7 +198,9 @@ def train_member(
             smooth = float(np.mean(losses[-3:]))
             if smooth < best[0]:
                 best = smooth, state.params, epoch
-        report(f"loss {losses[-1]:.4g}" if losses else "")
+        figures = {"loss": losses[-1]} if losses else {}
+        note = f"loss {losses[-1]:.4g}" if losses else ""
+        report(note, training_loss=float(np.mean(each[left_out == 0])), **figures)
         if epoch - best[2] >= settings.patience:
             break
     return Member(np.asarray(best[1]), best[2], tuple(losses), state, best[0])

@@ -3,7 +3,7 @@
 N sequences, S places of all together, T places of a batch's width, B sequences of a batch, K labels, P parameters.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from threading import Thread
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from spen_jax.estimators.learning import OPTIMIZER, Moments, Numbers
+from spen_jax.estimators.progress import Report
 from spen_jax.estimators.tagger_inputs import Places, power_of_2
 from spen_jax.estimators.tagger_model import Shape, factors, model_of
 from spen_jax.training import State, init, step
@@ -170,7 +171,7 @@ def train(
     rng: np.random.Generator,
     *,
     held: np.ndarray,
-    report: Callable[[str], None],
+    report: Report,
 ) -> Learned:
     """Trains on all sequences but those `held` out; keeps the epoch whose share of wrong held-out labels is least.
 
@@ -194,7 +195,8 @@ def train(
                 smooth = float(np.mean(errors[-3:]))
             if smooth <= best[0]:
                 best = smooth, state.params, epoch
-            report(f"{100 * errors[-1]:.2f} % of held-out labels wrong" if errors else "")
+            wrong = {"wrong": errors[-1]} if errors else {}
+            report(f"{100 * errors[-1]:.2f} % of held-out labels wrong" if errors else "", **wrong)
     finally:
         beside.join()
     moments = jax.tree.map(np.asarray, state.opt_state)

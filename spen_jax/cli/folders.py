@@ -1,0 +1,94 @@
+"""The folder of a trained model: what lies in it, how it is begun, and how it is read again."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spen_jax.cli.saying import Wrong, plain
+from spen_jax.training import replacing
+
+MODEL, CONFIG, READING = "model.safetensors", "config.json", "reading.json"
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+WHOLE = MODEL, CONFIG, READING, METRICS, SUMMARY
+
+
+def check_new(folder: Path) -> None:
+    """`Wrong` unless the folder is not there yet, or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Wrong(f"--out {folder} exists and is not an empty folder: name a new one")
+
+
+@contextmanager
+def begun(folder: Path) -> Iterator[None]:
+    """Makes the folder; what a block that ends by an error has written there is removed again."""
+    check_new(folder)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for name in WHOLE:
+            (folder / name).unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Strict JSON, under a temporary name that is then renamed."""
+    with replacing(path) as file:
+        file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+class Log:
+    """`metrics.jsonl`: a line for each epoch, as an estimator tells of it."""
+
+    def __init__(self, path: Path):
+        self._path, self._began, self.lines = path, time.monotonic(), 0
+        path.touch()
+
+    def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Adds a line: `epoch` of at most `of`, seconds since the beginning, and the figures."""
+        seconds = round(time.monotonic() - self._began, 3)
+        line = {"epoch": done, "of": total, "seconds": seconds, **figures}
+        with open(self._path, "a") as file:
+            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        self.lines = done
+
+
+def model_of(given: Path) -> tuple[Any, dict[str, Any], Path]:
+    """(estimator, what reading.json says or {}, the file) of a model's folder or file; `Wrong` for anything else."""
+    from spen_jax.estimators import load
+
+    path = given / MODEL if given.is_dir() else given
+    if given.is_dir() and not path.exists():
+        raise Wrong(f"{given} has no {MODEL}: give a folder that `spen-jax train` wrote")
+    estimator = load(path)
+    reading = path.parent / READING
+    return estimator, read_json(reading) if reading.exists() else {}, path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that `write_json` wrote; `Wrong` for what is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Wrong(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise Wrong(f"{path} is damaged: expected an object, got {type(found).__name__}")
+    return found
+
+
+def answers_file(path: Path) -> Path:
+    """A path to write to; `Wrong` where nothing can be written, before anything is computed."""
+    if path.is_dir():
+        raise Wrong(f"--out {path} is a folder: name a file, or - for standard output")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Wrong(f"--out {path}: {path.parent} is no folder that can be written to")
+    return path

@@ -1,0 +1,317 @@
+"""Tables of rows: which columns are what, kept so that the next file is read like the one that was learned from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from spen_jax import data
+from spen_jax.cli.saying import Usage, Wrong
+from spen_jax.data.examples import Column, Examples, Numbered, counted, several
+from spen_jax.data.reading import format_of
+
+Task = Literal["labels", "classes", "numbers", "sequences"]
+MOST_WORDS = 20_000
+"""Of each column of text."""
+SEPARATORS = ";", "|"
+"""Taken for what separates labels in the cells of one column, where one occurs and none was named."""
+
+
+class Named:
+    """Labels (N, L) of 0, 1 and NaN with their names, as the estimators take a frame."""
+
+    def __init__(self, values: np.ndarray, names: Sequence[str]):
+        self.values, self.columns, self.shape = values, list(names), values.shape
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, which: Any) -> Any:
+        """A column by its name, or rows."""
+        if isinstance(which, str):
+            return self.values[:, self.columns.index(which)]
+        return Named(self.values[which], self.columns)
+
+    def to_numpy(self) -> np.ndarray:
+        """The numbers alone."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a column of text and their inverse document frequencies."""
+
+    words: list[str]
+    idf: list[float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a model are read: what its columns became, what fills their gaps, and what is predicted."""
+
+    task: Task
+    labels: list[str]
+    """The names of labels, classes or numbers."""
+    features: list[str] | dict[str, int]
+    """Names, or the first number and how many where a file has numbers only."""
+    columns: list[list[Any]]
+    """Of a table name, kind, values and whether it is a label, as `data.Column`."""
+    separator: str | None = None
+    fills: list[float] | None = None
+    """Of each feature what stands for a missing one: its mean; None where none was missing in sparse rows."""
+    words: dict[str, Words] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, examples: Examples, task: Task, separator: str | None) -> "Reading":
+        """That of a file for training."""
+        names = examples.feature_names
+        numbered = isinstance(names, Numbered)
+        features: Any = (
+            {"first": int(names[0]) if len(names) else 1, "count": len(names)}
+            if numbered
+            else list(names)
+        )
+        return cls(
+            task,
+            names_of(examples, task),
+            features,
+            [[c.name, c.kind, list(c.values), c.label] for c in examples.columns],
+            separator,
+            _fills(examples.x),
+            {name: _words(texts) for name, texts in examples.text.items() if any(texts)},
+        )
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any], where: Path) -> "Reading":
+        """What `as_json` gave; `Wrong` for anything else."""
+        try:
+            made = cls(**{name: value for name, value in said.items() if name != "kind"})
+            return replace(made, words={n: Words(**w) for n, w in made.words.items()})
+        except (TypeError, AttributeError) as error:
+            raise Wrong(f"{where} is damaged: {error}") from None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `reading.json`."""
+        return {"kind": "rows", **asdict(self)}
+
+    def like(self, with_labels: bool) -> Examples:
+        """Examples without rows that others are read as; without labels their columns are left alone."""
+        columns = [Column(n, kind, tuple(values), label) for n, kind, values, label in self.columns]
+        if not with_labels:
+            columns = [Column(c.name, "left out") if c.label else c for c in columns]
+        features = self.features
+        if isinstance(features, dict):
+            features = Numbered(features["count"], features["first"])
+        none: Any = np.zeros((0, len(features)), np.float32)
+        return Examples(none, none, None, features, self.labels, tuple(columns))
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The names of the columns that were labels."""
+        return [column[0] for column in self.columns if column[3]]
+
+    def x(self, examples: Examples) -> Any:
+        """Features (N, D), without gaps, and the words of text columns behind them."""
+        parts = [_filled(examples.x, self.fills)] if examples.x.shape[1] else []
+        for name, words in self.words.items():
+            parts.append(_vectors(words).transform(examples.text.get(name, [])))
+        if not parts:
+            raise Wrong("no column is left to learn from: numbers, categories, dates or text")
+        if len(parts) == 1:
+            return parts[0]
+        from scipy import sparse
+
+        return sparse.hstack([sparse.csr_array(part) for part in parts], format="csr")
+
+    def y(self, examples: Examples) -> Any:
+        """What is learned: labels as `Named`, classes (N,) as texts with None where missing, numbers (N,) or (N, L)."""
+        y = examples.y if isinstance(examples.y, np.ndarray) else examples.y.toarray()
+        if self.task == "labels":
+            return Named(y, self.labels)
+        if self.task == "numbers":
+            return y[:, 0] if y.shape[1] == 1 else y
+        known = ~np.isnan(y).any(axis=1)
+        at = np.nan_to_num(y)
+        code = at[:, 0].astype(int) if y.shape[1] == 1 else at.argmax(axis=1)
+        return np.array(
+            [self.labels[c] if k else None for c, k in zip(code, known, strict=True)], object
+        )
+
+
+def _fills(x: Any) -> list[float] | None:
+    if isinstance(x, np.ndarray):
+        known = ~np.isnan(x)
+        sums = np.sum(np.where(known, x, 0), axis=0, dtype=np.float64)
+        return (sums / np.maximum(known.sum(axis=0), 1)).tolist()
+    if not np.isnan(x.data).any():
+        return None
+    known = np.isnan(x.data)
+    gone = np.bincount(x.indices[known], minlength=x.shape[1])
+    sums = np.bincount(x.indices, np.nan_to_num(x.data), minlength=x.shape[1])
+    return (sums / np.maximum(x.shape[0] - gone, 1)).tolist()
+
+
+def _filled(x: Any, fills: list[float] | None) -> Any:
+    if isinstance(x, np.ndarray):
+        return np.where(np.isnan(x), np.zeros(x.shape[1]) if fills is None else fills, x)
+    gone = np.isnan(x.data)
+    if gone.any():
+        x = x.copy()
+        x.data[gone] = 0 if fills is None else np.asarray(fills)[x.indices[gone]]
+    return x
+
+
+def _words(texts: list[str]) -> Words:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer(max_features=MOST_WORDS, token_pattern=r"(?u)\b\w+\b")
+    try:
+        vectors.fit(texts)
+    except ValueError:  # not a single word
+        return Words([], [])
+    return Words(vectors.get_feature_names_out().tolist(), vectors.idf_.tolist())
+
+
+def _vectors(words: Words) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer(vocabulary=words.words or ["-"], token_pattern=r"(?u)\b\w+\b")
+    vectors.idf_ = np.asarray(words.idf or [1.0])
+    return vectors
+
+
+# What a file's labels are
+
+
+def read_rows(
+    path: Path,
+    labels: str | int | Sequence[str] | None,
+    separator: str | None,
+    drop: Sequence[str],
+    task: Task | None,
+) -> tuple[Examples, Reading, list[str]]:
+    """(examples, how they were read, notes) of a file to learn from; `Usage` where it has to be said what is a label."""
+    kind, notes = format_of(path), []
+    if kind == "libsvm" and (labels is not None or separator is not None or drop):
+        raise Usage(f"{path} is libsvm text, whose rows begin with their labels: leave out --labels, --separator, --drop")
+    if kind == "arff" and separator is not None:
+        raise Usage(f"{path} is ARFF: --separator is for tables")
+    given: Any = labels if kind != "libsvm" else None
+    more: dict[str, Any] = {"drop": drop} if kind != "libsvm" else {}
+    if kind == "table":
+        if labels is None:
+            names = [c.name for c in data.read(path).columns]
+            raise Usage(f"{path} does not say which columns are labels: --labels names them, of {several(names)}")
+        more["separator"] = separator
+    examples = data.read(path, given, **more)
+    if not examples.y.shape[1]:
+        raise Usage(f"{path} does not say which columns are labels: --labels names them")
+    if kind == "table" and separator is None and task in (None, "labels"):
+        separator = _separator(examples)
+        if separator is not None:
+            notes.append(f"labels stand between {separator!r}, as it seems; --separator says otherwise")
+            examples = data.read(path, given, **more | {"separator": separator})
+    if task is None:
+        task = guessed(examples)
+        notes.append(f"--task {task}, as it seems: {_seen(examples, task)}")
+    if task == "classes" and kind == "table":
+        numeric = [c.name for c in examples.columns if c.label and c.kind == "number"]
+        if len(numeric) == 1:
+            columns = {numeric[0]: "category"}
+            examples = data.read(path, given, **more, columns=columns)
+    check_task(examples, task, path)
+    return examples, Reading.of(examples, task, separator), [*examples.notes, *notes]
+
+
+def _separator(examples: Examples) -> str | None:
+    labels = [c for c in examples.columns if c.label]
+    if len(labels) != 1 or labels[0].kind not in ("category", "binary"):
+        return None
+    return next((s for s in SEPARATORS if any(s in value for value in labels[0].values)), None)
+
+
+def guessed(examples: Examples) -> Task:
+    """What the labels look like."""
+    kinds = [c.kind for c in examples.columns if c.label]
+    if kinds in (["category"], ["binary"]):
+        return "classes"
+    if not _of_zero_and_one(examples.y):
+        return "numbers"
+    if kinds == ["number"]:
+        return "classes"
+    return "classes" if not examples.columns and _one_each(examples.y) else "labels"
+
+
+def _seen(examples: Examples, task: Task) -> str:
+    names = [c.name for c in examples.columns if c.label] or examples.label_names
+    of = counted(len(examples.label_names), {"classes": "value", "labels": "label"}.get(task, "number"))
+    return f"{several(names, 4)}" if task == "numbers" else f"{of} of {several(names, 4)}"
+
+
+def check_task(examples: Examples, task: Task, path: Path) -> None:
+    """`Usage` where these labels cannot be what the task says."""
+    labels = [c for c in examples.columns if c.label]
+    several_values = [c.name for c in labels if c.kind == "category"]
+    if len(labels) > 1 and several_values:
+        raise Usage(
+            f"{path}: of several label columns each must be of 0 and 1 or of numbers, but {several_values[0]!r} is a "
+            "category: name one column, or make one for each value"
+        )
+    if task == "sequences":
+        raise Usage(f"{path} has rows, not sequences: a word a line, blank lines between")
+    if task == "numbers" and any(c.kind != "number" for c in labels):
+        raise Usage(f"--task numbers: the labels of {path} are words: {several(examples.label_names)}")
+    if task == "labels" and not _of_zero_and_one(examples.y):
+        raise Usage(f"--task labels: the labels of {path} are other numbers than 0 and 1: --task numbers or classes")
+    if task == "labels" and examples.y.shape[1] < 2:
+        raise Usage("--task labels needs two labels or more; one column of two values is --task classes")
+    if task == "classes" and examples.y.shape[1] > 1 and not _one_each(examples.y):
+        raise Usage(f"--task classes: not every row of {path} has exactly one label: --task labels")
+    if task == "classes" and examples.y.shape[1] == 1 and not _of_zero_and_one(examples.y):
+        raise Usage(f"--task classes: the labels of {path} are numbers: --task numbers")
+
+
+def names_of(examples: Examples, task: Task) -> list[str]:
+    """What labels, classes or numbers are called."""
+    labels = [c for c in examples.columns if c.label]
+    if task == "classes" and len(labels) == 1:
+        return list(labels[0].values) or ["0", "1"]
+    return list(examples.label_names)
+
+
+def _of_zero_and_one(y: Any) -> bool:
+    values = y if isinstance(y, np.ndarray) else y.data
+    return bool(np.isin(values[~np.isnan(values)], (0, 1)).all())
+
+
+def _one_each(y: Any) -> bool:
+    """Whether every row that is known has one label, and there are several."""
+    sums = np.asarray(y.sum(axis=1)).ravel()
+    return y.shape[1] > 1 and bool((sums[~np.isnan(sums)] == 1).all())
+
+
+# Reading another file
+
+
+def read_like(path: Path, reading: Reading, with_labels: bool) -> Examples:
+    """A file as that of training was read; `Wrong` where it lacks the labels that it is to be compared with."""
+    of_table = format_of(path) == "table"
+    if bool(reading.columns) != (format_of(path) != "libsvm"):
+        raise Wrong(
+            f"{path} is {'a table' if of_table else format_of(path)}, but the model was trained on rows "
+            f"{'with' if reading.columns else 'without'} names of columns"
+        )
+    examples = data.read(path, like=reading.like(with_labels or not of_table))
+    if with_labels and examples.y.shape[1] != len(reading.labels) and reading.task != "classes":
+        raise Wrong(_lacks(path, reading))
+    if with_labels and not examples.y.shape[1]:
+        raise Wrong(_lacks(path, reading))
+    return examples
+
+
+def _lacks(path: Path, reading: Reading) -> str:
+    return (
+        f"{path} lacks labels to compare with, in {several(reading.label_columns)}: predict needs none"
+    )

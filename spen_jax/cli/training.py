@@ -1,0 +1,230 @@
+"""`spen-jax train`."""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+
+import spen_jax as sx
+from spen_jax import data
+from spen_jax.cli import folders
+from spen_jax.cli.rows import Reading, Task, read_rows
+from spen_jax.cli.saying import Usage, Voice, Wrong, table
+from spen_jax.cli.scores import FIRST, rows_of, scores
+from spen_jax.cli.sequences import Columns, columns_of, has_sequences, read_sequences
+from spen_jax.data.examples import counted
+from spen_jax.estimators import SPENClassifier, SPENRegressor, SPENSequenceTagger
+from spen_jax.estimators.progress import listening
+
+FEWEST, USUAL = 20, 0.2
+"""Rows below which none are kept for validation unless --valid says so, and the share that is."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn from a file, and write a folder with the model, its settings, a line for each epoch and a score.
+
+    DATA is ARFF, libsvm or extreme-classification text, CSV, TSV or Parquet, or a word a line (CoNLL columns, CoNLL-U).
+    """
+
+    data: tyro.conf.Positional[Path]
+    """the file to learn from"""
+    out: Path
+    """the folder to write, new or empty"""
+    labels: tuple[str, ...] = ()
+    """columns that are labels: names, patterns ("tag_*"), the first 3 or the last -1, an ARFF file's .xml; of words a
+    line the column's number, of CoNLL-U upos or xpos"""
+    separator: str | None = None
+    """what stands between several labels in a cell, such as ";" """
+    drop: tuple[str, ...] = ()
+    """columns to leave out, by name or pattern"""
+    task: Task | None = None
+    """what the labels are; None for what they look like, which is said"""
+    valid: float | None = None
+    """the share of rows that only give the score in the summary; None for 0.2 of 20 rows or more; 0 for none"""
+    epochs: int | None = None
+    """passes over the data, at most; None for what follows from the data"""
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """other arguments of the estimator, such as members=1 dropout=0.3"""
+    seed: int = 0
+    """decides which rows validate, and the training"""
+    json: bool = False
+    """print the summary as JSON"""
+    quiet: bool = False
+    """print nothing but errors, and what --json asks for"""
+
+    def __call__(self) -> None:
+        """Trains, and writes the folder."""
+        voice, began = Voice(self.quiet, self.json), time.monotonic()
+        self._check()
+        folders.check_new(self.out)
+        learned = self._read()
+        estimator = self._estimator(learned.task)
+        voice.note(*learned.notes)
+        train, held = self._parts(learned)
+        voice.note(f"training on {train.size:,}, validating on {held.size:,} of {learned.what}")
+        x, y = part(learned.x, train), part(learned.y, train)
+        with folders.begun(self.out):
+            log = folders.Log(self.out / folders.METRICS)
+            with listening(log):
+                estimator.fit(x, y)
+            found = {}
+            if held.size:
+                found = scores(learned.task, estimator, part(learned.x, held), part(learned.y, held))
+            summary = {
+                "model": str(self.out),
+                "task": learned.task,
+                "trained_on": int(train.size),
+                "validated_on": int(held.size),
+                "validation": found,
+                "epochs": log.lines,
+                "seconds": round(time.monotonic() - began, 1),
+            }
+            self._write(estimator, learned, summary)
+        voice.result(summary, _lines(summary))
+
+    def _check(self) -> None:
+        if self.valid is not None and not 0 <= self.valid < 1:
+            raise Usage(f"--valid is a share from 0 to less than 1, got {self.valid:g}")
+        if self.epochs is not None and self.epochs < 1:
+            raise Usage(f"--epochs must be 1 or more, got {self.epochs}")
+        if not 0 <= self.seed < 2**31:
+            raise Usage(f"--seed must be from 0 to 2147483647, got {self.seed}")
+
+    def _read(self) -> "Learned":
+        if self.task == "sequences" or self.task is None and has_sequences(self.data):
+            return self._sequences()
+        examples, reading, notes = read_rows(
+            self.data, columns_said(self.labels), self.separator, self.drop, self.task
+        )
+        y = reading.y(examples)
+        known = known_rows(reading.task, y)
+        if not known.any():
+            raise Wrong(f"{self.data} has no row whose labels are known")
+        if not known.all():
+            notes.append(f"{counted((~known).sum(), 'row')} without a known label: left out")
+        rows = np.flatnonzero(known)
+        x, y = part(reading.x(examples), rows), part(y, rows)
+        return Learned(reading.task, x, y, "rows", reading, notes)
+
+    def _sequences(self) -> "Learned":
+        if self.separator is not None or self.drop or len(self.labels) > 1:
+            raise Usage("of sequences --labels is one column, and there is neither --separator nor --drop")
+        columns = columns_of(self.data, self.labels[0] if self.labels else None)
+        words, tags = read_sequences(self.data, columns, with_labels=True)
+        name = columns.label if columns.conllu else f"of column {columns.label}"
+        notes = [f"sequences of words, labels {name}"]
+        return Learned("sequences", words, tags, "sequences", columns, notes)
+
+    def _parts(self, learned: "Learned") -> tuple[np.ndarray, np.ndarray]:
+        """Rows to learn from and rows that validate."""
+        n = len(learned.y)
+        valid = (USUAL if n >= FEWEST else 0.0) if self.valid is None else self.valid
+        if not valid:
+            return np.arange(n), np.arange(0)
+        strata: Any = None
+        if learned.task == "labels":
+            strata = learned.y.to_numpy()
+        if learned.task == "classes":
+            strata = (learned.y[:, None] == np.unique(learned.y)[None]).astype(float)
+        try:
+            return data.split(n, valid, self.seed, y=strata)
+        except ValueError as error:
+            raise Usage(f"--valid {valid:g}: {error}") from None
+
+    def _estimator(self, task: Task) -> Any:
+        kind = {"numbers": SPENRegressor, "sequences": SPENSequenceTagger}.get(task, SPENClassifier)
+        estimator: Any = kind(random_state=self.seed, verbose=not self.quiet)
+        names = {*estimator.get_params()} - {"random_state", "verbose", "warm_start", "epochs"}
+        given: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
+        for setting in self.settings:
+            name, equals, text = setting.partition("=")
+            if not equals or name not in names:
+                raise Usage(f"--set takes NAME=VALUE with one of {', '.join(sorted(names))}, got {setting!r}")
+            given[name] = _value(text)
+        return estimator.set_params(**given)
+
+    def _write(self, estimator: Any, learned: "Learned", summary: dict[str, Any]) -> None:
+        raw = self.data.read_bytes()
+        estimator.verbose = False
+        config = {
+            "data": str(self.data),
+            "data_sha256": hashlib.sha256(raw).hexdigest(),
+            "task": learned.task,
+            "labels": list(self.labels),
+            "separator": getattr(learned.reading, "separator", None),
+            "drop": list(self.drop),
+            "valid": self.valid,
+            "seed": self.seed,
+            "estimator": type(estimator).__name__,
+            "arguments": estimator.get_params(),
+            "spen_jax": sx.__version__,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        folders.write_json(self.out / folders.CONFIG, config)
+        folders.write_json(self.out / folders.READING, learned.reading.as_json())
+        folders.write_json(self.out / folders.SUMMARY, summary)
+        estimator.save(self.out / folders.MODEL)
+
+
+class Learned(NamedTuple):
+    """What is learned from: the task, x and y, what its rows are called, how they were read, and notes."""
+
+    task: Task
+    x: Any
+    y: Any
+    what: str
+    reading: Reading | Columns
+    notes: list[str]
+
+
+def columns_said(labels: Sequence[str]) -> Any:
+    """What `data.read` takes for labels: None, a whole number, a path or names."""
+    if not labels:
+        return None
+    if len(labels) == 1:
+        with contextlib.suppress(ValueError):
+            return int(labels[0])
+        return Path(labels[0]) if labels[0].endswith(".xml") else labels[0]
+    return list(labels)
+
+
+def known_rows(task: Task, y: Any) -> np.ndarray:
+    """bool (N,): rows of which something is known, for classes and numbers all."""
+    if task == "labels":
+        return ~np.isnan(y.to_numpy()).all(axis=1)
+    if task == "classes":
+        return np.array([name is not None for name in y], bool)
+    return ~np.isnan(y.reshape(len(y), -1)).any(axis=1)
+
+
+def part(values: Any, rows: np.ndarray) -> Any:
+    """Those rows of an array, a matrix, `Named` labels or a list."""
+    return [values[i] for i in rows] if isinstance(values, list) else values[rows]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except ValueError:
+        return text
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    first = FIRST[summary["task"]]
+    figures = summary["validation"]
+    rows: list[tuple[str, Any]] = rows_of(figures) if figures else []
+    said = [f"{summary['model']}: {summary['task']}, {summary['epochs']:,} epochs in {summary['seconds']} s"]
+    if not figures:
+        return [*said, f"no rows validated; evaluate says how good it is ({first}) on another file"]
+    return [*said, f"on {summary['validated_on']:,} validation rows:", *table(rows)]
+
+
