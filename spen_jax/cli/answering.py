@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from spen_jax.cli import folders
+from spen_jax.cli.options import DataPath, Flag, ModelPath, OutPath
 from spen_jax.cli.rows import Reading, read_like
 from spen_jax.cli.saying import Usage, Voice, Wrong, one_line, table
 from spen_jax.cli.scores import rows_of, scores
@@ -34,15 +34,15 @@ class Predict:
     file's order, below a line of names; of sentences a word and its label a line, as in CoNLL columns.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """the folder that train wrote"""
-    data: tyro.conf.Positional[Path]
+    data: DataPath
     """the file to answer, - for standard input"""
-    out: Path = Path("-")
-    """the file to write, - for standard output"""
-    proba: bool = False
+    out: OutPath = Path("-")
+    """the file to write; by default -, standard output"""
+    proba: Flag = False
     """write the probability of each label or class, not of numbers"""
-    quiet: bool = False
+    quiet: Flag = False
     """print nothing but errors, and the answers where they go to standard output"""
 
     def __call__(self) -> None:
@@ -92,13 +92,13 @@ class Predict:
 class Evaluate:
     """Compare a trained model's answers with the labels of a file, which is read like that of training."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """the folder that train wrote"""
-    data: tyro.conf.Positional[Path]
+    data: DataPath
     """a file with labels, - for standard input"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object"""
-    quiet: bool = False
+    quiet: Flag = False
     """print nothing but errors, and what --json asks for"""
 
     def __call__(self) -> None:
@@ -135,7 +135,9 @@ def trained_of(given: Path) -> Trained:
         task = reading.task
     kinds = {"numbers": "SPENRegressor", "sequences": "SPENSequenceTagger"}
     if type(model).__name__ != kinds.get(task, "SPENClassifier"):
-        raise Wrong(f"{where} is of {task}, but {path} is a {type(model).__name__}: they belong apart")
+        raise Wrong(
+            f"{where} is of {task}, but {path} is a {type(model).__name__}: they belong apart"
+        )
     return Trained(model, task, reading)
 
 

@@ -5,35 +5,48 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import jax
-import tyro
+from tyro.conf import Positional
 
 import spen_jax as sx
 from spen_jax.cli import folders
+from spen_jax.cli.options import Flag, option
 from spen_jax.cli.saying import Voice, table
 from spen_jax.data.examples import several
 from spen_jax.data.files import place
 from spen_jax.estimators.saving import written_by
 
-LIBRARIES = "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "safetensors", "tyro", "rich", "pyarrow"
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scikit-learn",
+    "safetensors",
+    "tyro",
+    "rich",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True)
 class Info:
     """Say which versions and devices there are and where data lie, or what a trained model is."""
 
-    model: tyro.conf.Positional[Path | None] = None
+    model: Annotated[Positional[Path | None], option("MODEL")] = None
     """a folder that train wrote, or a file that an estimator's save wrote"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object"""
-    quiet: bool = False
+    quiet: Flag = False
     """print nothing but errors, and what --json asks for"""
 
     def __call__(self) -> None:
         """Prints it."""
-        found = of_here() if self.model is None else of_model(self.model)
+        model = cast(Path | None, self.model)
+        found = of_here() if model is None else of_model(model)
         rows = [(name, _text(value)) for name, value in found.items()]
         Voice(self.quiet, self.json).result(found, table(rows))
 

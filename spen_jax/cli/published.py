@@ -1,11 +1,12 @@
 """`spen-jax data`: the published data sets."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-import tyro
+from tyro.conf import Positional
 
 from spen_jax import data
+from spen_jax.cli.options import Flag, option
 from spen_jax.cli.saying import Usage, Voice, Wrong, table
 from spen_jax.data.files import missing_of, place
 
@@ -28,37 +29,35 @@ class Data:
     They lie in SPEN_JAX_DATA, or in the cache, which a fetch fills: SPEN_JAX_CACHE or ~/.cache/spen_jax.
     """
 
-    action: tyro.conf.Positional[Literal["list", "fetch", "verify"]]
+    action: Annotated[Positional[Literal["list", "fetch", "verify"]], option("{list,fetch,verify}")]
     """what to do"""
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[Positional[str | None], option("NAME")] = None
     """which one, of fetch and verify"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object"""
-    quiet: bool = False
+    quiet: Flag = False
     """print nothing but errors, and what --json asks for"""
 
     def __call__(self) -> None:
         """Lists, fetches or verifies."""
-        voice = Voice(self.quiet, self.json)
+        voice, name = Voice(self.quiet, self.json), cast(str | None, self.name)
         if self.action == "list":
-            if self.name is not None:
-                raise Usage(f"data list takes no name, got {self.name!r}")
+            if name is not None:
+                raise Usage(f"data list takes no name, got {name!r}")
             return _list(voice)
-        if self.name not in data.SOURCES:
-            got = "none" if self.name is None else repr(self.name)
+        if name is None or name not in data.SOURCES:
+            got = "none" if name is None else repr(name)
             raise Usage(f"data {self.action} takes one of {', '.join(data.SOURCES)}, got {got}")
+        folder = place() / name
         if self.action == "fetch":
-            progress = (lambda *_: None) if self.quiet else data.print_progress
-            data.find(self.name, progress=progress)
-        elif missing := missing_of(self.name):
-            raise Wrong(
-                f"{', '.join(missing)} missing from {place() / self.name}: spen-jax data fetch {self.name}"
-            )
-        folder = place() / self.name
-        data.verify(self.name, folder)
-        files = dict(data.SOURCES[self.name].files)
+            data.find(name, progress=(lambda *_: None) if self.quiet else data.print_progress)
+        elif missing := missing_of(name):
+            names = ", ".join(missing)
+            raise Wrong(f"{names} missing from {folder}: spen-jax data fetch {name}")
+        data.verify(name, folder)
+        files = dict(data.SOURCES[name].files)
         said = f"{folder}: {len(files)} files, each with the published SHA-256"
-        voice.result({"name": self.name, "where": folder, "sha256": files}, [said])
+        voice.result({"name": name, "where": folder, "sha256": files}, [said])
 
 
 def _list(voice: Voice) -> None:
@@ -67,7 +66,9 @@ def _list(voice: Voice) -> None:
         there = not missing_of(name)
         how = "there" if there else "to be fetched" if source.addresses else "missing, no download"
         where = str(place() / name)
-        sets.append({"name": name, "rows": SIZES[name], "where": where, "state": how, "there": there})
+        sets.append(
+            {"name": name, "rows": SIZES[name], "where": where, "state": how, "there": there}
+        )
     header = ["name", "rows", "state", "where"]
     lines = table([header, *([each[key] for key in header] for each in sets)])
     voice.result({"sets": sets}, lines)

@@ -9,6 +9,7 @@ import numpy as np
 
 from spen_jax import data
 from spen_jax.cli.saying import Usage, Wrong
+from spen_jax.data.cells import Text
 from spen_jax.data.examples import Column, Examples, Numbered, counted, several
 from spen_jax.data.reading import format_of
 
@@ -59,12 +60,13 @@ class Reading:
     columns: list[list[Any]]
     """Of a table name, kind, values and whether it is a label, as `data.Column`."""
     separator: str | None = None
+    decimal: str = "."
     fills: list[float] | None = None
     """Of each feature what stands for a missing one: its mean; None where none was missing in sparse rows."""
     words: dict[str, Words] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, examples: Examples, task: Task, separator: str | None) -> "Reading":
+    def of(cls, examples: Examples, task: Task, how: "How") -> "Reading":
         """That of a file for training."""
         names = examples.feature_names
         numbered = isinstance(names, Numbered)
@@ -78,7 +80,8 @@ class Reading:
             names_of(examples, task),
             features,
             [[c.name, c.kind, list(c.values), c.label] for c in examples.columns],
-            separator,
+            how.separator,
+            how.decimal,
             _fills(examples.x),
             {name: _words(texts) for name, texts in examples.text.items() if any(texts)},
         )
@@ -87,9 +90,10 @@ class Reading:
     def from_json(cls, said: Mapping[str, Any], where: Path) -> "Reading":
         """What `as_json` gave; `Wrong` for anything else."""
         try:
-            made = cls(**{name: value for name, value in said.items() if name != "kind"})
-            return replace(made, words={n: Words(**w) for n, w in made.words.items()})
-        except (TypeError, AttributeError) as error:
+            given = {name: value for name, value in said.items() if name != "kind"}
+            words = {name: Words(**w) for name, w in given.pop("words").items()}
+            return cls(**given, words=words)
+        except (TypeError, AttributeError, KeyError) as error:
             raise Wrong(f"{where} is damaged: {error}") from None
 
     def as_json(self) -> dict[str, Any]:
@@ -132,7 +136,7 @@ class Reading:
             return Named(y, self.labels)
         if self.task == "numbers":
             return y[:, 0] if y.shape[1] == 1 else y
-        known = ~np.isnan(y).any(axis=1)
+        known = [not np.isnan(row).any() for row in y]
         at = np.nan_to_num(y)
         code = at[:, 0].astype(int) if y.shape[1] == 1 else at.argmax(axis=1)
         return np.array(
@@ -185,44 +189,67 @@ def _vectors(words: Words) -> Any:
 # What a file's labels are
 
 
-def read_rows(
-    path: Path,
-    labels: str | int | Sequence[str] | None,
-    separator: str | None,
-    drop: Sequence[str],
-    task: Task | None,
-) -> tuple[Examples, Reading, list[str]]:
-    """(examples, how they were read, notes) of a file to learn from; `Usage` where it has to be said what is a label."""
-    kind, notes = format_of(path), []
-    if kind == "libsvm" and (labels is not None or separator is not None or drop):
-        raise Usage(f"{path} is libsvm text, whose rows begin with their labels: leave out --labels, --separator, --drop")
-    if kind == "arff" and separator is not None:
-        raise Usage(f"{path} is ARFF: --separator is for tables")
-    given: Any = labels if kind != "libsvm" else None
-    more: dict[str, Any] = {"drop": drop} if kind != "libsvm" else {}
-    if kind == "table":
-        if labels is None:
-            names = [c.name for c in data.read(path).columns]
-            raise Usage(f"{path} does not say which columns are labels: --labels names them, of {several(names)}")
-        more["separator"] = separator
-    examples = data.read(path, given, **more)
+@dataclass(frozen=True)
+class How:
+    """What is said of a file to learn from: arguments of `data.read`."""
+
+    labels: Any = None
+    separator: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    decimal: str = "."
+
+    def read(self, path: Path, kind: str) -> Examples:
+        """The examples of a file of that kind."""
+        if kind == "libsvm":
+            return data.read(path)
+        if kind == "arff":
+            return data.read(path, self.labels, drop=self.drop)
+        return data.read(
+            path,
+            self.labels,
+            separator=self.separator,
+            columns=self.columns,
+            drop=self.drop,
+            text=Text(decimal=self.decimal),
+        )
+
+
+def read_rows(path: Path, how: How, task: Task | None) -> tuple[Examples, Reading, list[str]]:
+    """(examples, how they are read, notes) of a file to learn from; `Usage` where it is not said what is a label."""
+    kind, notes = format_of(path), list[str]()
+    check_how(path, kind, how)
+    examples = how.read(path, kind)
     if not examples.y.shape[1]:
-        raise Usage(f"{path} does not say which columns are labels: --labels names them")
-    if kind == "table" and separator is None and task in (None, "labels"):
-        separator = _separator(examples)
-        if separator is not None:
-            notes.append(f"labels stand between {separator!r}, as it seems; --separator says otherwise")
-            examples = data.read(path, given, **more | {"separator": separator})
+        names = [c.name for c in examples.columns]
+        raise Usage(
+            f"{path} does not say which columns are labels: --labels names them, of {several(names)}"
+        )
+    if kind == "table" and how.separator is None and task in (None, "labels"):
+        if found := _separator(examples):
+            notes.append(f"labels stand between {found!r}, as it seems; --separator says otherwise")
+            how = replace(how, separator=found)
+            examples = how.read(path, kind)
     if task is None:
         task = guessed(examples)
         notes.append(f"--task {task}, as it seems: {_seen(examples, task)}")
-    if task == "classes" and kind == "table":
-        numeric = [c.name for c in examples.columns if c.label and c.kind == "number"]
-        if len(numeric) == 1:
-            columns = {numeric[0]: "category"}
-            examples = data.read(path, given, **more, columns=columns)
+    numeric = [c.name for c in examples.columns if c.label and c.kind == "number"]
+    if task == "classes" and kind == "table" and len(numeric) == 1:
+        how = replace(how, columns=how.columns | {numeric[0]: "category"})
+        examples = how.read(path, kind)
     check_task(examples, task, path)
-    return examples, Reading.of(examples, task, separator), [*examples.notes, *notes]
+    return examples, Reading.of(examples, task, how), [*examples.notes, *notes]
+
+
+def check_how(path: Path, kind: str, how: How) -> None:
+    """`Usage` for options that this kind of file does not take."""
+    tables = {"--separator": how.separator, "--columns": how.columns}
+    options = tables | {"--labels": how.labels, "--drop": how.drop}
+    allowed = {"table": options, "arff": {"--labels", "--drop"}, "libsvm": set()}[kind]
+    for name, value in options.items():
+        if value is not None and value != () and value != {} and name not in allowed:
+            what = "libsvm text, whose rows begin with their labels" if kind == "libsvm" else "ARFF"
+            raise Usage(f"{path} is {what}: leave out {name}")
 
 
 def _separator(examples: Examples) -> str | None:
@@ -246,7 +273,9 @@ def guessed(examples: Examples) -> Task:
 
 def _seen(examples: Examples, task: Task) -> str:
     names = [c.name for c in examples.columns if c.label] or examples.label_names
-    of = counted(len(examples.label_names), {"classes": "value", "labels": "label"}.get(task, "number"))
+    of = counted(
+        len(examples.label_names), {"classes": "value", "labels": "label"}.get(task, "number")
+    )
     return f"{several(names, 4)}" if task == "numbers" else f"{of} of {several(names, 4)}"
 
 
@@ -262,11 +291,17 @@ def check_task(examples: Examples, task: Task, path: Path) -> None:
     if task == "sequences":
         raise Usage(f"{path} has rows, not sequences: a word a line, blank lines between")
     if task == "numbers" and any(c.kind != "number" for c in labels):
-        raise Usage(f"--task numbers: the labels of {path} are words: {several(examples.label_names)}")
+        raise Usage(
+            f"--task numbers: the labels of {path} are words: {several(examples.label_names)}"
+        )
     if task == "labels" and not _of_zero_and_one(examples.y):
-        raise Usage(f"--task labels: the labels of {path} are other numbers than 0 and 1: --task numbers or classes")
+        raise Usage(
+            f"--task labels: the labels of {path} are other numbers than 0 and 1: --task numbers or classes"
+        )
     if task == "labels" and examples.y.shape[1] < 2:
-        raise Usage("--task labels needs two labels or more; one column of two values is --task classes")
+        raise Usage(
+            "--task labels needs two labels or more; one column of two values is --task classes"
+        )
     if task == "classes" and examples.y.shape[1] > 1 and not _one_each(examples.y):
         raise Usage(f"--task classes: not every row of {path} has exactly one label: --task labels")
     if task == "classes" and examples.y.shape[1] == 1 and not _of_zero_and_one(examples.y):
@@ -303,7 +338,13 @@ def read_like(path: Path, reading: Reading, with_labels: bool) -> Examples:
             f"{path} is {'a table' if of_table else format_of(path)}, but the model was trained on rows "
             f"{'with' if reading.columns else 'without'} names of columns"
         )
-    examples = data.read(path, like=reading.like(with_labels or not of_table))
+    like = reading.like(with_labels or not of_table)
+    if of_table:
+        separator = reading.separator if with_labels else None
+        text = Text(decimal=reading.decimal)
+        examples = data.read(path, like=like, separator=separator, text=text)
+    else:
+        examples = data.read(path, like=like)
     if with_labels and examples.y.shape[1] != len(reading.labels) and reading.task != "classes":
         raise Wrong(_lacks(path, reading))
     if with_labels and not examples.y.shape[1]:
@@ -312,6 +353,4 @@ def read_like(path: Path, reading: Reading, with_labels: bool) -> Examples:
 
 
 def _lacks(path: Path, reading: Reading) -> str:
-    return (
-        f"{path} lacks labels to compare with, in {several(reading.label_columns)}: predict needs none"
-    )
+    return f"{path} lacks labels to compare with, in {several(reading.label_columns)}: predict needs none"

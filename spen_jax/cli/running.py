@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands.parsed(arguments)()
             sys.stdout.flush()
         return 0
-    except SystemExit as end:  # of the parser: after the help 0, and what it could not parse it has said
+    except (
+        SystemExit
+    ) as end:  # of the parser: after the help 0, and what it could not parse it has said
         return end.code if isinstance(end.code, int) else USAGE
     except Usage as error:
         _complain(f"{one_line(error)}; --help says more")

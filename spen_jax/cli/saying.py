@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Voice:
     def note(self, *lines: str) -> None:
         """To standard error, unless quiet."""
         if not self.quiet:
-            print(*lines, sep="\n", file=sys.stderr, flush=True)
+            print(*map(in_options, lines), sep="\n", file=sys.stderr, flush=True)
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """The value as JSON, or the lines, to standard output."""
@@ -41,7 +42,14 @@ def one_line(error: Any) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
-    return text or type(error).__name__
+    return in_options(text) or type(error).__name__
+
+
+def in_options(text: str) -> str:
+    """Words of the library about its arguments as those about options."""
+    text = re.sub(r"columns=\{'([^']*)': '([^']*)'\}", r"--columns '\1=\2'", text)
+    text = re.sub(r"text=Text\(decimal='(.)'\)", r"--decimal '\1'", text)
+    return re.sub(r"(?<![-\w])(labels|separator|columns)=", r"--\1 ", text)
 
 
 def table(rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -12,6 +12,10 @@ from spen_jax.data.lines import read_lines
 
 _HEAD = 2**16
 _CONLLU = re.compile(r"1(?:-\d+)?\t[^\t]+(?:\t[^\t]+){8}")
+_PAIR = re.compile(r"\s\d+:[-+.\d]")
+"""Of libsvm text."""
+_DECLARES = re.compile(r"@(relation|attribute|data)\b", re.IGNORECASE)
+"""Of ARFF."""
 OF_CONLLU = {"upos": "tags", "xpos": "fine_tags"}
 
 
@@ -64,9 +68,9 @@ def has_sequences(path: Path) -> bool:
     words = [line.split() for line in lines if line.strip()]
     blank = len(words) < len(lines)
     widths = {len(entries) for entries in words}
-    pairs = any(re.search(r"\s\d+:", line) for line in lines)  # of libsvm text
-    declares = any(line.startswith(("@", "%")) for line in lines)
-    return blank and len(widths) == 1 and min(widths) > 1 and not pairs and not declares
+    pairs = sum(bool(_PAIR.search(line)) for line in lines)
+    others = 2 * pairs > len(words) or any(_DECLARES.match(line) for line in lines)
+    return blank and len(widths) == 1 and min(widths) > 1 and not others
 
 
 def columns_of(path: Path, label: str | None) -> Columns:
@@ -82,7 +86,9 @@ def columns_of(path: Path, label: str | None) -> Columns:
 
 
 def _width(path: Path) -> int:
-    words = [line for line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")]
+    words = [
+        line for line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")
+    ]
     return len(words[0].split()) if words else 1
 
 
@@ -103,12 +109,16 @@ def _number(label: str | None, count: int) -> int:
 def read_sequences(
     path: Path, columns: Columns, with_labels: bool
 ) -> tuple[list[list[str]], list[list[str]] | None]:
-    """(words, labels) of each sentence, no labels where none are asked for; `DataError` for what is no such file."""
-    if columns.conllu:
+    """(words, labels) of each sentence; without labels the file may also have words alone, or be CoNLL-U or not.
+
+    `DataError` for what is no such file.
+    """
+    if columns.conllu if with_labels else is_conllu(path):
         sentences = data.read_conllu(path)
         words = [list(sentence.words) for sentence in sentences]
-        tags = [list(getattr(sentence, OF_CONLLU[columns.label])) for sentence in sentences]
-        return words, tags if with_labels else None
+        if not with_labels:
+            return words, None
+        return words, [list(getattr(sentence, OF_CONLLU[columns.label])) for sentence in sentences]
     count = columns.count if with_labels else _width(path)
     found = data.read_columns(path, [str(i + 1) for i in range(count)])
     words = [list(sentence["1"]) for sentence in found]

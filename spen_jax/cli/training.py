@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 
 import spen_jax as sx
 from spen_jax import data
 from spen_jax.cli import folders
-from spen_jax.cli.rows import Reading, Task, read_rows
+from spen_jax.cli.options import DataPath, Flag, OutPath, option
+from spen_jax.cli.rows import How, Reading, Task, read_rows
 from spen_jax.cli.saying import Usage, Voice, Wrong, table
 from spen_jax.cli.scores import FIRST, rows_of, scores
 from spen_jax.cli.sequences import Columns, columns_of, has_sequences, read_sequences
@@ -35,30 +35,33 @@ class Train:
     DATA is ARFF, libsvm or extreme-classification text, CSV, TSV or Parquet, or a word a line (CoNLL columns, CoNLL-U).
     """
 
-    data: tyro.conf.Positional[Path]
+    data: DataPath
     """the file to learn from"""
-    out: Path
+    out: OutPath
     """the folder to write, new or empty"""
-    labels: tuple[str, ...] = ()
-    """columns that are labels: names, patterns ("tag_*"), the first 3 or the last -1, an ARFF file's .xml; of words a
-    line the column's number, of CoNLL-U upos or xpos"""
-    separator: str | None = None
-    """what stands between several labels in a cell, such as ";" """
-    drop: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], option("COLUMN ...")] = ()
+    """labels by name or pattern ("tag_*"), the first 3, the last -1, an .xml; CoNLL: the column's number, upos, xpos"""
+    separator: Annotated[str | None, option("TEXT")] = None
+    """what stands between several labels in a cell; by default ; or | where there is one"""
+    columns: Annotated[tuple[str, ...], option("NAME=KIND ...")] = ()
+    """kinds of columns that are not what they look like: number, category, date, text"""
+    drop: Annotated[tuple[str, ...], option("COLUMN ...")] = ()
     """columns to leave out, by name or pattern"""
-    task: Task | None = None
-    """what the labels are; None for what they look like, which is said"""
-    valid: float | None = None
-    """the share of rows that only give the score in the summary; None for 0.2 of 20 rows or more; 0 for none"""
-    epochs: int | None = None
-    """passes over the data, at most; None for what follows from the data"""
-    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    decimal: Annotated[Literal[".", ","], option("MARK")] = "."
+    """the decimal mark of a table, a point or a comma"""
+    task: Annotated[Task | None, option("{labels,classes,numbers,sequences}")] = None
+    """what is predicted; by default what the labels look like, which is said"""
+    valid: Annotated[float | None, option("SHARE")] = None
+    """rows that are not learned from but give the score; by default 0.2 of 20 rows or more, 0 for none"""
+    epochs: Annotated[int | None, option("N")] = None
+    """passes over the data, at most; by default what follows from the data"""
+    settings: Annotated[tuple[str, ...], option("NAME=VALUE ...", "set")] = ()
     """other arguments of the estimator, such as members=1 dropout=0.3"""
-    seed: int = 0
-    """decides which rows validate, and the training"""
-    json: bool = False
+    seed: Annotated[int, option("N")] = 0
+    """decides which rows validate, and the training; by default 0"""
+    json: Flag = False
     """print the summary as JSON"""
-    quiet: bool = False
+    quiet: Flag = False
     """print nothing but errors, and what --json asks for"""
 
     def __call__(self) -> None:
@@ -70,7 +73,7 @@ class Train:
         estimator = self._estimator(learned.task)
         voice.note(*learned.notes)
         train, held = self._parts(learned)
-        voice.note(f"training on {train.size:,}, validating on {held.size:,} of {learned.what}")
+        voice.note(f"training on {train.size:,} {learned.what}, validating on {held.size:,}")
         x, y = part(learned.x, train), part(learned.y, train)
         with folders.begun(self.out):
             log = folders.Log(self.out / folders.METRICS)
@@ -78,7 +81,9 @@ class Train:
                 estimator.fit(x, y)
             found = {}
             if held.size:
-                found = scores(learned.task, estimator, part(learned.x, held), part(learned.y, held))
+                found = scores(
+                    learned.task, estimator, part(learned.x, held), part(learned.y, held)
+                )
             summary = {
                 "model": str(self.out),
                 "task": learned.task,
@@ -102,9 +107,9 @@ class Train:
     def _read(self) -> "Learned":
         if self.task == "sequences" or self.task is None and has_sequences(self.data):
             return self._sequences()
-        examples, reading, notes = read_rows(
-            self.data, columns_said(self.labels), self.separator, self.drop, self.task
-        )
+        kinds = dict(_pair(one, "--columns", "KIND") for one in self.columns)
+        how = How(columns_said(self.labels), self.separator, kinds, self.drop, self.decimal)
+        examples, reading, notes = read_rows(self.data, how, self.task)
         y = reading.y(examples)
         known = known_rows(reading.task, y)
         if not known.any():
@@ -116,8 +121,10 @@ class Train:
         return Learned(reading.task, x, y, "rows", reading, notes)
 
     def _sequences(self) -> "Learned":
-        if self.separator is not None or self.drop or len(self.labels) > 1:
-            raise Usage("of sequences --labels is one column, and there is neither --separator nor --drop")
+        if self.separator is not None or self.drop or self.columns or len(self.labels) > 1:
+            raise Usage(
+                "of sequences --labels is one column, and of the options of tables there is none"
+            )
         columns = columns_of(self.data, self.labels[0] if self.labels else None)
         words, tags = read_sequences(self.data, columns, with_labels=True)
         name = columns.label if columns.conllu else f"of column {columns.label}"
@@ -146,9 +153,9 @@ class Train:
         names = {*estimator.get_params()} - {"random_state", "verbose", "warm_start", "epochs"}
         given: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
         for setting in self.settings:
-            name, equals, text = setting.partition("=")
-            if not equals or name not in names:
-                raise Usage(f"--set takes NAME=VALUE with one of {', '.join(sorted(names))}, got {setting!r}")
+            name, text = _pair(setting, "--set", "VALUE")
+            if name not in names:
+                raise Usage(f"--set takes one of {', '.join(sorted(names))}, got {name!r}")
             given[name] = _value(text)
         return estimator.set_params(**given)
 
@@ -161,7 +168,9 @@ class Train:
             "task": learned.task,
             "labels": list(self.labels),
             "separator": getattr(learned.reading, "separator", None),
+            "columns": list(self.columns),
             "drop": list(self.drop),
+            "decimal": self.decimal,
             "valid": self.valid,
             "seed": self.seed,
             "estimator": type(estimator).__name__,
@@ -211,6 +220,13 @@ def part(values: Any, rows: np.ndarray) -> Any:
     return [values[i] for i in rows] if isinstance(values, list) else values[rows]
 
 
+def _pair(text: str, name: str, what: str) -> tuple[str, str]:
+    key, equals, value = text.rpartition("=")
+    if not equals or not key:
+        raise Usage(f"{name} takes NAME={what}, got {text!r}")
+    return key, value
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
@@ -222,9 +238,9 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     first = FIRST[summary["task"]]
     figures = summary["validation"]
     rows: list[tuple[str, Any]] = rows_of(figures) if figures else []
-    said = [f"{summary['model']}: {summary['task']}, {summary['epochs']:,} epochs in {summary['seconds']} s"]
+    said = [
+        f"{summary['model']}: {summary['task']}, {summary['epochs']:,} epochs in {summary['seconds']} s"
+    ]
     if not figures:
         return [*said, f"no rows validated; evaluate says how good it is ({first}) on another file"]
     return [*said, f"on {summary['validated_on']:,} validation rows:", *table(rows)]
-
-

@@ -15,7 +15,8 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 class Report(Protocol):
     """What a training calls after each epoch, with a note for people and figures for programs."""
 
-    def __call__(self, note: str, **figures: float) -> None: ...
+    def __call__(self, note: str, **figures: float) -> None:
+        """Once an epoch."""
 
 
 @contextmanager
@@ -81,6 +82,7 @@ def _shown(estimator, total):
             progress.update(bar, completed=done, note=note)
             if not console.is_terminal and time.monotonic() - last > 1:
                 last = time.monotonic()
-                print(f"{name}: epoch {done} of at most {total}, {note}", file=sys.stderr)
+                said = f", {note}" if note else ""
+                print(f"{name}: epoch {done} of at most {total}{said}", file=sys.stderr)
 
         yield report
