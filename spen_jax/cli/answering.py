@@ -21,7 +21,6 @@ from spen_jax.cli.scores import rows_of, scores
 from spen_jax.cli.sequences import Columns, read_sequences
 from spen_jax.cli.training import known_rows, part
 from spen_jax.data.examples import counted
-from spen_jax.training import replacing
 
 STDIN = "standard input"
 
@@ -49,7 +48,7 @@ class Predict:
         """Predicts, and writes the answers."""
         to_file = str(self.out) != "-"
         if to_file:
-            folders.answers_file(self.out)
+            folders.check_writable(self.out)
         trained = trained_of(self.model)
         if self.proba and trained.task == "numbers":
             raise Usage("--proba: numbers have no probabilities")
@@ -60,7 +59,7 @@ class Predict:
             sys.stdout.writelines(lines)
             sys.stdout.flush()
             return
-        with replacing(self.out) as file:
+        with folders.answers_to(self.out) as file:
             file.writelines(line.encode() for line in lines)
         Voice(self.quiet).note(f"{self.out}: {count}")
 

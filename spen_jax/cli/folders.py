@@ -1,20 +1,19 @@
 """The folder of a trained model: what lies in it, how it is begun, and how it is read again."""
 
-import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from spen_jax.cli.ending import removed_unless_over
 from spen_jax.cli.saying import Wrong, plain
 from spen_jax.training import replacing
 
 MODEL, CONFIG, READING = "model.safetensors", "config.json", "reading.json"
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
-WHOLE = MODEL, CONFIG, READING, METRICS, SUMMARY
 
 
 def check_new(folder: Path) -> None:
@@ -29,15 +28,15 @@ def begun(folder: Path) -> Iterator[None]:
     check_new(folder)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for name in WHOLE:
-            (folder / name).unlink(missing_ok=True)
+
+    def remove():
+        for path in folder.iterdir():  # it was empty
+            path.unlink(missing_ok=True)
         if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+            folder.rmdir()
+
+    with removed_unless_over(remove):
+        yield
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -85,10 +84,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def answers_file(path: Path) -> Path:
-    """A path to write to; `Wrong` where nothing can be written, before anything is computed."""
+@contextmanager
+def answers_to(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name once it is whole; a pipe or device is written to as it is.
+
+    `Wrong` where nothing can be written.
+    """
+    check_writable(path)
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+        return
+    with replacing(path.resolve()) as file:  # a link stays one
+        yield file
+
+
+def check_writable(path: Path) -> None:
+    """`Wrong` where nothing can be written, before anything is computed."""
     if path.is_dir():
         raise Wrong(f"--out {path} is a folder: name a file, or - for standard output")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise Wrong(f"--out {path}: {path.parent} is no folder that can be written to")
-    return path

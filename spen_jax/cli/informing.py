@@ -59,7 +59,7 @@ def of_here() -> dict[str, Any]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
-    compiled = jax.config.jax_compilation_cache_dir
+    compiled = getattr(jax.config, "jax_compilation_cache_dir", None)
     return found | {
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "cores": os.cpu_count(),

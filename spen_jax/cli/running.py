@@ -4,17 +4,23 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from spen_jax.cli.ending import clean_up
 from spen_jax.cli.saying import Usage, Wrong, one_line
 
 PROGRAM = "spen-jax"
 NEEDED = {"tyro", "rich", "sklearn", "safetensors", "scipy"}
 """What the extra `cli` brings, by the names of modules."""
-WRONG, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+WRONG, USAGE = 1, 2
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SAID = {130: "interrupted", 143: "terminated"}
+GRACE = 2.0
+"""Seconds that a signal leaves to what cannot be broken off, such as a compilation."""
 
 
 class _Terminated(BaseException):
@@ -23,10 +29,12 @@ class _Terminated(BaseException):
 
 def run() -> NoReturn:
     """The program: `main` with the arguments of the process, whose exit code becomes its own."""
-    code = main()
-    if code in (INTERRUPTED, TERMINATED):
+    with _terminable(), _watched():
+        code = main()
+        _let_go_of_output()
         sys.stderr.flush()
-        os._exit(code)  # threads may be compiling, and the interpreter would wait for them
+        if code in SAID:
+            os._exit(code)  # threads may be compiling, and the interpreter would wait for them
     sys.exit(code)
 
 
@@ -43,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(f"{error.name} is not installed: pip install 'spen_jax[cli]'")
         return WRONG
+    except (KeyboardInterrupt, _Terminated) as end:
+        return _ended(end)
     try:
-        with _terminable(), _warnings_as_notes():
+        with _warnings_as_notes():
             commands.parsed(arguments)()
             sys.stdout.flush()
         return 0
@@ -55,14 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Usage as error:
         _complain(f"{one_line(error)}; --help says more")
         return USAGE
-    except BrokenPipeError:
-        return _quiet_end()
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
-    except _Terminated:
-        _complain("terminated")
-        return TERMINATED
+    except BrokenPipeError:  # whoever read the output has enough
+        return 0
+    except (KeyboardInterrupt, _Terminated) as end:
+        return _ended(end)
     except (Wrong, OSError, ValueError, FloatingPointError, MemoryError) as error:
         _complain(one_line(error))
         return WRONG
@@ -72,21 +78,23 @@ def _complain(what: str) -> None:
     print(f"{PROGRAM}: {what}", file=sys.stderr, flush=True)
 
 
-def _quiet_end() -> int:
-    """Whoever read standard output has enough: nothing is left for the interpreter to flush."""
+def _ended(end: BaseException) -> int:
+    code = CODES[signal.SIGTERM if isinstance(end, _Terminated) else signal.SIGINT]
+    _complain(SAID[code])
+    return code
+
+
+def _let_go_of_output() -> None:
+    """Standard output that takes no more is left, so that the interpreter does not try again."""
     try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # a stand-in without a number
-        pass
-    return 0
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM ends the block like Ctrl-C does, so that files are closed and what is half written is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(number, frame):
         raise _Terminated
@@ -96,6 +104,29 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """A signal ends the process within the grace, whatever the main thread is at and whoever swallows exceptions."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    def watch():
+        while number := os.read(heard, 1):
+            if (code := CODES.get(signal.Signals(number[0]))) is not None:
+                time.sleep(GRACE)
+                clean_up()
+                _complain(SAID[code])
+                os._exit(code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
 
 
 @contextmanager

@@ -39,8 +39,8 @@ class Voice:
 
 def one_line(error: Any) -> str:
     """The message of an error, in one line; of a file of the system what it is and which."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{'the output' if error.filename is None else error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     return in_options(text) or type(error).__name__
 
