@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from spen_jax.estimators.keeping import SoFar, kept
 from spen_jax.estimators.learning import OPTIMIZER, Moments, Numbers
 from spen_jax.estimators.progress import Report
 from spen_jax.estimators.tagger_inputs import Places, power_of_2
@@ -184,23 +185,34 @@ def train(
     state = state_of(shape, settings, flat, steps, int(rng.integers(2**31)))
     beside = Thread(target=answers, args=(shape, flat, corpus.places, held), daemon=True)
     beside.start()  # compiles answers while training is compiled
-    best, errors = (np.inf, state.params, 0), []
+    sizes = [settings.batch_size, len(in_pieces.weight), settings.epochs]
     try:
-        for epoch in range(1, settings.epochs + 1):
-            state = one_pass(shape, settings, state, in_pieces, widths, rng)
-            smooth = np.inf
-            if len(held):
-                beside.join()
-                errors.append(error(shape, state.params, corpus, held))
-                smooth = float(np.mean(errors[-3:]))
-            if smooth <= best[0]:
-                best = smooth, state.params, epoch
-            wrong = {"wrong": errors[-1]} if errors else {}
-            report(f"{100 * errors[-1]:.2f} % of held-out labels wrong" if errors else "", **wrong)
+        with kept(SoFar(state, state.params), rng, sizes) as (now, keep):
+            for _, wrong in now.figures:
+                _tell(report, wrong)
+            while now.epochs < settings.epochs:
+                state = one_pass(shape, settings, now.state, in_pieces, widths, rng)
+                wrong, smooth = np.nan, np.inf
+                if len(held):
+                    beside.join()
+                    wrong = error(shape, state.params, corpus, held)
+                    smooth = float(np.mean([*now.losses, wrong][-3:]))
+                now = now._replace(state=state, figures=(*now.figures, (np.nan, wrong)))
+                if smooth <= now.loss:
+                    now = now._replace(flat=state.params, loss=smooth, epoch=now.epochs)
+                _tell(report, wrong)
+                keep(now, now.epochs == settings.epochs)
     finally:
         beside.join()
-    moments = jax.tree.map(np.asarray, state.opt_state)
-    return Learned(np.asarray(best[1]), best[2], tuple(errors), moments)
+    moments = jax.tree.map(np.asarray, now.state.opt_state)
+    return Learned(np.asarray(now.flat), now.epoch, now.losses, moments)
+
+
+def _tell(report, wrong):
+    if wrong == wrong:
+        report(f"{100 * wrong:.2f} % of held-out labels wrong", wrong=wrong)
+    else:
+        report("")
 
 
 def error(shape: Shape, flat: Any, corpus: Corpus, rows: np.ndarray) -> float:
