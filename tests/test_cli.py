@@ -20,8 +20,8 @@ import pytest
 from safetensors import safe_open
 
 import spen_jax as sx
-from spen_jax import data
-from spen_jax.cli import main, running, saying
+from spen_jax import data, training
+from spen_jax.cli import folders, main, running, saying
 from spen_jax.cli.sequences import has_sequences
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,11 @@ def tickets(path, n=60):
 
 def command(*arguments):
     return main([*map(str, arguments)])
+
+
+def digest_of(model):
+    with safe_open(model / "model.safetensors", "numpy") as file:
+        return file.metadata()["sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +125,7 @@ def test_the_same_seed_gives_the_same_model(trained, tmp_path):
     model, source = trained
     options = ("--labels", "tags", "--quiet", *SMALL)
     assert command("train", source, "--out", tmp_path / "again", *options) == 0
-    both = []
-    for folder in (model, tmp_path / "again"):
-        with safe_open(folder / "model.safetensors", "numpy") as file:
-            both.append(file.metadata())
-    assert both[0]["sha256"] == both[1]["sha256"]
+    assert digest_of(tmp_path / "again") == digest_of(model)
 
 
 def test_probabilities_have_a_column_for_each_label(trained, capsys):
@@ -171,6 +172,7 @@ def test_quiet_prints_nothing(trained, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_column_of_words_is_classes_and_numbers_are_numbers(tmp_path, capsys):
     rows = [(i % 7, i % 3, "abc"[i % 3], 2.5 * (i % 3)) for i in range(45)]
     source = written(tmp_path / "a.csv", rows, ["noise", "which", "letter", "number"])
@@ -195,6 +197,7 @@ def test_numbers_become_classes_where_the_task_says_so(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["labels"] == ["4", "5", "6"]
 
 
+@pytest.mark.slow
 def test_libsvm_text_and_arff_are_read_by_their_content(tmp_path, capsys):
     svm, arff = tmp_path / "a.svm", tmp_path / "a.arff"
     svm.write_text("0,2 1:1 3:0.5\n1 2:2\n 3:1\n" * 8)
@@ -225,7 +228,8 @@ def test_rows_without_a_known_label_are_left_out_and_gaps_are_filled(tmp_path, c
 # Sequences
 
 
-def test_sentences_are_tagged_a_word_a_line(tagger, sentences, tmp_path, capsys):
+@pytest.mark.slow
+def test_sentences_are_tagged_a_word_a_line(trained, tagger, sentences, tmp_path, capsys):
     assert command("predict", tagger, sentences) == 0
     out = capsys.readouterr().out
     words = [line.split("\t")[0] for line in out.split("\n")]
@@ -239,6 +243,8 @@ def test_sentences_are_tagged_a_word_a_line(tagger, sentences, tmp_path, capsys)
     assert command("evaluate", tagger, sentences, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == 24 and 0 <= found["labels_right"] <= 1
+    assert command("evaluate", tagger, trained[1]) == 1
+    assert "tickets.csv:1: expected 2 columns" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,7 @@ def test_sequences_are_known_by_their_look(text, are, tmp_path):
 # What goes wrong
 
 
-def nonsense(place, trained, tagger, sentences):
+def nonsense(place, trained, sentences):
     """Arguments, exit code, words of the one line, by name."""
     model, source = trained
     empty, binary, other = place / "empty.csv", place / "binary", place / "other.csv"
@@ -297,7 +303,6 @@ def nonsense(place, trained, tagger, sentences):
         "a word": (("predict", model, other), 1, "other.csv:2: expected a number for 'hours'"),
         "label": (("evaluate", model, more), 1, "more.csv:2: expected for 'tags'"),
         "sentences": (("predict", model, sentences), 1, "tags.txt"),
-        "rows": (("evaluate", tagger, source), 1, "tickets.csv:1: expected 2 columns"),
         "into": (("predict", model, source, "--out", place), 1, "is a folder: name a file"),
         "nowhere": (("predict", model, source, "--out", place / "a/b"), 1, "is no folder"),
         "data name": (("data", "fetch", "no"), 2, "takes one of bibtex"),
@@ -307,11 +312,9 @@ def nonsense(place, trained, tagger, sentences):
     }  # fmt: skip
 
 
-def test_whatever_is_wrong_has_its_exit_code_and_one_line(
-    place, trained, tagger, sentences, capsys
-):
+def test_whatever_is_wrong_has_its_exit_code_and_one_line(place, trained, sentences, capsys):
     capsys.readouterr()
-    for name, (arguments, code, words) in nonsense(place, trained, tagger, sentences).items():
+    for name, (arguments, code, words) in nonsense(place, trained, sentences).items():
         assert command(*arguments) == code, name
         out, err = capsys.readouterr()
         lines = err.splitlines()
@@ -340,19 +343,65 @@ def test_help_is_one_page(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [(KeyboardInterrupt, 130), (running._Terminated, 143), (BrokenPipeError, 0)]
+    ("end", "code"),
+    [(KeyboardInterrupt, 130), (running._Terminated, 143), (training.Stopped(143), 143)],
 )
-def test_what_ends_a_command_has_its_code_and_leaves_nothing_behind(
-    end, code, tmp_path, monkeypatch, capsys
-):
+def test_what_ends_a_command_has_its_code(end, code, tmp_path, monkeypatch, capsys):
     def fit(*_):
         raise end
 
     monkeypatch.setattr("spen_jax.cli.training.SPENClassifier.fit", fit)
-    source = tickets(tmp_path / "a.csv", 10)
-    assert command("train", source, "--out", tmp_path / "m", "--labels", "tags", "--quiet") == code
-    assert not (tmp_path / "m").exists()
-    assert len(capsys.readouterr().err.splitlines()) == (code > 0)
+    source, model = tickets(tmp_path / "a.csv", 10), tmp_path / "m"
+    assert command("train", source, "--out", model, "--labels", "tags", "--quiet") == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].endswith(f"spen-jax train --resume {model} goes on")
+    assert model.exists()
+
+
+def lines_of(model):
+    lines = (model / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"seconds": 0} for line in lines]
+
+
+@pytest.mark.slow
+def test_a_training_that_was_broken_off_goes_on_to_the_same_model(
+    trained, tmp_path, monkeypatch, capsys
+):
+    model, source = trained
+    broken, tell = tmp_path / "broken", folders.Log.__call__
+
+    def end(log, done, total, figures):
+        tell(log, done, total, figures)
+        if done == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders.Log, "__call__", end)
+    options = ("--labels", "tags", "--quiet", *SMALL)
+    every = partial(training.resumable, every_steps=1)
+    monkeypatch.setattr(folders, "resumable", every)
+    assert command("train", source, "--out", broken, *options) == 130
+    assert (broken / "checkpoints" / "1" / "8").is_dir()
+    monkeypatch.setattr(folders.Log, "__call__", tell)
+    assert command("train", source, "--out", broken, *options) == 1
+    assert command("train", "--resume", broken, "--epochs", 3) == 2
+    assert f"--resume {broken} goes on, or name a new folder" in capsys.readouterr().err
+    assert command("train", "--resume", broken, "--quiet") == 0
+    assert {path.name for path in broken.iterdir()} == {path.name for path in model.iterdir()}
+    assert digest_of(broken) == digest_of(model) and lines_of(broken) == lines_of(model)
+    assert command("train", "--resume", broken) == 1
+    assert "no training that was broken off is there" in capsys.readouterr().err
+
+
+def test_a_training_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
+    def fit(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spen_jax.cli.training.SPENClassifier.fit", fit)
+    source, model = tickets(tmp_path / "a.csv", 10), tmp_path / "m"
+    assert command("train", source, "--out", model, "--labels", "tags", "--quiet") == 130
+    tickets(source, 11)
+    assert command("train", "--resume", model) == 1
+    assert "a.csv is not what it was" in capsys.readouterr().err
 
 
 def test_what_is_not_installed_is_said_with_how_to_install_it(monkeypatch, capsys):
@@ -454,7 +503,7 @@ def test_a_process_that_is_terminated_ends_soon_with_its_code(tmp_path):
         began = time.monotonic()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and time.monotonic() - began < 10
-    assert err.splitlines()[-1] == "spen-jax: terminated" and not model.exists()
+    assert err.splitlines()[-1] == f"spen-jax: terminated; spen-jax train --resume {model} goes on"
 
 
 @pytest.mark.slow

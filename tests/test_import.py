@@ -15,7 +15,7 @@ HEAVY = {
     "matplotlib",
     "orbax",
     "pandas",
-    "rich",
+    "safetensors",
     "scipy",
     "sklearn",
     "tensorstore",

@@ -1,27 +1,13 @@
-"""What has to be removed where a command ends before its time, also by a thread that ends the process."""
+"""What is said where a signal ends a command, also by a thread that ends the process."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-_removals: list[Callable[[], None]] = []
+_advice: list[str] = []
 
 
-@contextmanager
-def removed_unless_over(remove: Callable[[], None]) -> Iterator[None]:
-    """Calls `remove` where the block ends by an exception, or `clean_up` comes before its end."""
-    _removals.append(remove)
-    try:
-        yield
-    except BaseException:
-        remove()
-        raise
-    finally:
-        _removals.remove(remove)
+def advise(what: str | None) -> None:
+    """From now on an early end says also this; None for nothing."""
+    _advice[:] = [] if what is None else [what]
 
 
-def clean_up() -> None:
-    """Removes what the blocks at work have written so far."""
-    for remove in _removals[::-1]:
-        with contextlib.suppress(OSError):
-            remove()
+def advised(what: str) -> str:
+    """The words with the advice behind them."""
+    return "; ".join([what, *_advice])

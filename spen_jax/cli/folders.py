@@ -2,41 +2,71 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from spen_jax.cli.ending import removed_unless_over
+from spen_jax.cli import ending
 from spen_jax.cli.saying import Wrong, plain
-from spen_jax.training import replacing
+from spen_jax.training import replacing, resumable
 
 MODEL, CONFIG, READING = "model.safetensors", "config.json", "reading.json"
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+BEGUN, KEPT = "begun.json", "checkpoints"
+"""While a training is not over."""
 
 
 def check_new(folder: Path) -> None:
     """`Wrong` unless the folder is not there yet, or empty."""
+    if (folder / BEGUN).exists():
+        raise Wrong(
+            f"--out {folder} holds a training that was broken off: --resume {folder} goes on, or name a new folder"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Wrong(f"--out {folder} exists and is not an empty folder: name a new one")
 
 
 @contextmanager
-def begun(folder: Path) -> Iterator[None]:
-    """Makes the folder; what a block that ends by an error has written there is removed again."""
-    check_new(folder)
+def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
+    """Of a `with` block that trains into the folder: a new one with these arguments, or None for one to go on with.
+
+    A signal leaves what it goes on from; an error in a new folder leaves nothing.
+    """
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    if arguments is not None:
+        check_new(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / BEGUN, arguments)
+    ending.advise(f"spen-jax train --resume {folder} goes on")
+    try:
+        with resumable(folder / KEPT):
+            yield
+    except Exception as error:
+        if arguments is not None:
+            _empty(folder)
+            if made:
+                folder.rmdir()
+        if isinstance(error, BrokenPipeError):  # of progress, not of a result
+            raise Wrong("nobody reads standard error any more: --quiet") from None
+        raise
+    shutil.rmtree(folder / KEPT, ignore_errors=True)
+    (folder / BEGUN).unlink()
+    ending.advise(None)
 
-    def remove():
-        for path in folder.iterdir():  # it was empty
-            path.unlink(missing_ok=True)
-        if made:
-            folder.rmdir()
 
-    with removed_unless_over(remove):
-        yield
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def broken_off(folder: Path) -> dict[str, Any]:
+    """The arguments of a training that was broken off; `Wrong` where there is none."""
+    if not (folder / BEGUN).is_file():
+        raise Wrong(f"--resume {folder}: no training that was broken off is there")
+    return read_json(folder / BEGUN)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -50,7 +80,7 @@ class Log:
 
     def __init__(self, path: Path):
         self._path, self._began, self.lines = path, time.monotonic(), 0
-        path.touch()
+        path.write_text("")
 
     def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Adds a line: `epoch` of at most `of`, seconds since the beginning, and the figures."""

@@ -10,7 +10,6 @@ from typing import Annotated, Any, cast
 import jax
 from tyro.conf import Positional
 
-import spen_jax as sx
 from spen_jax.cli import folders
 from spen_jax.cli.options import Flag, option
 from spen_jax.cli.saying import Voice, table
@@ -53,7 +52,7 @@ class Info:
 
 def of_here() -> dict[str, Any]:
     """Versions, devices, and where data and what was compiled lie."""
-    found: dict[str, Any] = {"spen_jax": sx.__version__, "python": platform.python_version()}
+    found: dict[str, Any] = {"spen_jax": version("spen_jax"), "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

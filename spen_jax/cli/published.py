@@ -67,7 +67,13 @@ def _list(voice: Voice) -> None:
         how = "there" if there else "to be fetched" if source.addresses else "missing, no download"
         where = str(place() / name)
         sets.append(
-            {"name": name, "rows": SIZES.get(name, "-"), "where": where, "state": how, "there": there}
+            {
+                "name": name,
+                "rows": SIZES.get(name, "-"),
+                "where": where,
+                "state": how,
+                "there": there,
+            }
         )
     header = ["name", "rows", "state", "where"]
     lines = table([header, *([each[key] for key in header] for each in sets)])

@@ -1,17 +1,20 @@
 """From arguments to an exit code: 0, 1 wrong data, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM; no traceback for these."""
 
+import contextlib
+import logging
 import os
+import select
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from spen_jax.cli.ending import clean_up
+from spen_jax.cli.ending import advise, advised
 from spen_jax.cli.saying import Usage, Wrong, one_line
+from spen_jax.training import Stopped
 
 PROGRAM = "spen-jax"
 NEEDED = {"tyro", "rich", "sklearn", "safetensors", "scipy"}
@@ -19,16 +22,19 @@ NEEDED = {"tyro", "rich", "sklearn", "safetensors", "scipy"}
 WRONG, USAGE = 1, 2
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SAID = {130: "interrupted", 143: "terminated"}
-GRACE = 2.0
-"""Seconds that a signal leaves to what cannot be broken off, such as a compilation."""
+GRACE = 5.0
+"""Seconds that a signal leaves to what cannot be broken off, such as a compilation; a second signal leaves none."""
 
 
 class _Terminated(BaseException):
     """SIGTERM has come."""
 
+    code = CODES[signal.SIGTERM]
+
 
 def run() -> NoReturn:
     """The program: `main` with the arguments of the process, whose exit code becomes its own."""
+    logging.getLogger("spen_jax").setLevel(logging.ERROR)  # what is said of a signal is said once
     with _terminable(), _watched():
         code = main()
         _let_go_of_output()
@@ -53,34 +59,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG
     except (KeyboardInterrupt, _Terminated) as end:
         return _ended(end)
+    advise(None)
     try:
         with _warnings_as_notes():
             commands.parsed(arguments)()
             sys.stdout.flush()
         return 0
-    except (
-        SystemExit
-    ) as end:  # of the parser: after the help 0, and what it could not parse it has said
+    except (KeyboardInterrupt, _Terminated, Stopped) as end:
+        return _ended(end)
+    except SystemExit as end:  # of the parser, which has said what it could not parse
         return end.code if isinstance(end.code, int) else USAGE
     except Usage as error:
         _complain(f"{one_line(error)}; --help says more")
         return USAGE
     except BrokenPipeError:  # whoever read the output has enough
         return 0
-    except (KeyboardInterrupt, _Terminated) as end:
-        return _ended(end)
     except (Wrong, OSError, ValueError, FloatingPointError, MemoryError) as error:
         _complain(one_line(error))
         return WRONG
 
 
 def _complain(what: str) -> None:
-    print(f"{PROGRAM}: {what}", file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{PROGRAM}: {what}", file=sys.stderr, flush=True)
 
 
 def _ended(end: BaseException) -> int:
-    code = CODES[signal.SIGTERM if isinstance(end, _Terminated) else signal.SIGINT]
-    _complain(SAID[code])
+    code = getattr(end, "code", CODES[signal.SIGINT])
+    _complain(advised(SAID[code]))
     return code
 
 
@@ -94,7 +100,7 @@ def _let_go_of_output() -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C does, so that files are closed and what is half written is removed."""
+    """SIGTERM ends the block like Ctrl-C does, so that files are closed."""
 
     def end(number, frame):
         raise _Terminated
@@ -116,9 +122,8 @@ def _watched() -> Iterator[None]:
     def watch():
         while number := os.read(heard, 1):
             if (code := CODES.get(signal.Signals(number[0]))) is not None:
-                time.sleep(GRACE)
-                clean_up()
-                _complain(SAID[code])
+                select.select([heard], [], [], GRACE)
+                _complain(advised(SAID[code]))
                 os._exit(code)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,5 +1,6 @@
 """What the commands say: results on standard output, notes on standard error, errors in one line."""
 
+import contextlib
 import json
 import math
 import re
@@ -26,7 +27,9 @@ class Voice:
 
     def note(self, *lines: str) -> None:
         """To standard error, unless quiet."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        with contextlib.suppress(BrokenPipeError):  # nobody reads them
             print(*map(in_options, lines), sep="\n", file=sys.stderr, flush=True)
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:

@@ -1,31 +1,35 @@
 """`spen-jax train`."""
 
 import contextlib
-import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
+from tyro.conf import Positional
 
-import spen_jax as sx
 from spen_jax import data
 from spen_jax.cli import folders
-from spen_jax.cli.options import DataPath, Flag, OutPath, option
-from spen_jax.cli.rows import How, Reading, Task, read_rows
+from spen_jax.cli.options import Flag, option
+from spen_jax.cli.rows import How, Reading, Task
 from spen_jax.cli.saying import Usage, Voice, Wrong, table
 from spen_jax.cli.scores import FIRST, rows_of, scores
 from spen_jax.cli.sequences import Columns, columns_of, has_sequences, read_sequences
+from spen_jax.cli.tasks import read_rows
 from spen_jax.data.examples import counted
 from spen_jax.estimators import SPENClassifier, SPENRegressor, SPENSequenceTagger
 from spen_jax.estimators.progress import listening
 
 FEWEST, USUAL = 20, 0.2
 """Rows below which none are kept for validation unless --valid says so, and the share that is."""
+
+NOT_KEPT = {"resume", "json", "quiet"}
+"""Of the settings, for `--resume`."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,12 @@ class Train:
     DATA is ARFF, libsvm or extreme-classification text, CSV, TSV or Parquet, or a word a line (CoNLL columns, CoNLL-U).
     """
 
-    data: DataPath
+    data: Annotated[Positional[Path | None], option("DATA")] = None
     """the file to learn from"""
-    out: OutPath
+    out: Annotated[Path | None, option("DIR")] = None
     """the folder to write, new or empty"""
+    resume: Annotated[Path | None, option("DIR")] = None
+    """go on with the training in DIR that was broken off; alone, its settings are in the folder"""
     labels: Annotated[tuple[str, ...], option("COLUMN ...")] = ()
     """labels by name or pattern ("tag_*"), the first 3, the last -1, an .xml; CoNLL: the column's number, upos, xpos"""
     separator: Annotated[str | None, option("TEXT")] = None
@@ -66,26 +72,47 @@ class Train:
 
     def __call__(self) -> None:
         """Trains, and writes the folder."""
+        if self.resume is not None:
+            if self != Train(resume=self.resume, json=self.json, quiet=self.quiet):
+                raise Usage(
+                    "--resume takes a folder and no other settings: they are those of the beginning"
+                )
+            said = folders.broken_off(self.resume)
+            given, goes_on = _said(said, self), True
+            if data.sha256(given.source) != said.get("data_sha256"):
+                raise Wrong(f"{given.source} is not what it was when {self.resume} began")
+        else:
+            given, goes_on = self, False
+        if given.data is None or given.out is None:
+            raise Usage("train takes DATA and --out DIR, or --resume DIR")
+        given.train(given.out, goes_on)
+
+    @property
+    def source(self) -> Path:
+        """The file to learn from."""
+        return cast(Path, self.data)
+
+    def train(self, out: Path, goes_on: bool) -> None:
+        """Trains, and writes the folder `out`, or goes on with what was begun there."""
         voice, began = Voice(self.quiet, self.json), time.monotonic()
         self._check()
-        folders.check_new(self.out)
+        if not goes_on:
+            folders.check_new(out)
         learned = self._read()
         estimator = self._estimator(learned.task)
         voice.note(*learned.notes)
         train, held = self._parts(learned)
         voice.note(f"training on {train.size:,} {learned.what}, validating on {held.size:,}")
-        x, y = part(learned.x, train), part(learned.y, train)
-        with folders.begun(self.out):
-            log = folders.Log(self.out / folders.METRICS)
+        with folders.begun(out, None if goes_on else self._as_json()):
+            log = folders.Log(out / folders.METRICS)
             with listening(log):
-                estimator.fit(x, y)
+                estimator.fit(part(learned.x, train), part(learned.y, train))
             found = {}
             if held.size:
-                found = scores(
-                    learned.task, estimator, part(learned.x, held), part(learned.y, held)
-                )
+                of_held = part(learned.x, held), part(learned.y, held)
+                found = scores(learned.task, estimator, *of_held)
             summary = {
-                "model": str(self.out),
+                "model": str(out),
                 "task": learned.task,
                 "trained_on": int(train.size),
                 "validated_on": int(held.size),
@@ -93,8 +120,14 @@ class Train:
                 "epochs": log.lines,
                 "seconds": round(time.monotonic() - began, 1),
             }
-            self._write(estimator, learned, summary)
+            self._write(out, estimator, learned, summary)
         voice.result(summary, _lines(summary))
+
+    def _as_json(self) -> dict[str, Any]:
+        """What `--resume` needs."""
+        said = {name: value for name, value in asdict(self).items() if name not in NOT_KEPT}
+        where = {"data": str(self.source.absolute()), "out": str(self.out)}
+        return said | where | {"data_sha256": data.sha256(self.source)}
 
     def _check(self) -> None:
         if self.valid is not None and not 0 <= self.valid < 1:
@@ -105,15 +138,15 @@ class Train:
             raise Usage(f"--seed must be from 0 to 2147483647, got {self.seed}")
 
     def _read(self) -> "Learned":
-        if self.task == "sequences" or self.task is None and has_sequences(self.data):
+        if self.task == "sequences" or self.task is None and has_sequences(self.source):
             return self._sequences()
         kinds = dict(_pair(one, "--columns", "KIND") for one in self.columns)
         how = How(columns_said(self.labels), self.separator, kinds, self.drop, self.decimal)
-        examples, reading, notes = read_rows(self.data, how, self.task)
+        examples, reading, notes = read_rows(self.source, how, self.task)
         y = reading.y(examples)
         known = known_rows(reading.task, y)
         if not known.any():
-            raise Wrong(f"{self.data} has no row whose labels are known")
+            raise Wrong(f"{self.source} has no row whose labels are known")
         if not known.all():
             notes.append(f"{counted((~known).sum(), 'row')} without a known label: left out")
         rows = np.flatnonzero(known)
@@ -125,8 +158,8 @@ class Train:
             raise Usage(
                 "of sequences --labels is one column, and of the options of tables there is none"
             )
-        columns = columns_of(self.data, self.labels[0] if self.labels else None)
-        words, tags = read_sequences(self.data, columns, with_labels=True)
+        columns = columns_of(self.source, self.labels[0] if self.labels else None)
+        words, tags = read_sequences(self.source, columns, with_labels=True)
         name = columns.label if columns.conllu else f"of column {columns.label}"
         notes = [f"sequences of words, labels {name}"]
         return Learned("sequences", words, tags, "sequences", columns, notes)
@@ -159,12 +192,13 @@ class Train:
             given[name] = _value(text)
         return estimator.set_params(**given)
 
-    def _write(self, estimator: Any, learned: "Learned", summary: dict[str, Any]) -> None:
-        raw = self.data.read_bytes()
+    def _write(
+        self, out: Path, estimator: Any, learned: "Learned", summary: dict[str, Any]
+    ) -> None:
         estimator.verbose = False
         config = {
-            "data": str(self.data),
-            "data_sha256": hashlib.sha256(raw).hexdigest(),
+            "data": str(self.source),
+            "data_sha256": data.sha256(self.source),
             "task": learned.task,
             "labels": list(self.labels),
             "separator": getattr(learned.reading, "separator", None),
@@ -175,13 +209,26 @@ class Train:
             "seed": self.seed,
             "estimator": type(estimator).__name__,
             "arguments": estimator.get_params(),
-            "spen_jax": sx.__version__,
+            "spen_jax": version("spen_jax"),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        folders.write_json(self.out / folders.CONFIG, config)
-        folders.write_json(self.out / folders.READING, learned.reading.as_json())
-        folders.write_json(self.out / folders.SUMMARY, summary)
-        estimator.save(self.out / folders.MODEL)
+        folders.write_json(out / folders.CONFIG, config)
+        folders.write_json(out / folders.READING, learned.reading.as_json())
+        folders.write_json(out / folders.SUMMARY, summary)
+        estimator.save(out / folders.MODEL)
+
+
+def _said(said: Mapping[str, Any], now: Train) -> Train:
+    """The settings of a training that was broken off; what is shown is as it is said now."""
+    kept: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in said.items()
+    }
+    kept.pop("data_sha256", None)
+    try:
+        where = {"data": Path(kept["data"]), "out": now.resume}
+        return Train(**kept | where, json=now.json, quiet=now.quiet)
+    except (KeyError, TypeError) as error:
+        raise Wrong(f"{now.resume}: what was begun there is damaged: {error!r}") from None
 
 
 class Learned(NamedTuple):
