@@ -8,6 +8,7 @@ import numpy as np
 
 from spen_jax.cli.rows import How, Reading, Task
 from spen_jax.cli.saying import Usage
+from spen_jax.data.columns import KINDS
 from spen_jax.data.examples import Examples, counted, several
 from spen_jax.data.reading import format_of
 
@@ -42,7 +43,10 @@ def read_rows(path: Path, how: How, task: Task | None) -> tuple[Examples, Readin
 
 
 def check_how(path: Path, kind: str, how: How) -> None:
-    """`Usage` for options that this kind of file does not take."""
+    """`Usage` for options that this kind of file does not take, and for kinds of columns that there are not."""
+    for name, what in how.columns.items():
+        if what not in KINDS:
+            raise Usage(f"--columns takes {', '.join(KINDS)}, got {what!r} for {name!r}")
     tables = {"--separator": how.separator, "--columns": how.columns}
     options = tables | {"--labels": how.labels, "--drop": how.drop}
     allowed = {"table": options, "arff": {"--labels", "--drop"}, "libsvm": set()}[kind]
