@@ -202,6 +202,11 @@ class Matrix:
         """The stored numbers."""
         return self._csr.data
 
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The stored numbers, their columns, and where each row begins among them."""
+        return self._csr.data, self._csr.indices, self._csr.indptr
+
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -15,6 +15,7 @@ HEAVY = {
     "matplotlib",
     "orbax",
     "pandas",
+    "safetensors",
     "scipy",
     "sklearn",
     "tensorstore",

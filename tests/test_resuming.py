@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 
 from spen_jax import training
 from spen_jax.training import CheckpointError, Checkpoints
@@ -266,6 +267,24 @@ def test_a_training_that_began_otherwise_is_not_taken_for_this_one(tmp_path):
     ):
         fit(tmp_path, epochs=2).last()
     assert list(fit(tmp_path, epochs=0)) == []
+
+
+def test_sparse_rows_are_told_apart_by_their_numbers(tmp_path):
+    def of_rows(params, batch, key):
+        error = batch["x"] @ params["w"] - batch["y"]
+        return jnp.mean(error**2), {"loss": jnp.mean(error**2)}
+
+    def run(x):
+        data = {"x": x, "y": DATA.y}
+        return training.fit(
+            of_rows, ADAM, first(), data, epochs=1, batch_size=8, checkpoints=tmp_path
+        ).last()
+
+    x = scipy.sparse.csr_array(np.asarray(X) * (np.asarray(X) > 0))
+    end = run(x)
+    same(run(x.copy()), end)
+    with pytest.raises(CheckpointError, match="began otherwise"):
+        run(2 * x)
 
 
 def test_a_training_within_another_ones_epoch_keeps_none(tmp_path):

@@ -148,12 +148,11 @@ def find(
     if name not in SOURCES:
         raise ValueError(f"expected a data set among {', '.join(SOURCES)}, got {name!r}")
     named_by = "SPEN_JAX_DATA" if data_dir is None else "the argument data_dir"
-    root = (os.environ.get("SPEN_JAX_DATA") or None) if data_dir is None else data_dir
-    folder = (_cache() if root is None else Path(root).expanduser()) / name
-    missing = [file for file in SOURCES[name].files if not (folder / file).is_file()]
+    named = data_dir is not None or bool(os.environ.get("SPEN_JAX_DATA"))
+    folder, missing = place(data_dir) / name, missing_of(name, data_dir)
     if missing and SOURCES[name].made:
         raise FileNotFoundError(_no_address(name, missing, folder))
-    if missing and root is not None:
+    if missing and named:
         raise FileNotFoundError(
             f"{', '.join(missing)} missing from {folder}, which {named_by} points to; put the"
             f" files there, name the folder that holds {name}/, or name none to download them"
@@ -161,6 +160,18 @@ def find(
     for file in missing:
         _download(SOURCES[name], file, folder, progress)
     return folder
+
+
+def place(data_dir: str | Path | None = None) -> Path:
+    """The folder that holds those of the data sets, or would once one is downloaded."""
+    root = (os.environ.get("SPEN_JAX_DATA") or None) if data_dir is None else data_dir
+    return _cache() if root is None else Path(root).expanduser()
+
+
+def missing_of(name: str, data_dir: str | Path | None = None) -> list[str]:
+    """The files of a data set that are not there; nothing is downloaded."""
+    folder = place(data_dir) / name
+    return [file for file in SOURCES[name].files if not (folder / file).is_file()]
 
 
 def verify(name: str, folder: Path) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 import optax
 
 from spen_jax import metrics, sparse
+from spen_jax.estimators.keeping import SoFar, kept
 from spen_jax.estimators.model import Shape, decays, factors, model_of
+from spen_jax.estimators.progress import Report
 from spen_jax.training import State, init, step
 
 CHUNK = 64
@@ -154,7 +156,7 @@ class Training(NamedTuple):
     data: Any
     """That of `on_device`."""
     rng: np.random.Generator
-    report: Callable[[str], None] = lambda note: None
+    report: Report = lambda note, **figures: None
     """Called after each epoch."""
 
 
@@ -172,34 +174,52 @@ def train_member(
     is kept, or that which it is to `stop_after`, of a schedule that spans all of them.
     FloatingPointError where no batch of an epoch gave a finite step.
     """
-    shape, settings, data, rng, report = training
+    shape, settings, _, rng, report = training
     objective = model_of(shape).objective
     each = -(-len(rows) // min(settings.batch_size, len(rows)))
     if isinstance(start, State):
         state = start
     else:
         state = state_of(shape, settings, start, settings.epochs * each, int(rng.integers(2**31)))
-    best, losses = (np.inf, state.params, 0), []
-    for epoch in range(1, (stop_after or settings.epochs) + 1):
-        left_out = []
-        for batch in passes(rows, settings.batch_size, rng):
-            state, metrics = step(objective, OPTIMIZER, state, data, batch)
-            left_out.append(metrics["left_out"])
-        if all(np.asarray(jax.device_get(left_out)) > 0):
-            raise FloatingPointError(
-                f"no batch of epoch {epoch} had a finite loss and gradient: scale the inputs, or lower learning_rate"
-            )
-        if loss is None:
-            best = np.inf, state.params, epoch
-        else:
-            losses.append(loss(state.params))
-            smooth = float(np.mean(losses[-3:]))
-            if smooth < best[0]:
-                best = smooth, state.params, epoch
-        report(f"loss {losses[-1]:.4g}" if losses else "")
-        if epoch - best[2] >= settings.patience:
-            break
-    return Member(np.asarray(best[1]), best[2], tuple(losses), state, best[0])
+    most = stop_after or settings.epochs
+
+    def over(now: SoFar) -> bool:
+        return now.epochs >= most or now.epochs - now.epoch >= settings.patience
+
+    given = training.data, rows
+    with kept(SoFar(state, state.params), rng, given, shape, settings, most) as (now, keep):
+        for training_loss, held in now.figures:
+            _tell(report, training_loss, held)
+        while not over(now):
+            state, training_loss = _one_pass(training, objective, now.state, rows, now.epochs + 1)
+            held = np.nan if loss is None else loss(state.params)
+            found = (*now.figures, (training_loss, held))
+            smooth = np.inf if loss is None else float(np.mean([h for _, h in found[-3:]]))
+            now = now._replace(state=state, figures=found)
+            if loss is None or smooth < now.loss:
+                now = now._replace(flat=state.params, loss=smooth, epoch=len(found))
+            _tell(report, training_loss, held)
+            keep(now, over(now))
+    return Member(np.asarray(now.flat), now.epoch, now.losses, now.state, now.loss)
+
+
+def _one_pass(training, objective, state, rows, epoch):
+    """The state after one pass over the rows, and the mean loss of its steps."""
+    taken = []
+    for batch in passes(rows, training.settings.batch_size, training.rng):
+        state, metrics = step(objective, OPTIMIZER, state, training.data, batch)
+        taken.append((metrics["left_out"], metrics["loss"]))
+    left_out, losses = np.asarray(jax.device_get(taken)).T
+    if all(left_out > 0):
+        raise FloatingPointError(
+            f"no batch of epoch {epoch} had a finite loss and gradient: scale the inputs, or lower learning_rate"
+        )
+    return state, float(np.mean(losses[left_out == 0]))
+
+
+def _tell(report, training_loss, held):
+    figures = {"loss": held} if held == held else {}
+    report(f"loss {held:.4g}" if figures else "", training_loss=training_loss, **figures)
 
 
 # Prediction

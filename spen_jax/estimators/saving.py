@@ -117,6 +117,14 @@ def load(path: str | Path) -> Any:
         raise ValueError(f"{path} holds no estimator that can be made: {error!r}") from None
 
 
+def written_by(path: str | Path) -> str:
+    """The version of spen_jax that wrote a file which `load` has read."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), "numpy") as file:
+        return (file.metadata() or {}).get("library", "")
+
+
 def _made(state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     from spen_jax import estimators
 

@@ -3,7 +3,7 @@
 N sequences, S places of all together, T places of a batch's width, B sequences of a batch, K labels, P parameters.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from threading import Thread
 from typing import Any, NamedTuple
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from spen_jax.estimators.keeping import SoFar, kept
 from spen_jax.estimators.learning import OPTIMIZER, Moments, Numbers
+from spen_jax.estimators.progress import Report
 from spen_jax.estimators.tagger_inputs import Places, power_of_2
 from spen_jax.estimators.tagger_model import Shape, factors, model_of
 from spen_jax.training import State, init, step
@@ -170,7 +172,7 @@ def train(
     rng: np.random.Generator,
     *,
     held: np.ndarray,
-    report: Callable[[str], None],
+    report: Report,
 ) -> Learned:
     """Trains on all sequences but those `held` out; keeps the epoch whose share of wrong held-out labels is least.
 
@@ -183,22 +185,33 @@ def train(
     state = state_of(shape, settings, flat, steps, int(rng.integers(2**31)))
     beside = Thread(target=answers, args=(shape, flat, corpus.places, held), daemon=True)
     beside.start()  # compiles answers while training is compiled
-    best, errors = (np.inf, state.params, 0), []
     try:
-        for epoch in range(1, settings.epochs + 1):
-            state = one_pass(shape, settings, state, in_pieces, widths, rng)
-            smooth = np.inf
-            if len(held):
-                beside.join()
-                errors.append(error(shape, state.params, corpus, held))
-                smooth = float(np.mean(errors[-3:]))
-            if smooth <= best[0]:
-                best = smooth, state.params, epoch
-            report(f"{100 * errors[-1]:.2f} % of held-out labels wrong" if errors else "")
+        with kept(SoFar(state, state.params), rng, in_pieces, shape, settings) as (now, keep):
+            for _, wrong in now.figures:
+                _tell(report, wrong)
+            while now.epochs < settings.epochs:
+                state = one_pass(shape, settings, now.state, in_pieces, widths, rng)
+                wrong, smooth = np.nan, np.inf
+                if len(held):
+                    beside.join()
+                    wrong = error(shape, state.params, corpus, held)
+                    smooth = float(np.mean([*now.losses, wrong][-3:]))
+                now = now._replace(state=state, figures=(*now.figures, (np.nan, wrong)))
+                if smooth <= now.loss:
+                    now = now._replace(flat=state.params, loss=smooth, epoch=now.epochs)
+                _tell(report, wrong)
+                keep(now, now.epochs == settings.epochs)
     finally:
         beside.join()
-    moments = jax.tree.map(np.asarray, state.opt_state)
-    return Learned(np.asarray(best[1]), best[2], tuple(errors), moments)
+    moments = jax.tree.map(np.asarray, now.state.opt_state)
+    return Learned(np.asarray(now.flat), now.epoch, now.losses, moments)
+
+
+def _tell(report, wrong):
+    if wrong == wrong:
+        report(f"{100 * wrong:.2f} % of held-out labels wrong", wrong=wrong)
+    else:
+        report("")
 
 
 def error(shape: Shape, flat: Any, corpus: Corpus, rows: np.ndarray) -> float:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spen_jax.sparse import Matrix
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, of another training, or in use; the message names it and says what to do."""
@@ -111,10 +113,11 @@ def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 def fingerprint(start: Position, data: Any, *texts: str) -> str:
     """Of what a training begins with: parameters, key and data in full, and of texts, such as its program's."""
     digest = hashlib.sha256(digest_of(arrays_of_tree(start.state)).encode())
-    for a in jax.tree.leaves(data):
-        values = a if hasattr(a, "dtype") else np.asarray(a)
-        digest.update(f"{values.dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
+    for leaf in jax.tree.leaves(data):
+        for a in leaf.parts if isinstance(leaf, Matrix) else (leaf,):
+            values = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
+            digest.update(f"{values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
     for text in texts:
         digest.update(re.sub("0x[0-9a-f]+", "", text).encode())  # addresses differ from run to run
     return digest.hexdigest()

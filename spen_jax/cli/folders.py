@@ -1,0 +1,137 @@
+"""The folder of a trained model: what lies in it, how it is begun, and how it is read again."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from spen_jax.cli import ending
+from spen_jax.cli.saying import Wrong, plain
+from spen_jax.training import replacing, resumable
+
+MODEL, CONFIG, READING = "model.safetensors", "config.json", "reading.json"
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+BEGUN, KEPT = "begun.json", "checkpoints"
+"""While a training is not over."""
+
+
+def check_new(folder: Path) -> None:
+    """`Wrong` unless the folder is not there yet, or empty."""
+    if (folder / BEGUN).exists():
+        raise Wrong(
+            f"--out {folder} holds a training that was broken off: --resume {folder} goes on, or name a new folder"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Wrong(f"--out {folder} exists and is not an empty folder: name a new one")
+
+
+@contextmanager
+def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
+    """Of a `with` block that trains into the folder: a new one with these arguments, or None for one to go on with.
+
+    A signal leaves what it goes on from; an error in a new folder leaves nothing.
+    """
+    made = not folder.exists()
+    if arguments is not None:
+        check_new(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / BEGUN, arguments)
+    ending.advise(f"spen-jax train --resume {folder} goes on")
+    try:
+        with resumable(folder / KEPT):
+            yield
+    except Exception as error:
+        if arguments is not None:
+            _empty(folder)
+            if made:
+                folder.rmdir()
+        if isinstance(error, BrokenPipeError):  # of progress, not of a result
+            raise Wrong("nobody reads standard error any more: --quiet") from None
+        raise
+    shutil.rmtree(folder / KEPT, ignore_errors=True)
+    (folder / BEGUN).unlink()
+    ending.advise(None)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def broken_off(folder: Path) -> dict[str, Any]:
+    """The arguments of a training that was broken off; `Wrong` where there is none."""
+    if not (folder / BEGUN).is_file():
+        raise Wrong(f"--resume {folder}: no training that was broken off is there")
+    return read_json(folder / BEGUN)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Strict JSON, under a temporary name that is then renamed."""
+    with replacing(path) as file:
+        file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+class Log:
+    """`metrics.jsonl`: a line for each epoch, as an estimator tells of it."""
+
+    def __init__(self, path: Path):
+        self._path, self._began, self.lines = path, time.monotonic(), 0
+        path.write_text("")
+
+    def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Adds a line: `epoch` of at most `of`, seconds since the beginning, and the figures."""
+        seconds = round(time.monotonic() - self._began, 3)
+        line = {"epoch": done, "of": total, "seconds": seconds, **figures}
+        with open(self._path, "a") as file:
+            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        self.lines = done
+
+
+def model_of(given: Path) -> tuple[Any, dict[str, Any], Path]:
+    """(estimator, what reading.json says or {}, the file) of a model's folder or file; `Wrong` for anything else."""
+    from spen_jax.estimators import load
+
+    path = given / MODEL if given.is_dir() else given
+    if given.is_dir() and not path.exists():
+        raise Wrong(f"{given} has no {MODEL}: give a folder that `spen-jax train` wrote")
+    estimator = load(path)
+    reading = path.parent / READING
+    return estimator, read_json(reading) if reading.exists() else {}, path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that `write_json` wrote; `Wrong` for what is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Wrong(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise Wrong(f"{path} is damaged: expected an object, got {type(found).__name__}")
+    return found
+
+
+@contextmanager
+def answers_to(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name once it is whole; a pipe or device is written to as it is.
+
+    `Wrong` where nothing can be written.
+    """
+    check_writable(path)
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+        return
+    with replacing(path.resolve()) as file:  # a link stays one
+        yield file
+
+
+def check_writable(path: Path) -> None:
+    """`Wrong` where nothing can be written, before anything is computed."""
+    if path.is_dir():
+        raise Wrong(f"--out {path} is a folder: name a file, or - for standard output")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Wrong(f"--out {path}: {path.parent} is no folder that can be written to")

@@ -1,0 +1,148 @@
+"""From arguments to an exit code: 0, 1 wrong data, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM; no traceback for these."""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from spen_jax.cli.ending import advise, advised
+from spen_jax.cli.saying import Usage, Wrong, one_line
+from spen_jax.training import Stopped
+
+PROGRAM = "spen-jax"
+NEEDED = {"tyro", "rich", "sklearn", "safetensors", "scipy"}
+"""What the extra `cli` brings, by the names of modules."""
+WRONG, USAGE = 1, 2
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SAID = {130: "interrupted", 143: "terminated"}
+GRACE = 5.0
+"""Seconds that a signal leaves to what cannot be broken off, such as a compilation; a second signal leaves none."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come."""
+
+    code = CODES[signal.SIGTERM]
+
+
+def run() -> NoReturn:
+    """The program: `main` with the arguments of the process, whose exit code becomes its own."""
+    logging.getLogger("spen_jax").setLevel(logging.ERROR)  # what is said of a signal is said once
+    with _terminable(), _watched():
+        code = main()
+        _let_go_of_output()
+        sys.stderr.flush()
+        if code in SAID:
+            os._exit(code)  # threads may be compiling, and the interpreter would wait for them
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what the arguments say, by default those of the process, and returns the exit code.
+
+    Results go to standard output, all else to standard error. What is wrong with data, files or usage is one line
+    there.
+    """
+    try:
+        from spen_jax.cli import commands
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in NEEDED:
+            raise
+        _complain(f"{error.name} is not installed: pip install 'spen_jax[cli]'")
+        return WRONG
+    except (KeyboardInterrupt, _Terminated) as end:
+        return _ended(end)
+    advise(None)
+    try:
+        with _warnings_as_notes():
+            commands.parsed(arguments)()
+            sys.stdout.flush()
+        return 0
+    except (KeyboardInterrupt, _Terminated, Stopped) as end:
+        return _ended(end)
+    except SystemExit as end:  # of the parser, which has said what it could not parse
+        return end.code if isinstance(end.code, int) else USAGE
+    except Usage as error:
+        _complain(f"{one_line(error)}; --help says more")
+        return USAGE
+    except BrokenPipeError:  # whoever read the output has enough
+        return 0
+    except (Wrong, OSError, ValueError, FloatingPointError, MemoryError) as error:
+        _complain(one_line(error))
+        return WRONG
+
+
+def _complain(what: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{PROGRAM}: {what}", file=sys.stderr, flush=True)
+
+
+def _ended(end: BaseException) -> int:
+    code = getattr(end, "code", CODES[signal.SIGINT])
+    _complain(advised(SAID[code]))
+    return code
+
+
+def _let_go_of_output() -> None:
+    """Standard output that takes no more is left, so that the interpreter does not try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C does, so that files are closed."""
+
+    def end(number, frame):
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """A signal ends the process within the grace, whatever the main thread is at and whoever swallows exceptions."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    def watch():
+        while number := os.read(heard, 1):
+            if (code := CODES.get(signal.Signals(number[0]))) is not None:
+                select.select([heard], [], [], GRACE)
+                _complain(advised(SAID[code]))
+                os._exit(code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Warnings in one line, without the place in the code."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        print(f"{PROGRAM}: {one_line(message)}", file=sys.stderr)
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
