@@ -155,7 +155,7 @@ def _exported_anew(path, why) -> Contents:
     try:
         # By name: this file stands alone.
         return importlib.import_module("spen_jax.estimators.programs").exported_anew(path)
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, TypeError):
         raise BundleError(
             f"{path}: {why}; here is jax {jax.__version__}. Export the model again with spen_jax: "
             "estimator.save(path, programs=True), or spen_jax.export(predictor, params, path, x=x)"
@@ -202,9 +202,9 @@ class Bundle:
         sizes = {a.shape[0] for a in jax.tree.leaves(given)}
         if len(sizes) != 1:
             raise ValueError(f"all arrays need the same leading axis of rows, got {sorted(sizes)}")
-        if (kind := self._serving["scaling"]) is not None:
-            shift, scale = self._arrays["serving/shift"], self._arrays["serving/scale"]
-            given["x"] = scaled(kind, shift, scale, given["x"])
+        if (scaling := self._serving["scaling"]) is not None:
+            shift, scale = map(self._arrays.get, scaling["arrays"])
+            given["x"] = scaled(scaling["kind"], shift, scale, given["x"])
         found, answer = self._in_batches(self._program, given), self._serving["answer"]
         if answer != "solution":
             return _CONCLUDE[answer](self, found)
@@ -276,7 +276,7 @@ def _fitted(wanted: Any, value: Any, path: str) -> Any:
 # What an estimator does to rows and answers, as spen_jax.estimators does it.
 
 
-def scaled(kind: str, shift: np.ndarray, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
+def scaled(kind: str, shift: Any, scale: Any, x: np.ndarray) -> np.ndarray:
     """Rows (N, D) of float64 as the estimator's network takes them, float32; ValueError for NaN and infinity."""
     if not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
@@ -340,7 +340,8 @@ def _classes(bundle, found):
 
 
 def _numbers(bundle, found):
-    y = found["y"] * bundle._arrays["serving/y_scale"] + bundle._arrays["serving/y_shift"]
+    shift, scale = map(bundle._arrays.get, bundle._serving["arrays"])
+    y = found["y"] * scale + shift
     return found | {"y": y[:, 0] if bundle._serving["one"] else y}
 
 

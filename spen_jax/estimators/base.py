@@ -58,10 +58,13 @@ class RowEstimator(BaseEstimator):
     verbose: bool
     scaling_: Scaling
 
-    def save(self, path: str | Path) -> None:
-        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`."""
+    def save(self, path: str | Path, programs: bool = False) -> None:
+        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`.
+
+        With `programs` it can be served without this library too, see `spen_jax.serving`.
+        """
         check_is_fitted(self)
-        save(self, path)
+        save(self, path, programs)
 
     def _planned(self, kind: Kind, x: Any, L: int, **of_shape: Any) -> tuple[Shape, Settings]:
         """The shape and the settings: those given, the others from the data."""
