@@ -38,23 +38,16 @@ TRAINING = "moments_", "rng_"
 """What training alone needs: `partial_fit` on a loaded estimator begins with new ones."""
 
 
-def save(estimator: Any, path: str | Path, programs: bool = False) -> None:
-    """Writes a fitted estimator, under a temporary name that is then renamed.
-
-    Its `random_state` is kept where it is a number. With `programs` the file also holds what `spen_jax.serving`
-    answers by; see `estimators.programs`. TypeError for an attribute that cannot be written, and programs of an
-    estimator that has none.
-    """
-    contents = contents_of(estimator)
-    if programs:
-        from spen_jax.estimators.programs import with_programs
-
-        contents = with_programs(estimator, contents)
-    write(path, contents)
+def save(estimator: Any, path: str | Path) -> None:
+    """Writes a fitted estimator, under a temporary name that is then renamed; TypeError as in `contents_of`."""
+    write(path, contents_of(estimator))
 
 
 def contents_of(estimator: Any) -> Contents:
-    """A fitted estimator as a bundle without programs."""
+    """A fitted estimator as a bundle without programs.
+
+    Its `random_state` is kept where it is a number. TypeError for an attribute that cannot be written.
+    """
     arrays: dict[str, np.ndarray] = {}
     params = estimator.get_params(deep=False)
     if not isinstance(params.get("random_state"), int | np.integer | type(None)):
