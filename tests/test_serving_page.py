@@ -82,8 +82,6 @@ def test_the_server_refuses_what_is_too_much_or_none(page):
     )
     assert asked(page, b"[]", **{"Content-Length": str(2**20 + 1)})[0] == 413
     together = names["server"].together
-    waiting = together.queue.maxsize
-    together.queue.maxsize = -1  # as if it were full
 
     class Full:
         def put_nowait(self, _):
@@ -91,5 +89,24 @@ def test_the_server_refuses_what_is_too_much_or_none(page):
 
     queue, together.queue = together.queue, Full()
     assert asked(page, [[1, 2, 0, 0]]) == (503, "too many requests wait")
-    together.queue, queue.maxsize = queue, waiting
+    together.queue = queue
     assert asked(page, [[1, 2, 0, 0]]) == (200, [["hot", "wet"]])
+
+
+def test_a_batch_that_fails_is_not_the_end(page, monkeypatch):
+    together = page[0]["server"].together
+
+    def failing(rows):
+        raise ValueError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(together, "bundle", failing)
+        assert asked(page, [[1, 2, 0, 0]]) == (400, "no memory")
+    assert asked(page, [[1, 2, 0, 0]]) == (200, [["hot", "wet"]])
+
+
+def test_an_answer_does_not_depend_on_the_rows_beside_it(page):
+    bundle, x = page[0]["bundle"], page[0]["x"]
+    order = np.random.default_rng(0).permutation(len(x))
+    np.testing.assert_array_equal(bundle(x)["y"][order], bundle(x[order])["y"])
+    np.testing.assert_array_equal(bundle(x)["y"][7:8], bundle(x[7:8])["y"])

@@ -21,7 +21,7 @@ FLATS = "fitted.flats_"
 
 def with_programs(estimator: Any, contents: Contents) -> Contents:
     """A fitted estimator's contents with its programs; TypeError for a kind that has none."""
-    shape = getattr(estimator, "shape_", None)
+    shape: Any = getattr(estimator, "shape_", None)
     kind = getattr(shape, "kind", None)
     if kind not in ("labels", "classes", "numbers"):
         raise TypeError(
