@@ -102,6 +102,7 @@ def exported(contents: Contents, program: Program, serving: dict[str, Any]) -> C
         "sizes": program.sizes,
         "weights": list(program.weights),
         "jax": jax.__version__,
+        "x64": jnp.result_type(float) == np.float64,
         "made": datetime.date.today().isoformat(),
     }
     weights = {name: np.asarray(a) for name, a in program.weights.items()}
@@ -174,7 +175,7 @@ def _programs(program, like):
 
 
 def _sets_program(labels, allow_empty):
-    p = {"p": jax.ShapeDtypeStruct((_open(), labels), np.dtype(np.float32))}
+    p = {"p": jax.ShapeDtypeStruct((_open(), labels), jnp.result_type(float))}
     return _serialised(lambda given: best_sizes(given["p"], allow_empty), PLATFORMS, p)
 
 

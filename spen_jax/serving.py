@@ -52,8 +52,6 @@ def read(path: str | Path) -> Contents:
     OSError where there is no file; `BundleError` for a file of another kind, a damaged one, and one of a later version.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the file that save(path) wrote")
     content = bytearray(path.stat().st_size)
     with open(path, "rb") as file:
         del content[file.readinto(content) :]
@@ -179,13 +177,15 @@ class Bundle:
         self.inputs: dict[str, Any] = serving["inputs"]
         self.sizes: list[int] = serving["sizes"]
         self._serving, self._arrays = serving, contents.arrays
-        self._weights = [jax.device_put(contents.arrays[name]) for name in serving["weights"]]
+        with jax.enable_x64(serving["x64"]):
+            self._weights = [jax.device_put(contents.arrays[name]) for name in serving["weights"]]
         self._programs = {
             name: jax.jit(export.deserialize(bytearray(program)).call)
             for name, program in contents.programs.items()
         }
-        known = serving["answer"] in ("solution", *_CONCLUDE)
-        if not known or not all(type(n) is int and n > 0 for n in self.sizes):
+        if serving["answer"] not in _CONCLUDE or not all(
+            type(n) is int and n > 0 for n in self.sizes
+        ):
             raise ValueError("its settings are none that this version knows")
 
     def __call__(self, x: Any, **others: Any) -> dict[str, Any]:
@@ -205,21 +205,20 @@ class Bundle:
         if (scaling := self._serving["scaling"]) is not None:
             shift, scale = map(self._arrays.get, scaling["arrays"])
             given["x"] = scaled(scaling["kind"], shift, scale, given["x"])
-        found, answer = self._in_batches(self._program, given), self._serving["answer"]
-        if answer != "solution":
-            return _CONCLUDE[answer](self, found)
-        return found if self._serving["rule"] is None else found | {"on": self._on(found["y"])}
+        with jax.enable_x64(self._serving["x64"]):  # as it was where it was exported
+            return _CONCLUDE[self._serving["answer"]](self, self._in_batches(self._program, given))
 
     def _on(self, y):
-        def sizes(p):
-            return self._in_batches(lambda size: self._programs["sets"], {"p": p})
-
-        return chosen(self._serving["rule"], y, sizes)
+        sizes = partial(self._in_batches, lambda _: self._programs["sets"])
+        dtype = np.float64 if self._serving["x64"] else np.float32
+        return chosen(self._serving["rule"], y, lambda p: sizes({"p": p.astype(dtype)}))
 
     def _program(self, size):
-        # On a CPU what is exact for this size; "any" is laid out for the others.
-        own = jax.default_backend() == "cpu" or "any" not in self._programs
-        name = str(size) if own and str(size) in self._programs else "any"
+        # On a CPU that of this very size; "any" is laid out for other devices.
+        own = str(size) in self._programs and jax.default_backend() == "cpu"
+        name = "any" if "any" in self._programs and not own else str(size)
+        if name not in self._programs:
+            raise ValueError(f"there is no program for batches of {size} rows")
         return partial(self._programs[name], self._weights)
 
     def _in_batches(self, program, given):
@@ -251,9 +250,7 @@ def _fitted(wanted: Any, value: Any, path: str) -> Any:
     ((kind, inner),) = wanted.items()
     if kind == "dict":
         if not isinstance(value, dict) or {*value} != {*inner}:
-            raise ValueError(
-                f"{path} must be a dict of {', '.join(inner)}, got {type(value).__name__}"
-            )
+            raise ValueError(f"{path} must be a dict of {', '.join(inner)}")
         return {key: _fitted(part, value[key], f"{path}[{key!r}]") for key, part in inner.items()}
     if kind != "array":
         if not isinstance(value, list | tuple) or len(value) != len(inner):
@@ -310,7 +307,7 @@ def chosen(rule: dict[str, Any], y: np.ndarray, sizes: Callable[[Any], Any]) -> 
         raise ValueError("the labels' answers are no numbers from 0 to 1: look at the rows of x")
     p = _sigmoid(rule["a"] * _logits(y) + rule["b"])
     order = np.argsort(-p, axis=1, kind="stable")
-    counts = sizes(np.take_along_axis(p, order, axis=1).astype(np.float32))
+    counts = sizes(np.take_along_axis(p, order, axis=1))
     on = np.zeros(p.shape, bool)
     np.put_along_axis(on, order, np.arange(p.shape[1]) < counts[:, None], axis=1)
     return on
@@ -323,6 +320,10 @@ def _sigmoid(z):
 def _logits(y):
     y = np.clip(y.astype(np.float64), 1e-7, 1 - 1e-7)
     return np.log(y) - np.log1p(-y)
+
+
+def _solution(bundle, found):
+    return found | ({"on": bundle._on(found["y"])} if bundle._serving["rule"] else {})
 
 
 def _labels(bundle, found):
@@ -345,5 +346,5 @@ def _numbers(bundle, found):
     return found | {"y": y[:, 0] if bundle._serving["one"] else y}
 
 
-_CONCLUDE = {"labels": _labels, "classes": _classes, "numbers": _numbers}
+_CONCLUDE = {"solution": _solution, "labels": _labels, "classes": _classes, "numbers": _numbers}
 """What becomes of the programs' answers, by the kind of estimator."""

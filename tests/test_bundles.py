@@ -132,6 +132,49 @@ def test_a_decision_and_names_go_along(exported):
         assert same(bundle(X[:n])["on"], RULE(predictor(PARAMS, X[:n]).y))
 
 
+@pytest.mark.slow
+def test_trees_of_arrays_and_doubles_leave_too(tmp_path, x64):
+    from spen_jax.domains import Product
+
+    def energy(params, context, y):
+        far = jax.numpy.sum((y["a"] - context["u"]) ** 2) + (y["b"][0] - context["v"][0]) ** 2
+        return params["scale"] * far
+
+    start = {"a": np.zeros((1, 2)), "b": np.zeros((1, 1))}
+    domain = Product({"a": sx.Box(), "b": sx.Reals()})
+    solver = sx.GradientDescent(0.1)
+    predictor = sx.Predictor(energy, start=start, domain=domain, solver=solver, batch_size=8)
+    x = {"u": RNG.normal(size=(20, 2)), "v": RNG.normal(size=(20, 1))}
+    params = {"scale": 0.7}
+    sx.export(predictor, params, tmp_path / "a", x=x)
+    bundle = serving.load(tmp_path / "a")
+    with jax.enable_x64(False):  # a bundle knows what it was exported with
+        found = bundle(x)
+    assert found["y"]["a"].dtype == np.float64 and same(found["y"], predictor(params, x).y)
+    with pytest.raises(ValueError, match="same leading axis"):
+        bundle({"u": x["u"], "v": x["v"][:3]})
+    with pytest.raises(ValueError, match="x must be a dict of u, v"):
+        bundle(x["u"])
+
+
+def test_a_model_that_asks_for_the_number_of_rows_leaves_in_fixed_sizes(tmp_path):
+    def features(params, x):
+        return x @ params["W"] + np.zeros((len(x), 1), np.float32)
+
+    def energy(params, scores, y):
+        return -scores @ y + y @ y / 2
+
+    predictor = sx.Predictor(energy, features, shape=(3,), steps=3, batch_size=8)
+    params = {"W": RNG.normal(size=(4, 3)).astype(np.float32)}
+    sx.export(predictor, params, tmp_path / "a", x=X[:1])
+    assert sorted(bundles.read(tmp_path / "a").programs) == ["1", "8"]
+    bundle = serving.load(tmp_path / "a")
+    assert same(bundle(X[:20])["y"], predictor(params, X[:20]).y)
+    bundle.sizes = [5]
+    with pytest.raises(ValueError, match="no program for batches of 5 rows"):
+        bundle(X)
+
+
 @pytest.mark.parametrize("rule", [sx.metrics.Tuned(0.37), sx.metrics.Fixed()])
 @pytest.mark.slow
 def test_thresholds_go_along(rule, tmp_path):
@@ -356,7 +399,7 @@ def test_what_has_a_right_checksum_and_no_sense_is_one_error(exported, tmp_path)
         bundles.write(tmp_path / "a", contents._replace(state=state))
         with pytest.raises(serving.BundleError):
             serving.load(tmp_path / "a")
-        with pytest.raises(ValueError, match="no estimator"):
+        with pytest.raises(serving.BundleError, match="no estimator"):
             sx.load(tmp_path / "a")
 
 

@@ -73,6 +73,10 @@ def load(path: str | Path) -> Any:
     later version.
     """
     state, arrays, _ = read(path)
+    if isinstance(state, dict) and state.get("class") == "Predictor":
+        raise BundleError(
+            f"{path} holds no estimator but a predictor: spen_jax.serving.load reads it"
+        )
     try:
         return _made(state, arrays)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
