@@ -70,7 +70,8 @@ def export(
       ValueError: for an example that does not fit, a start with a point for each row, and a rule of another kind.
       TypeError: for parameters that no file can hold, such as random keys.
     """
-    function, shared = predictor.program(params)
+    # A program that reports has no form to be kept in.
+    function, shared = dataclasses.replace(predictor, progress=False).program(params)
     leaves, structure = jax.tree.flatten_with_path({"params": shared[0], "numbers": shared[1]})
     weights = {_named(path): _weight(path, leaf) for path, leaf in leaves}
 

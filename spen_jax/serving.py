@@ -3,9 +3,9 @@
     bundle = load("weather.spen")
     bundle(x)["y"]
 
-A bundle is one safetensors file (8 bytes of length, a JSON header, arrays): the model's settings, its weights, and the
-compiled-from programs of `jax.export` that answer, as arrays of bytes. Nothing in it is unpickled, but a program is
-code: load files of those you trust. N rows, L outputs.
+A bundle is one safetensors file (8 bytes of length, a JSON header, arrays): the model's settings, its weights, and as
+arrays of bytes the programs of `jax.export` that answer, which jax reads with the package flatbuffers. Nothing is
+unpickled, but a program is code: load files of those you trust. N rows, D inputs, L outputs.
 """
 
 import datetime

@@ -164,7 +164,7 @@ def test_a_model_that_asks_for_the_number_of_rows_leaves_in_fixed_sizes(tmp_path
     def energy(params, scores, y):
         return -scores @ y + y @ y / 2
 
-    predictor = sx.Predictor(energy, features, shape=(3,), steps=3, batch_size=8)
+    predictor = sx.Predictor(energy, features, shape=(3,), steps=3, batch_size=8, progress=True)
     params = {"W": RNG.normal(size=(4, 3)).astype(np.float32)}
     sx.export(predictor, params, tmp_path / "a", x=X[:1])
     assert sorted(bundles.read(tmp_path / "a").programs) == ["1", "8"]
