@@ -21,6 +21,7 @@ from spen_jax import (
 )
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex
 from spen_jax.energies import SPEN, implied_logits, interactions
+from spen_jax.exporting import export
 from spen_jax.inference import (
     Exact,
     FrankWolfe,
@@ -79,6 +80,7 @@ __all__ = [
     "domains",
     "energies",
     "exact",
+    "export",
     "fit",
     "functions_of",
     "implied_logits",

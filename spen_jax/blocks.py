@@ -56,9 +56,9 @@ def block_sizes(batch: int, numbers: int) -> tuple[int, int]:
 
     On a CPU one array of a block holds about 40,000 numbers (160 kB), so that the handful a step
     touches stays in a core's second-level cache; blocks of fewer than 32 examples would waste its
-    vector units. Elsewhere one block.
+    vector units. Elsewhere one block, and for a batch whose size is open.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not is_number(batch):
         return 1, batch
     fits = 256
     while fits > 32 and fits * numbers > 40960:
@@ -66,6 +66,11 @@ def block_sizes(batch: int, numbers: int) -> tuple[int, int]:
     blocks = max(1, math.ceil(batch / fits))
     block = math.ceil(batch / blocks)
     return blocks, (block if blocks == 1 else math.ceil(block / 8) * 8)
+
+
+def is_number(size: Any) -> bool:
+    """Whether a size is a number; one that is open is a symbol, of `jax.export.symbolic_shape`."""
+    return isinstance(size, int | np.integer)
 
 
 def by_rows(function: Callable[..., Any], shared: Any, *arrays: jax.Array) -> Any:

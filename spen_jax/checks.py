@@ -115,3 +115,16 @@ def checked_shape(what: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
 def as_floats(y: Any) -> jax.Array:
     """y as floats: booleans and integers would be added as such."""
     return jnp.asarray(y, jnp.result_type(y, 0.0))
+
+
+def check_function(name: str, function: Any, what: str) -> None:
+    """ValueError for what is no function, and for a Flax module in its place."""
+    if any(kind.__module__.startswith("flax.") for kind in type(function).__mro__):
+        raise ValueError(
+            f"{name} must be a function {what}, got the Flax module {type(function).__name__}: functions_of(module) "
+            "makes the two functions of a Linen one, docs/own_energy.md shows those of an NNX one"
+        )
+    if not callable(function):
+        raise ValueError(
+            f"Predictor needs {'an' if name == 'energy' else ''} {name}, a function {what}, got {function!r}"
+        )

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from spen_jax import parallel, sparse
 from spen_jax.arguments import handing
 from spen_jax.blocks import in_batches
-from spen_jax.checks import as_points, check_arrays, check_energy, check_whole
+from spen_jax.checks import as_points, check_arrays, check_energy, check_function, check_whole
 from spen_jax.domains import Box, Domain, Simplex, check_inside, counting
 from spen_jax.exact import Structured, structured
 from spen_jax.inference import (
@@ -87,9 +87,9 @@ class Predictor:
     batch_size: int = 1024
 
     def __post_init__(self):
-        _check_function("energy", self.energy, "(params, context, y) -> scalar, of one example")
+        check_function("energy", self.energy, "(params, context, y) -> scalar, of one example")
         if self.features is not None:
-            _check_function("features", self.features, "(params, x) -> context, of a batch")
+            check_function("features", self.features, "(params, x) -> context, of a batch")
         if not isinstance(self.domain, Domain):
             raise ValueError(
                 f"domain must be one of spen_jax.domains, such as Box(), Simplex() or Reals(), got {self.domain!r}"
@@ -174,6 +174,22 @@ class Predictor:
         batch = _Rows(x, known, mask, start, None if key is None else np.arange(n))
         shared, draws = (params, numbers, key), key is not None
         return self._run(partial(_solve, fixed), shared, batch, self.steps, always=draws)
+
+    def program(self, params: Any) -> tuple[Callable[..., Solution], Any]:
+        """(function, shared): function(shared, x, known, mask) is the program behind a call, of one batch; for exports.
+
+        ValueError for a start with a point for each row.
+        """
+        fixed, params, numbers, start = self._split(params)
+        if start is not None:
+            raise ValueError(
+                "a program answers any rows: a start must be one point for all, a function or None"
+            )
+
+        def function(shared, x, known=None, mask=None):
+            return _solve(fixed, (*shared, None), _Rows(x, known, mask, None, None))
+
+        return function, (params, numbers)
 
     def energies(self, params: Any, x: Any, y: Any, *, mask: Any = None) -> jax.Array:
         """E(x, y) of given answers y (B, ...), (B,): without entropy smoothing; what does not count stands at 0.
@@ -312,18 +328,6 @@ def _energies_all(predictor, params, batch):
         y = counting(jax.tree.broadcast(mask, y), y)
     check_energy(predictor.energy, params, *one_of((context, y)))
     return jax.vmap(predictor.energy, (None, 0, 0))(params, context, y)
-
-
-def _check_function(name, function, what):
-    if any(kind.__module__.startswith("flax.") for kind in type(function).__mro__):
-        raise ValueError(
-            f"{name} must be a function {what}, got the Flax module {type(function).__name__}: functions_of(module) "
-            "makes the two functions of a Linen one, docs/own_energy.md shows those of an NNX one"
-        )
-    if not callable(function):
-        raise ValueError(
-            f"Predictor needs {'an' if name == 'energy' else ''} {name}, a function {what}, got {function!r}"
-        )
 
 
 def _own(a):

@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from spen_jax import sparse
+from spen_jax.bundles import write
 from spen_jax.estimators.inputs import Scaling, checked_x
 from spen_jax.estimators.learning import (
     Data,
@@ -26,8 +27,9 @@ from spen_jax.estimators.learning import (
     train_member,
 )
 from spen_jax.estimators.model import Kind, Shape, started, with_rates
+from spen_jax.estimators.programs import with_programs
 from spen_jax.estimators.progress import reporting
-from spen_jax.estimators.saving import save
+from spen_jax.estimators.saving import contents_of
 
 FEWEST = 20
 """Rows below which none are held out."""
@@ -58,10 +60,14 @@ class RowEstimator(BaseEstimator):
     verbose: bool
     scaling_: Scaling
 
-    def save(self, path: str | Path) -> None:
-        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`."""
+    def save(self, path: str | Path, programs: bool = False) -> None:
+        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`.
+
+        With `programs` it can be served without this library too, see `spen_jax.serving`.
+        """
         check_is_fitted(self)
-        save(self, path)
+        contents = contents_of(self)
+        write(path, with_programs(self, contents) if programs else contents)
 
     def _planned(self, kind: Kind, x: Any, L: int, **of_shape: Any) -> tuple[Shape, Settings]:
         """The shape and the settings: those given, the others from the data."""

@@ -226,8 +226,8 @@ def _tell(report, training_loss, held):
 
 
 @partial(jax.jit, static_argnums=0)
-def _answers(shape, flats, x, known):
-    """The mean of the members' answers, and how far apart inference left each, (B, L)."""
+def mean_of_members(shape: Shape, flats: Any, x: Any, known: Any) -> jax.Array:
+    """The mean of the members' answers (B, L) to scaled rows x (B, D); `known` is (mask, y) or None."""
     predictor, unravel = model_of(shape).predictor, model_of(shape).unravel
 
     def of_member(flat):
@@ -242,7 +242,7 @@ def answers(shape: Shape, flats: Any, x: Any, known: Any = None) -> np.ndarray:
     Chunks of one size, however many rows: of sparse ones as many as the room for their numbers takes.
     """
     shape = shape.answering
-    found = [(n, _answers(shape, flats, *chunk)) for n, chunk in _chunks(x, known)]
+    found = [(n, mean_of_members(shape, flats, *chunk)) for n, chunk in _chunks(x, known)]
     parts = [np.asarray(y)[:n] for n, y in found]
     return np.concatenate(parts) if parts else np.zeros((0, shape.outputs), np.float32)
 

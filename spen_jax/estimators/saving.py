@@ -1,29 +1,23 @@
-"""One file for a fitted estimator: arrays as safetensors, all else as JSON in its header; nothing is ever unpickled.
+"""One file for a fitted estimator, a bundle (`spen_jax.bundles`); nothing is ever unpickled.
 
-The header's entries: `format` "spen_jax estimator", `version` of the format, `library` that wrote it, `state`, the JSON
-of class, parameters and fitted attributes, and `sha256` of state and arrays.
+Its state is the JSON of class, parameters and fitted attributes, whose numbers are the bundle's arrays.
 """
 
 import dataclasses
-import hashlib
-import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from spen_jax import metrics
+from spen_jax.bundles import BundleError, Contents, read, write
 from spen_jax.data import Lexicon, Vocabulary
 from spen_jax.estimators import tagger_inputs, tagger_model
 from spen_jax.estimators.deciding import Decision
 from spen_jax.estimators.inputs import Scaling
 from spen_jax.estimators.learning import Settings
 from spen_jax.estimators.model import Shape
-from spen_jax.training.checkpoints import replacing
 
-FORMAT = "spen_jax estimator"
-VERSION = 1
 RECORDS: dict[str, type] = {
     "Shape": Shape,
     "Settings": Settings,
@@ -45,12 +39,15 @@ TRAINING = "moments_", "rng_"
 
 
 def save(estimator: Any, path: str | Path) -> None:
-    """Writes a fitted estimator, under a temporary name that is then renamed.
+    """Writes a fitted estimator, under a temporary name that is then renamed; TypeError as in `contents_of`."""
+    write(path, contents_of(estimator))
+
+
+def contents_of(estimator: Any) -> Contents:
+    """A fitted estimator as a bundle without programs.
 
     Its `random_state` is kept where it is a number. TypeError for an attribute that cannot be written.
     """
-    from safetensors.numpy import save as to_bytes
-
     arrays: dict[str, np.ndarray] = {}
     params = estimator.get_params(deep=False)
     if not isinstance(params.get("random_state"), int | np.integer | type(None)):
@@ -66,55 +63,24 @@ def save(estimator: Any, path: str | Path) -> None:
         "fitted": _plain(fitted, "fitted", arrays),
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
     }
-    text = json.dumps(state, allow_nan=True, sort_keys=True)
-    header = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "library": version("spen_jax"),
-        "state": text,
-        "sha256": _digest(text, arrays),
-    }
-    with replacing(path) as file:
-        file.write(to_bytes(arrays, header))
+    return Contents(state, arrays, {})
 
 
 def load(path: str | Path) -> Any:
     """The estimator of `save`, ready to predict.
 
-    OSError where there is no file; ValueError for a file of another kind, a damaged one, and one of a later version.
+    OSError where there is no file; `BundleError`, a ValueError, for a file of another kind, a damaged one, and one of a
+    later version.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the file that save(path) wrote")
-    with open(path, "rb"):
-        pass  # what cannot be read says so in Python's words
-    try:
-        with safe_open(str(path), "numpy") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged, or no file that an estimator's save(path) wrote: {error}"
-        ) from None
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} holds arrays, but no estimator of spen_jax: give the file that save(path) wrote"
-        )
-    if header.get("version", "").isdecimal() and int(header["version"]) > VERSION:
-        raise ValueError(
-            f"{path} has version {header['version']} of the format, written by spen_jax {header.get('library')}; this "
-            f"one reads up to {VERSION}: install a later spen_jax"
-        )
-    if _digest(header.get("state", ""), arrays) != header.get("sha256"):
-        raise ValueError(
-            f"{path} is damaged: its checksum is not that of what it holds; get it again"
+    state, arrays, _ = read(path)
+    if isinstance(state, dict) and state.get("class") == "Predictor":
+        raise BundleError(
+            f"{path} holds no estimator but a predictor: spen_jax.serving.load reads it"
         )
     try:
-        return _made(json.loads(header["state"]), arrays)
+        return _made(state, arrays)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no estimator that can be made: {error!r}") from None
+        raise BundleError(f"{path} holds no estimator that can be made: {error!r}") from None
 
 
 def written_by(path: str | Path) -> str:
@@ -138,15 +104,6 @@ def _made(state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     if state.get("output"):
         estimator.set_output(transform=state["output"])
     return estimator
-
-
-def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        a = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {a.dtype} {a.shape}".encode())
-        digest.update(a.tobytes())
-    return digest.hexdigest()
 
 
 def _plain(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:

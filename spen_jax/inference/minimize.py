@@ -224,7 +224,7 @@ def _in_range(plan, values, dtype):
 
 def _find(plan, values, context, start, numbers):
     """The points that the steps lead to, as constants unless they are unrolled."""
-    batch = len(jax.tree.leaves(start)[0])
+    batch = jax.tree.leaves(start)[0].shape[0]
     fixed = lax.stop_gradient((values, context, start))
     last = suits_last(plan, *fixed, blocks.block_sizes(batch, numbers)[1])
     if plan.stop_early:

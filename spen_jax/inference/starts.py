@@ -66,7 +66,7 @@ def _is_number(start):
 
 
 def _is_shape(shape):
-    return isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)
+    return isinstance(shape, tuple) and jax.tree_util.all_leaves(shape)
 
 
 def _examples(context):

@@ -4,6 +4,7 @@ Functions of one example take (plan, values, example), with the `Values` of one 
 point or state).
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spen_jax import blocks
 from spen_jax.convolutions import fast
 from spen_jax.domains import Domain
 from spen_jax.inference import layout
@@ -127,7 +129,7 @@ def hold(plan: Plan, context: Any, known: Any, y: Any) -> Any:
 def size_of(y: Any) -> tuple[int, int]:
     """How many examples, and how many numbers each."""
     leaves = jax.tree.leaves(y)
-    return len(leaves[0]), sum(a.size for a in leaves) // max(len(leaves[0]), 1)
+    return leaves[0].shape[0], sum(math.prod(a.shape[1:]) for a in leaves)
 
 
 def select_known(mask: Any, y: Any) -> Any:
@@ -180,6 +182,8 @@ def obstacle(plan: Plan, values: Values, context: Any, y: Any, block: int) -> st
         return f"so it is faster on a {jax.default_backend()}"
     if isinstance(plan.mode, Unrolled):
         return "a derivative follows the steps"
+    if not blocks.is_number(block):
+        return "their number is open, for an export"
     if block < LEAST:
         return f"blocks of {block} are too small, {LEAST} are enough"
     context, y = one_of((context, y))

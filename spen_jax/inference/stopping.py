@@ -5,6 +5,7 @@ time follows the steps that examples take. Pass two, rarely needed, repeats thos
 energy they began with, looks at every step, and keeps their best point: pass one need not carry one along.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from spen_jax.inference.steps import (
     report,
     step,
 )
-from spen_jax.trees import select
+from spen_jax.trees import one_of, select
 
 LOOK, ROUND = 4, 8
 """A look costs about a step, gathering a block about half of one."""
@@ -97,7 +98,7 @@ def until(plan: Plan, values: Values, context: Any, start: Any, last: bool) -> F
 
     Examples that failed, or stopped above the energy they began with, run once more and keep their best point.
     """
-    size = len(jax.tree.leaves(start)[0])
+    size = jax.tree.leaves(start)[0].shape[0]
     first, end = at_step(values, 0), at_step(values, plan.steps - 1)
     over_all, each = partial(_over_all, plan), Mapped(plan, last)
     run = over_all(_begin, first, (context, start, jnp.full(size, plan.steps > 0)))
@@ -128,8 +129,7 @@ def until(plan: Plan, values: Values, context: Any, start: Any, last: bool) -> F
 
 def _over_all(plan, function, values, batch):
     """A function of one example over the whole batch, in blocks."""
-    sizes = [a.size for a in jax.tree.leaves(batch)]
-    numbers = max(sizes) // max(len(jax.tree.leaves(batch)[0]), 1)
+    numbers = max(math.prod(a.shape[1:]) for a in jax.tree.leaves(batch))
     each = Mapped(plan, False)
     return blocks.in_blocks(partial(each, function), values, batch, numbers)
 
@@ -137,9 +137,9 @@ def _over_all(plan, function, values, batch):
 def _pass(each, values, context, run, rows):
     """All active examples to their end: rounds of ROUND steps, each over as few full blocks as hold them."""
     plan = each.plan
-    size = len(jax.tree.leaves(run.state)[0])
-    y = jax.eval_shape(jax.vmap(partial(read, plan, values)), (context, run.state))
-    numbers = sum(a.size for a in jax.tree.leaves(y)) // max(size, 1)
+    size = jax.tree.leaves(run.state)[0].shape[0]
+    y = jax.eval_shape(partial(read, plan, values), one_of((context, run.state)))
+    numbers = sum(a.size for a in jax.tree.leaves(y))
     count, block = blocks.block_sizes(size, numbers)
 
     def one_round(now):

@@ -164,7 +164,7 @@ def expected_f1_sets(
         )
     order = falling(np.where(counted, values, -1.0))
     sorted_p = along(np.where(counted, values, 0.0), order)
-    sizes = np.asarray(_best_sizes(jnp.asarray(sorted_p, float), allow_empty))
+    sizes = np.asarray(best_sizes(jnp.asarray(sorted_p, float), allow_empty))
     chosen = np.zeros(values.shape, bool)
     np.put_along_axis(chosen, order, np.arange(values.shape[1]) < sizes[:, None], axis=1)
     return chosen & counted
@@ -188,7 +188,7 @@ def tune_expected(
     def score(candidate: tuple[float, float]) -> float:
         factor, shift = candidate
         p = jax.nn.sigmoid(factor * logits + shift)
-        return float(np.mean(f1[rows, _best_sizes(p, allow_empty)]))
+        return float(np.mean(f1[rows, best_sizes(p, allow_empty)]))
 
     best = (1.0, 0.0)
     for width in (1.0, 0.25):
@@ -227,7 +227,7 @@ def expected_f1_by_size(p: jax.Array) -> jax.Array:
         return (powers, total), jnp.sum(powers * total, axis=1)
 
     # Loops over the labels, because (N, L, Q) at once would be gigabytes.
-    empty = jnp.zeros((len(p), nodes.size), p.dtype)
+    empty = jnp.zeros((p.shape[0], nodes.size), p.dtype)
     product, _ = jax.lax.scan(multiply, empty + 1, p.T)
     # The factor 2 of F1 cancels the 1/2 by which the weights of [-1, 1] shrink for [0, 1].
     start = (jnp.asarray(weights[None], p.dtype), empty)
@@ -236,7 +236,7 @@ def expected_f1_by_size(p: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="allow_empty")
-def _best_sizes(p: jax.Array, allow_empty: bool) -> jax.Array:
+def best_sizes(p: jax.Array, allow_empty: bool) -> jax.Array:
     """Sizes (N,) of the sets with the best E[F1], given `p` (N, L) with falling rows."""
     least = 0 if allow_empty else 1
     return least + jnp.argmax(expected_f1_by_size(p)[:, least:], axis=1)

@@ -1,16 +1,14 @@
 """Saving and loading parameters: one `.npz` of plain arrays and one JSON text; nothing is ever unpickled."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from spen_jax.bundles import replacing
 from spen_jax.data import DataError
 from spen_jax.data.archives import arrays_of
 
@@ -71,16 +69,3 @@ def check_like(params: Any, expected: Any, source: str | Path) -> None:
                 f"{source}: parameter {name} should have shape {want.get(name, '(absent)')}, "
                 f"got {got.get(name, '(absent)')}; was it saved by a model with other settings?"
             )
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A new binary file that takes the name `path` only if the block ends without an error."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
