@@ -300,7 +300,7 @@ def nonsense(place, trained, sentences):
         "seed": (("train", source, *out, *labels, "--seed", -1), 2, "--seed must be"),
         "no model": (("predict", place / "no", source), 1, "no: No such file"),
         "no model in": (("predict", place, source), 1, "has no model.safetensors"),
-        "not a model": (("predict", source, source), 1, "is damaged, or no file"),
+        "not a model": (("predict", source, source), 1, "is damaged, or no"),
         "broken": (("predict", broken, source), 1, "damaged"),
         "alone": (("predict", alone, source), 1, "reading.json is missing"),
         "a word": (("predict", model, other), 1, "other.csv:2: expected a number for 'hours'"),
@@ -311,7 +311,7 @@ def nonsense(place, trained, sentences):
         "data name": (("data", "fetch", "no"), 2, "takes one of bibtex"),
         "no data name": (("data", "verify"), 2, "got none"),
         "data list": (("data", "list", "bibtex"), 2, "takes no name"),
-        "info": (("info", source), 1, "is damaged, or no file"),
+        "info": (("info", source), 1, "is damaged, or no"),
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spen_jax.serving import digest
 from spen_jax.sparse import Matrix
 
 
@@ -112,22 +113,12 @@ def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 def fingerprint(start: Position, data: Any, *texts: str) -> str:
     """Of what a training begins with: parameters, key and data in full, and of texts, such as its program's."""
-    digest = hashlib.sha256(digest_of(arrays_of_tree(start.state)).encode())
+    found = hashlib.sha256(digest("", arrays_of_tree(start.state)).encode())
     for leaf in jax.tree.leaves(data):
         for a in leaf.parts if isinstance(leaf, Matrix) else (leaf,):
             values = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
-            digest.update(f"{values.dtype} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).tobytes())
+            found.update(f"{values.dtype} {values.shape}".encode())
+            found.update(np.ascontiguousarray(values).tobytes())
     for text in texts:
-        digest.update(re.sub("0x[0-9a-f]+", "", text).encode())  # addresses differ from run to run
-    return digest.hexdigest()
-
-
-def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        a = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {a.dtype} {a.shape}".encode())
-        digest.update(a.tobytes())
-    return digest.hexdigest()
+        found.update(re.sub("0x[0-9a-f]+", "", text).encode())  # addresses differ from run to run
+    return found.hexdigest()

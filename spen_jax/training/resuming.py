@@ -17,11 +17,11 @@ import jax
 import numpy as np
 
 from spen_jax.checks import check_positive, check_whole
+from spen_jax.serving import digest
 from spen_jax.training.positions import (
     CheckpointError,
     Position,
     arrays_of_tree,
-    digest_of,
     plain,
     restored,
     rows_of,
@@ -125,7 +125,7 @@ class Checkpoints:
                 "its structure, in which arrays may grow, and give a first value in place of None"
             )
         arrays = arrays_of_tree({"position": plain(now), "extra": self.extra})
-        said = {"version": VERSION, "begun": self._begun, "sha256": digest_of(arrays)}
+        said = {"version": VERSION, "begun": self._begun, "sha256": digest("", arrays)}
         # Orbax takes no array without numbers.
         said["empty"] = {n: [a.shape, a.dtype.name] for n, a in arrays.items() if not a.size}
         full = {name: a for name, a in arrays.items() if a.size}
@@ -177,7 +177,7 @@ class Checkpoints:
             raise ValueError(f"version {said['version']} of the format, and this reads {VERSION}")
         arrays = {name: np.asarray(a) for name, a in ocp.load(where).items()}
         arrays |= {name: np.zeros(*of) for name, of in said["empty"].items()}
-        if digest_of(arrays) != said["sha256"]:
+        if digest("", arrays) != said["sha256"]:
             raise ValueError("its checksum is not that of what was written")
         return said, arrays
 
