@@ -20,7 +20,7 @@ import pytest
 from safetensors import safe_open
 
 import spen_jax as sx
-from spen_jax import data, training
+from spen_jax import data, serving, training
 from spen_jax.cli import folders, main, running, saying
 from spen_jax.cli.sequences import has_sequences
 
@@ -308,6 +308,8 @@ def nonsense(place, trained, sentences):
         "sentences": (("predict", model, sentences), 1, "tags.txt"),
         "into": (("predict", model, source, "--out", place), 1, "is a folder: name a file"),
         "nowhere": (("predict", model, source, "--out", place / "a/b"), 1, "is no folder"),
+        "export": (("export", model), 2, "--out PATH names the file"),
+        "export what": (("export", place / "no", "--out", place / "b"), 1, "no: No such file"),
         "data name": (("data", "fetch", "no"), 2, "takes one of bibtex"),
         "no data name": (("data", "verify"), 2, "got none"),
         "data list": (("data", "list", "bibtex"), 2, "takes no name"),
@@ -554,3 +556,17 @@ def test_the_page_prints_what_its_commands_do(tmp_path, monkeypatch, capsys):
         for line in out.splitlines():
             line = re.sub(seconds, "in", line)
             assert line in re.sub(seconds, "in", got + err).splitlines(), (arguments, line)
+
+
+@pytest.mark.slow
+def test_a_model_is_exported_and_answers_alone(place, trained, capsys):
+    pytest.importorskip("flatbuffers")
+    model, _ = trained
+    out = place / "one.bundle"
+    assert command("export", model, "--out", out) == 0
+    assert "for spen_jax/serving.py" in capsys.readouterr().err
+    estimator = sx.load(model / "model.safetensors")
+    x = np.zeros((3, estimator.n_features_in_))
+    found = serving.load(out)(x)
+    np.testing.assert_array_equal(found["p"], estimator.predict_proba(x))
+    assert command("info", out) == 0

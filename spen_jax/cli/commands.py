@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from spen_jax.cli.answering import Evaluate, Predict
+from spen_jax.cli.exporting import Export
 from spen_jax.cli.informing import Info
 from spen_jax.cli.published import Data
 from spen_jax.cli.training import Train
@@ -19,6 +20,7 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "export": Export,
     "data": Data,
     "info": Info,
 }
