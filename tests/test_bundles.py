@@ -250,6 +250,7 @@ except serving.BundleError as error:
 """
 
 
+@pytest.mark.slow
 def test_bundles_are_read_without_the_library(exported, weather, tmp_path):
     predictor, path = exported
     want = {"x": X}
@@ -274,6 +275,7 @@ def test_bundles_are_read_without_the_library(exported, weather, tmp_path):
     assert "expired after 183 days" in run.stdout and "save(path, programs=True)" in run.stdout
 
 
+@pytest.mark.slow
 def test_programs_that_expired_are_exported_anew_where_the_model_can_be_made(weather, tmp_path):
     model, path = weather
     before = str(datetime.date.today() - datetime.timedelta(days=200))
@@ -403,6 +405,7 @@ def test_what_has_a_right_checksum_and_no_sense_is_one_error(exported, tmp_path)
             sx.load(tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_threads_share_a_bundle(exported):
     predictor, path = exported
     bundle, stop = serving.load(path), time.monotonic() + 2

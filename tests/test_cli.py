@@ -86,6 +86,7 @@ def tagger(place, sentences):
 # From a file to answers
 
 
+@pytest.mark.slow
 def test_three_commands_lead_from_a_csv_to_predictions_in_a_file(tmp_path, capsys):
     source = tickets(tmp_path / "tickets.csv")
     model, answers = tmp_path / "model", tmp_path / "answers.csv"

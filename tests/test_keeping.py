@@ -34,6 +34,7 @@ def rows():
     return x, (x @ rng.normal(size=(4, 3)) > 0).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 5, 7])
 def test_members_go_on_to_the_same_parameters(tmp_path, stop):
     def make():
@@ -47,6 +48,7 @@ def test_members_go_on_to_the_same_parameters(tmp_path, stop):
     assert plain.predict_proba(rows()[0]).tolist() == again.predict_proba(rows()[0]).tolist()
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_it_goes_on_too(tmp_path):
     x, y = rows()
 

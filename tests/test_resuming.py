@@ -328,6 +328,7 @@ def whole_protocol():
     return steps.last()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [17, *(pytest.param(n, marks=SLOW) for n in (3, 40))])
 def test_a_program_of_trainings_goes_on_where_it_was_broken_off(tmp_path, monkeypatch, calls):
     def without_clock(refitted):

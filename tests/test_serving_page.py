@@ -16,6 +16,9 @@ pytest.importorskip("flatbuffers", reason="jax needs it to write and to read pro
 PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
 
 
+pytestmark = pytest.mark.slow  # of the model on the page
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """(what the page defines, what it printed); its server runs."""
