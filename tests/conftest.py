@@ -22,6 +22,11 @@ AROUND = set(
     "test_factor_graphs_experiment test_pose test_resume_option test_stacking test_suggest test_tagging "
     "test_words test_hidden_markov_experiment test_mean_field_experiment test_regressor_experiment".split()
 )
+EXPERIMENTS = AROUND - {
+    "test_benchmarks",
+    "test_readme",
+    "test_gradients_page",
+}  # run with the slow ones
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,6 +34,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("long"):  # also one case of a slow test
             item.own_markers = [m for m in item.own_markers if m.name != "slow"]
+        elif item.path.stem in EXPERIMENTS:
+            item.add_marker(pytest.mark.slow)
         if item.path.stem not in AROUND and not item.get_closest_marker("long"):
             item.add_marker(pytest.mark.core)
 

@@ -103,6 +103,7 @@ def test_three_commands_lead_from_a_csv_to_predictions_in_a_file(tmp_path, capsy
     assert np.mean(right) > 0.8
 
 
+@pytest.mark.slow
 def test_the_folder_has_the_model_its_settings_and_a_line_for_each_epoch(trained):
     model, source = trained
     names = {path.name for path in model.iterdir()}

@@ -75,6 +75,7 @@ def test_a_tagger_goes_on_to_the_same_parameters(tmp_path):
     assert plain.validation_errors_ == again.validation_errors_
 
 
+@pytest.mark.slow
 def test_a_training_of_other_rows_is_refused(tmp_path):
     x, y = rows()
     with training.resumable(tmp_path, every_steps=1):

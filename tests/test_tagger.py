@@ -106,6 +106,7 @@ def test_dicts_of_features_are_read_as_crfsuite_reads_them():
     assert fields["weights"][0].tolist() == [2, 0, 0, 0] and not fields["ids"][1].any()
 
 
+@pytest.mark.slow
 def test_marginals_are_distributions_of_any_length_and_empty_sequences_have_none(of_vectors):
     X = [np.ones((T, 3)) for T in (1, 0, 5, 40, 0)]
     found = of_vectors.predict_proba(X)
@@ -157,6 +158,7 @@ def test_a_seed_decides_everything_and_sequences_of_weight_0_say_nothing():
     np.testing.assert_array_equal(found[0].flat_, found[1].flat_)
 
 
+@pytest.mark.slow
 def test_it_is_cloned_pickled_and_searched(of_words):
     X, y = vectors(12)
     tagger = SPENSequenceTagger(**{**SMALL, "epochs": 2}, random_state=0)
@@ -197,6 +199,7 @@ def test_other_rates_epochs_and_numbers_of_sequences_compile_nothing(of_vectors)
     assert before == (compiled_step._cache_size(), compiled_answers._cache_size())
 
 
+@pytest.mark.slow
 def test_the_epoch_is_kept_that_has_most_held_out_labels_right():
     tagger = SPENSequenceTagger(**CALM).fit(*vectors(30))
     assert len(tagger.validation_errors_) == 15 and 1 <= tagger.n_epochs_ <= 15
@@ -204,6 +207,7 @@ def test_the_epoch_is_kept_that_has_most_held_out_labels_right():
     assert tagger.validation_errors_ == [] and tagger.n_epochs_ == 2
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_request(capsys):
     SPENSequenceTagger(**{**SMALL, "epochs": 1}, verbose=True).fit(*vectors(6))
     assert capsys.readouterr().out == ""
