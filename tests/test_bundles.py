@@ -183,6 +183,7 @@ def test_thresholds_go_along(rule, tmp_path):
     assert same(serving.load(tmp_path / "a")(X)["on"], rule(predictor(PARAMS, X).y))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_served_as_it_predicts(weather):
     model, path = weather
     bundle = serving.load(path)

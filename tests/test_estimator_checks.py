@@ -84,6 +84,7 @@ def test_text_categories_and_numbers_go_through_a_pipeline(tickets):
     assert joblib.load(stream).predict(frame) == sets
 
 
+@pytest.mark.slow
 def test_calibration_and_validation_of_classes(tickets):
     _, _, kinds = tickets
     x = np.eye(3)[kinds] + np.random.default_rng(1).normal(scale=0.2, size=(90, 3))

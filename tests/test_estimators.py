@@ -56,6 +56,7 @@ def sets_of(y):
     return [NAMES[row > 0].tolist() for row in y]
 
 
+@pytest.mark.slow
 def test_it_learns_and_answers_in_the_form_that_it_was_given(weather, fitted):
     x, y = weather
     assert fitted.score(x, y) > 0.9
@@ -69,6 +70,7 @@ def test_it_learns_and_answers_in_the_form_that_it_was_given(weather, fitted):
     assert quick().fit(x, pl.DataFrame(y, schema=NAMES.tolist())).score(x, csr_array(y)) > 0.9
 
 
+@pytest.mark.slow
 def test_answers_come_as_frames_where_they_are_asked_for(weather):
     x, y = weather
     model = quick().fit(x, pd.DataFrame(y, columns=NAMES)).set_output(transform="pandas")
@@ -99,6 +101,7 @@ def test_sparse_rows_stay_sparse_and_words_are_weighed(weather):
     assert sparse.score(x, y) > 0.8
 
 
+@pytest.mark.slow
 def test_one_column_of_classes_keeps_its_names(weather):
     x, y = weather
     column = np.where(y[:, 0] > 0, "cold", "hot")
@@ -130,6 +133,7 @@ def test_known_labels_are_held_and_pull_the_others(weather):
         by_sets.predict(unclear, known=[["mild"]])
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_known_do_not_count(weather):
     x, y = weather
     partly = y.astype(float)
@@ -208,6 +212,7 @@ def test_it_goes_on_from_before(weather):
     assert np.abs(quick(epochs=1, random_state=1).fit(x, y).flats_ - before).max() > 1
 
 
+@pytest.mark.slow
 def test_copies_and_files_answer_alike(weather, fitted, tmp_path):
     x, y = weather
     p = fitted.predict_proba(x)
@@ -277,6 +282,7 @@ def test_weights_count_in_the_decision_too():
     assert p[0] > 0.9 and p[1] < 0.1
 
 
+@pytest.mark.slow
 def test_going_on_keeps_what_was_tuned_and_refuses_another_shape(weather):
     x, y = weather
     model = quick().fit(x, sets_of(y))
@@ -372,6 +378,7 @@ def state_of_numbers(flat, decay, steps):
     return OPTIMIZER.init(flat)._replace(numbers=numbers)
 
 
+@pytest.mark.slow
 def test_at_a_steady_rate_the_optimizer_is_adamw_with_clipped_gradients():
     theirs = optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(0.01, weight_decay=0.1))
     rng = np.random.default_rng(0)

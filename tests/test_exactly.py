@@ -44,6 +44,7 @@ def of_all(params, mask=None):
     return jax.vmap(lambda c: jax.vmap(lambda y: ENERGY(params, c, y))(ALL))(context)
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_best_of_all():
     found = EXACT(PARAMS, X)
     energies = of_all(PARAMS)

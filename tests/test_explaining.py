@@ -269,6 +269,7 @@ def test_interactions_are_drawn_where_they_are_told_to():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_an_estimator_is_drawn(model):
     import matplotlib.pyplot as plt
 

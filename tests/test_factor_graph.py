@@ -73,6 +73,7 @@ def test_energies_of_factors_have_derivatives(method, x64):
         np.testing.assert_allclose(a, b, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_samples_of_elimination_are_exact():
     graph = tree(np.random.default_rng(3), 4, 2)
     check_samples(graph.replaced(unary=graph.unary[None]), [every(graph)], 0.8)

@@ -80,6 +80,7 @@ def test_forests_share_out_what_is_forbidden():
     np.testing.assert_allclose(found.nodes, [[0, 1]] * 3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_prohibition_goes_down_a_whole_chain():
     chain = [[i, i + 1] for i in range(49)]
     first = np.zeros((50, 2))
@@ -201,6 +202,7 @@ def test_own_scopes_may_have_several_axes_of_a_batch():
             np.testing.assert_allclose(many.free_energy()[i // 3, i % 3], alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_graphs_without_factors_and_in_double_precision(x64):
     none = FactorGraph(np.zeros((4, 3), np.float32))
     for method in (TreeReweighted(), DualDecomposition(), MeanField(), Gibbs(sweeps=5)):

@@ -161,6 +161,7 @@ def test_gibbs_samples_have_their_distribution():
     check_samples(graph.replaced(unary=graph.unary[None]), [every(graph)], 0.8)
 
 
+@pytest.mark.slow
 def test_a_factor_that_single_changes_cannot_cross_shows_in_the_residual():
     stuck = FactorGraph(np.zeros((6, 2)), [parity([range(6)])]).by(Gibbs(chains=32))
     assert stuck.marginals().residual > 0.1

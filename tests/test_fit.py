@@ -86,6 +86,7 @@ def test_a_step_is_the_optax_step_on_the_chosen_rows():
 # A compiled loop
 
 
+@pytest.mark.slow
 def test_a_scan_is_a_loop_of_steps_for_several_seeds_at_once():
     rows = np.random.default_rng(1).integers(0, 10, (2, 6, 4))  # (seeds, steps, batch)
     at = (0, 1, 1, 4, 6)
@@ -539,6 +540,7 @@ def test_epochs_run_to_the_last_by_a_loop_or_by_last():
         fit_marked([False] * 4, epochs=0).last()
 
 
+@pytest.mark.slow
 def test_a_training_that_was_never_looped_over_says_so():
     with pytest.warns(RuntimeWarning, match="fit was never looped over.*last"):
         fit_marked([False] * 4)
@@ -554,6 +556,7 @@ def test_a_number_of_epochs_that_cannot_be_is_refused_at_once(epochs):
 # Evaluation
 
 
+@pytest.mark.slow
 def test_groups_of_several_lengths_are_trained_on_in_batches_of_one_length():
     """Each step sees one group, an epoch sees every row, and a mean over places is that of the padded data."""
     rng = np.random.default_rng(0)

@@ -391,6 +391,7 @@ def F(e, beta, w):
         return float(of_eight(np.append(e, [0.0] * fill), beta, np.append(w, [0.0] * fill)))
 
 
+@pytest.mark.slow
 @tuned
 @given(sevens, shares, betas, betas)
 def test_it_falls_from_the_mean_to_the_minimum_as_beta_grows(e, w, one, other):
@@ -422,6 +423,7 @@ def test_a_node_may_be_split_into_two_that_share_its_weight(e, w, beta, share):
     np.testing.assert_allclose(same, F(e, beta, w), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_no_array_of_examples_nodes_and_hidden_units_is_made():
     """Compiled, the gradient needs below 3 % of the memory of the hidden units of all pairs."""
 

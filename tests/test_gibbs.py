@@ -469,6 +469,7 @@ def soft(v, beta, w):
     return exact.softmax(v, beta, weights=w), exact.softargmax(v, beta, weights=w)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(sevens, shares, betas)
 def test_softmax_is_the_log_sum_of_exponentials_and_softargmax_its_distribution(v, w, beta):

@@ -79,6 +79,7 @@ def test_flips_are_proposed_by_their_estimate_and_balanced_by_the_energy(x64):
         assert np.all(accepted[:, 3] == 1) and accepted.min() < 0.5
 
 
+@pytest.mark.slow
 def test_flips_follow_the_probabilities_of_the_proposal():
     """The first step of a linear energy, whose estimates are exact: the law of where it ends is known."""
     ends = run(SLOPES).y[:, :, 0].reshape(-1, 3)

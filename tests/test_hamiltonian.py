@@ -11,6 +11,7 @@ from spen_jax.domains import Reals
 from spen_jax.sampling import HamiltonianMonteCarlo, sample
 
 
+@pytest.mark.slow
 def test_hamiltonian_monte_carlo_samples_a_correlated_normal_law_and_flags_nan():
     pytest.importorskip("blackjax")
     a, b, beta = positive_definite(3), np.array([0.3, -1.0, 2.0]), 2.0

@@ -75,6 +75,7 @@ def test_answers_are_those_that_spell_the_word_and_all_others(monkeypatch):
                 assert got == pytest.approx(want, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_first_layer_is_that_of_each_resampled_segment():
     params = handwriting_energies.first_params(jax.random.key(0))
     image = np.random.default_rng(1).random((1, 16, 12)).astype(np.float32)

@@ -115,6 +115,7 @@ def test_a_model_is_found_again_from_what_it_made():
     np.testing.assert_allclose(emissions[order], true[2], atol=0.03)
 
 
+@pytest.mark.slow
 def test_states_and_symbols_never_seen_keep_valid_numbers():
     p = np.array([1.0, 0]), np.array([[1.0, 0], [0.5, 0.5]]), np.array([[0.5, 0.25, 0.25]] * 2)
     model = jax.tree.map(jnp.float32, model_of(*p))

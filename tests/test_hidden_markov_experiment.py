@@ -65,6 +65,7 @@ def test_the_slope_of_the_nll_is_what_its_class_expects_less_what_all_do(x64):
         )
 
 
+@pytest.mark.slow
 def test_one_state_is_naive_bayes_on_a_bag_of_symbols(x64):
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 6, (60, 8)), rng.integers(0, 3, 60)

@@ -52,6 +52,7 @@ def test_a_ball_keeps_z_from_reaching_outwards_but_not_inside():
     assert gaps["twice"][0] > 0.5 and abs(gaps["centre"][0]) < 0.1
 
 
+@pytest.mark.slow
 def test_the_data_lie_on_the_horn():
     ends = np.asarray(horn.half_axes(jnp.array([0.0, 1.0])))
     np.testing.assert_allclose(ends, [[2, 1.5], [1.5 * np.e**2, 2 * np.e**2]], rtol=1e-6)
@@ -65,6 +66,7 @@ def test_the_data_lie_on_the_horn():
     np.testing.assert_allclose(np.diff(np.sort(angle[-24:])), 2 * np.pi / 24, atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_perfect_horn_is_low_on_itself_and_high_elsewhere():
     gaps = horn.gaps(horn.mean_of_the_horn())
     # (min rho)^2 over the mean of both squares at the centre; about 1 at twice the ellipse.

@@ -82,6 +82,7 @@ def test_without_its_layers_the_iterated_network_stays_at_the_u_nets_answer(tied
     assert np.abs(path(params)[-1] - stays[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_value_network_sees_image_and_mask():
     y = jax.random.uniform(jax.random.key(2), (2, 8, 12))
     params = jax.jit(Value().init)(jax.random.key(1), X, y)

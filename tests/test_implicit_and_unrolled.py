@@ -216,6 +216,7 @@ def implicit_by_b(context, start, mode, weights=1.0):
     return np.asarray(jax.grad(total)(context["b"]))
 
 
+@pytest.mark.slow
 def test_a_flat_direction_has_no_derivative_and_its_neighbours_have_theirs(x64):
     context = {"a": np.array([[2.0, 0], [2, 4]]), "b": np.array([[1.0, 0], [1, 2]])}
     got = implicit_by_b(context, centre(2, 2), Implicit(tolerance=1e-12))

@@ -58,6 +58,7 @@ def test_turning_and_back_moves_a_dot_and_returns_it():
     np.testing.assert_allclose(back, image, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_matrix_product_is_the_energy():
     def energy(templates, x, y, z):
         return jnp.sum((x[z[0]] - templates[y, z[1]]) ** 2) / 2

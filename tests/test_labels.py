@@ -89,6 +89,7 @@ def test_validation_rows_see_no_label_of_a_validation_row(blocks):
     assert not np.array_equal(rows.test.x, other.test.x)  # test rows see all training rows
 
 
+@pytest.mark.slow
 def test_what_other_rows_say_enters_the_hidden_layer_and_by_two_scalars_the_logits():
     network = NetworkWithOthers(3, 5, input_dropout=0.9, dropout=0.9)
     x = np.random.default_rng(0).normal(size=(4, 2 + 2 * 3)).astype(np.float32)

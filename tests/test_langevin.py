@@ -81,6 +81,7 @@ def run_walled(walls, adjusted, infinite=False, start=0.0, seed=2):
 FREE = [1e6, 1e6, 1e6]
 
 
+@pytest.mark.slow
 def test_adjusted_langevin_has_the_right_variance_where_unadjusted_has_not():
     exact, biased = (run_walled(FREE, adjusted) for adjusted in (True, False))
     squares = [s.y[..., 20:].reshape(300, -1) ** 2 for s in (exact, biased)]

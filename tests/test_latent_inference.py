@@ -84,6 +84,7 @@ def test_a_penalty_makes_z_say_less():
     np.testing.assert_allclose(found.energy, 0.75 * (y**2).sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_y_and_z_are_minimised_together_or_one_inside_the_other():
     def energy(params, x, y, z):
         return jnp.sum((y - x * z) ** 2) + (z - 1) ** 2 + params * jnp.sum((y - 0.2) ** 2)

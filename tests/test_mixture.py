@@ -74,6 +74,7 @@ def test_what_differs_from_scikit_learn_ends_the_script_with_one_line(
     assert any("drawn variances" in words for words in beyond)
 
 
+@pytest.mark.slow
 def test_a_component_without_rows_stays_and_the_step_minimises_the_mean_energy(x64):
     rng = np.random.default_rng(0)
     y, q = jnp.asarray(rng.normal(size=(50, 2))), jnp.asarray(rng.dirichlet(np.ones(3), 50))

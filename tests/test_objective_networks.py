@@ -209,6 +209,7 @@ def adam(objective, optimizer, params, batch, steps):
     return learn(params)
 
 
+@pytest.mark.slow
 def test_a_trained_network_predicts_near_minimisers_of_its_energy():
     x = np.random.default_rng(0).uniform(-1, 1, (300, 2)).astype(np.float32)
 

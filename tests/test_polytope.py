@@ -161,6 +161,7 @@ def test_mirror_descent_with_entropy_takes_the_steps_of_a_temperature():
     np.testing.assert_allclose(steps(sx.MirrorDescent(0.4, entropy=0.7), None), warm, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_polytope_says_what_it_needs():
     start = jnp.full((2, T, K), 1 / K)
     with pytest.raises(ValueError, match='an entry "structure"'):

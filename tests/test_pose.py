@@ -62,6 +62,7 @@ def test_the_energies_of_the_grid_are_those_of_references_that_are_moved_one_by_
             np.testing.assert_allclose(each[:, digit, m, node], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_reference_within_its_window_has_the_librarys_energy():
     params = parameters("pixels", count=1)
     params["references"] = jnp.asarray(

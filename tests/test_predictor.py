@@ -145,6 +145,7 @@ def lands(start, shape=None, domain=Box(), x=B, **call):
     return np.asarray(predictor({"A": A}, x, **call).y)
 
 
+@pytest.mark.slow
 def test_a_start_is_a_number_an_array_or_a_function_of_the_context_here_and_in_minimize():
     own = RNG.random((6, 4)).astype(np.float32)
     starts = {
@@ -234,6 +235,7 @@ def test_features_see_the_batch_and_the_mask_where_they_ask():
 # Batches
 
 
+@pytest.mark.slow
 def test_any_number_of_rows_gives_each_row_its_own_answer_through_few_compiled_sizes():
     energy, traces = counting(coupled)
     predictor = Predictor(energy, shape=(4,), batch_size=16, steps=5, trace="energy")
@@ -254,6 +256,7 @@ def test_any_number_of_rows_gives_each_row_its_own_answer_through_few_compiled_s
     assert len(traces) - once <= 2 * per_size
 
 
+@pytest.mark.slow
 def test_a_predictor_works_within_jit_and_vmap_and_has_derivatives():
     predictor = Predictor(coupled, shape=(4,), steps=5, batch_size=4, differentiate="unrolled")
     eager = predictor({"A": A}, B)
@@ -266,6 +269,7 @@ def test_a_predictor_works_within_jit_and_vmap_and_has_derivatives():
     np.testing.assert_allclose(outside, traced, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_within_a_program_a_constant_x_of_any_length_is_one_batch():
     predictor = Predictor(coupled, start=0.5, shape=(4,), steps=3)
     x = np.tile(B, (2, 1))[:9]

@@ -32,6 +32,7 @@ def attractive(rng, n=10, batch=3):
     return FactorGraph(2 * rng.normal(size=(batch, n, 2)), [Tables(edges, energies)])
 
 
+@pytest.mark.slow
 def test_a_minimum_cut_is_the_least_energy():
     graph = attractive(np.random.default_rng(0))
     found, exact = graph.by(MinCut()).best(), graph.best()

@@ -75,6 +75,7 @@ def score(params):
     return -abs(float(params["w"]) - 0.6)
 
 
+@pytest.mark.slow
 def test_phases_go_on_from_one_another_and_show_each_epoch():
     history = list(fit_phases(PHASES, PARAMS, PART, KEY, score=score))
     assert [[len(t.scores) for t in done] for done in history] == [
@@ -83,6 +84,7 @@ def test_phases_go_on_from_one_another_and_show_each_epoch():
     assert_same(history[-1], by_hand(PARAMS, PART, score=score))
 
 
+@pytest.mark.slow
 def test_epochs_are_chosen_on_a_part_and_all_rows_trained_on_for_as_many():
     history = list(choose_then_refit(PHASES, PARAMS, PART, ALL, KEY, score=score))
     chosen, final = history[-1]

@@ -167,6 +167,7 @@ def test_a_recipe_that_cannot_be_is_refused(change, message):
 # A training
 
 
+@pytest.mark.slow
 def test_a_training_without_a_score_is_a_loop_over_fit_that_keeps_the_last_epoch():
     history = run()
     assert [trained.epoch for trained in history] == [1, 2, 3, 4, 5]

@@ -111,6 +111,7 @@ def test_a_prior_has_the_derivative_of_finite_differences_and_objects_to_noise(n
         assert energy(y) > energy(np.full_like(y, 0.3)) and abs(energy(np.full_like(y, 0.3))) < 1e-9
 
 
+@pytest.mark.slow
 def test_fields_of_experts_and_total_variation_are_their_formulas():
     y = some((6, 5))
     prior = FieldOfExperts(2, 3)
@@ -130,6 +131,7 @@ def test_fields_of_experts_and_total_variation_are_their_formulas():
     np.testing.assert_allclose(got, 0.7 * np.hypot(down, right).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_denoiser_costs_the_size_of_what_it_takes_for_noise():
     y, params = 50 * some((8, 8)), None
     network = NoiseNetwork((4, 4))
@@ -222,6 +224,7 @@ def test_any_number_of_images_of_any_size_and_both_derivatives_of_the_loss():
     assert all(np.isfinite(g).all() for g in slopes) and any(np.any(g != 0) for g in slopes)
 
 
+@pytest.mark.slow
 def test_what_was_seen_stays_whoever_moves_y_and_wherever_it_starts():
     y, seen = some(), some(seed=1) < 0.5
     x = Incomplete(y, seen)

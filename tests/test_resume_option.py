@@ -76,6 +76,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_end(tmp_path, monkeypatch
         assert a | {"seconds": 0} == b | {"seconds": 0}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_gone_on_with_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, "--out", tmp_path / "a", stop=KeyboardInterrupt)

@@ -144,6 +144,7 @@ def test_the_extra_of_the_caller_comes_back(tmp_path, monkeypatch):
     assert found["epoch"] == 3 and type(found["score"]) is float
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_gives_way_when_asked(tmp_path, straight, caplog):
     fit(Checkpoints(tmp_path, every_steps=1, keep=3)).last()
     largest = max(

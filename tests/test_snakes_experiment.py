@@ -101,6 +101,7 @@ def test_objections_are_parts_of_the_difference_of_energies():
         np.testing.assert_allclose(sum(a.sum() for a in parts.values()), whole, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_messages_that_begin_at_mean_field_are_exact_on_a_row():
     rng = np.random.default_rng(3)
     row = Grid(rng.normal(size=(1, 5, 3)), right=rng.normal(size=(1, 4, 3, 3)))

@@ -790,6 +790,7 @@ def test_a_schedule_of_temperatures_equals_a_numpy_loop(x64):
     )
 
 
+@pytest.mark.slow
 def test_mirror_descent_on_the_simplex_is_exponentiated_gradient(x64):
     case = CASES["simplex"]
     start = starts(case)

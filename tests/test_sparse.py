@@ -47,6 +47,7 @@ def dense_of(values):
     return with_values(values).todense()
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_matrix():
     assert isinstance(PART, Rows)
     assert (PART.shape, PART.ndim, PART.dtype, len(PART)) == ((16, 30), 2, jnp.float32, 16)
@@ -65,6 +66,7 @@ def test_other_formats_and_types_are_converted_as_arrays_are(form, dtype):
     np.testing.assert_array_equal(got.todense(), X.astype(dtype)[SOME].astype(np.float32))
 
 
+@pytest.mark.slow
 def test_what_fills_up_plays_no_part():
     full = len(CSR[SOME].data)
     assert full < len(PART.values)
@@ -180,6 +182,7 @@ PARAMS = MODEL.init(jax.random.key(0), X[:1], Y[:1])["params"]
 PREDICTOR = predictor_of(MODEL)
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_dense_inputs():
     same = partial(jax.tree.map, np.testing.assert_array_equal)
     same(PARAMS, MODEL.init(jax.random.key(0), CSR[:1], Y[:1])["params"])
@@ -237,6 +240,7 @@ def start():
     return training.init({"W": jnp.asarray(W[:, :4])}, ADAM, jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_a_training_on_sparse_rows_is_that_on_dense_ones_and_compiles_one_step():
     def end(x):
         return fit(objective, ADAM, start(), {"x": x, "y": Y}, epochs=3, batch_size=32).last()

@@ -150,6 +150,7 @@ def test_what_another_mask_or_length_does_not_allow_is_infinitely_far():
         assert np.isfinite(make(first).kl(make(first))).all()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_or_is_no_answer_is_refused():
     chain, arcs = Chain(normal(2, 4, 3)), normal(2, 3, 4)
     for make, message in (

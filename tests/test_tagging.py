@@ -61,6 +61,7 @@ def test_of_long_words_the_middle_is_left_out_and_digits_are_alike():
     assert x["words"][0, 2] == x["words"][0, 3]
 
 
+@pytest.mark.slow
 def test_what_stands_beyond_a_sentence_has_no_say_in_its_tags():
     lexicon = Lexicon.of([s.words for s in sentences(3)])
     x, mask = lexicon([["the", "run", "they", "walk"], ["the", "run"]])

@@ -128,6 +128,7 @@ def test_terms_are_their_sums_over_words_on_trees_and_relaxed(x64):
                 np.testing.assert_allclose(np.sum(slope * move), (ahead - behind) / 2e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_words_that_do_not_count_change_nothing(x64):
     params, contexts = made(jax.random.key(0), HIDDEN, MASK)
     _, others = made(jax.random.key(0), np.where(MASK[..., None], HIDDEN, 9.0), MASK)
@@ -231,6 +232,7 @@ def test_arcs_and_labels_have_biaffine_scores(x64):
             np.testing.assert_allclose(of_labels[b, d, r], a @ q["U"][:, r] @ above + of_each)
 
 
+@pytest.mark.slow
 def test_scores_make_trees():
     h = jnp.float32(HIDDEN)
     scores = jax.jit(lambda key: Biaffine(4).init_with_output(key, h)[0])(jax.random.key(0))
