@@ -5,6 +5,7 @@ Orbax writes them: each a folder that takes its name once it is whole, in the ba
 
 import itertools
 import logging
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ except ImportError:
     fcntl = None
 
 log = logging.getLogger("spen_jax")
-VERSION = 1
+VERSION, OLD = 1, ".old-"
 
 
 class Stopped(SystemExit):
@@ -97,9 +98,11 @@ class Checkpoints:
         self._begun, self._structure = begun, jax.tree.structure(self.extra)
         self._written, self._clock = None, time.monotonic()
         with locked(self.folder), listening() as self.heard, _alone():
-            at = self._newest(start)
-            with self._orbax():
-                yield at
+            self._tidy()
+            try:
+                yield self._newest(start)
+            finally:
+                self._settle()
 
     def after_step(self, now: Position, ended: bool = False) -> None:
         """Writes the position if it is time, or the training has ended; `Stopped` where a signal has come."""
@@ -116,6 +119,8 @@ class Checkpoints:
             raise Stopped(CODES[signal.Signals(number)])
 
     def _write(self, now):
+        import orbax.checkpoint.experimental.v1 as ocp
+
         self._settle()
         if self._written == now.number:
             return
@@ -129,7 +134,8 @@ class Checkpoints:
         # Orbax takes no array without numbers.
         said["empty"] = {n: [a.shape, a.dtype.name] for n, a in arrays.items() if not a.size}
         full = {name: a for name, a in arrays.items() if a.size}
-        saving = self._checkpointer.save_async(now.number, full, custom_metadata=said)
+        where = str(self.folder / str(now.number))
+        saving = ocp.save_async(where, full, custom_metadata=said)
         self._pending, self._clock = (saving, now.number), time.monotonic()
 
     def _settle(self):
@@ -137,11 +143,20 @@ class Checkpoints:
             (saving, number), self._pending = self._pending, None
             saving.result()
             self._written = number
+            for old in self._there()[self.keep :]:
+                # A removal that is broken off must not look like a checkpoint.
+                gone = self.folder / f"{OLD}{old}"
+                (self.folder / str(old)).rename(gone)
+                shutil.rmtree(gone)
+
+    def _there(self):
+        """The numbers of the checkpoints, the newest first."""
+        return sorted(
+            (int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()), reverse=True
+        )
 
     def _newest(self, start):
-        # Not as Orbax lists them: it reads them all, and stops at one that is damaged.
-        there = [int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()]
-        for step in sorted(there, reverse=True):
+        for step in self._there():
             try:
                 said, arrays = self.read(step)
             except Exception as error:  # bytes that are not what was written
@@ -181,20 +196,11 @@ class Checkpoints:
             raise ValueError("its checksum is not that of what was written")
         return said, arrays
 
-    @contextmanager
-    def _orbax(self):
-        import orbax.checkpoint.experimental.v1 as ocp
-
-        policy: Any = ocp.training.preservation_policies.LatestN(self.keep)
-        self._checkpointer: Any = ocp.training.Checkpointer(
-            str(self.folder), preservation_policy=policy, cleanup_tmp_directories=True
-        )
-        try:
-            yield
-            self._settle()
-        finally:
-            self._checkpointer.close()
-            self._pending = None
+    def _tidy(self):
+        """Without what writers and removers that were killed left behind."""
+        for path in self.folder.iterdir():
+            if path.name.startswith(OLD) or ".orbax-checkpoint-tmp" in path.name:
+                shutil.rmtree(path)
 
 
 class _Block:
