@@ -109,11 +109,8 @@ _run = _Run()
 
 def _resumed(arguments: list[str]) -> list[str]:
     """The arguments of the run that `--resume DIR` names, or those given."""
-    arguments = [
-        part
-        for word in arguments
-        for part in (word.split("=", 1) if word.startswith("--resume=") else [word])
-    ]
+    if arguments and arguments[0].startswith("--resume="):
+        arguments = [*arguments[0].split("=", 1), *arguments[1:]]
     if "--resume" not in arguments:
         _run.arguments = arguments
         return arguments

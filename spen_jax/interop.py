@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from spen_jax.bundles import replacing
 from spen_jax.data.archives import arrays_of
-from spen_jax.training.checkpoints import replacing
 
 PICKLES = ".pt", ".pth", ".bin", ".ckpt", ".pkl"
 ADVICE = "write it by safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"

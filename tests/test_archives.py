@@ -65,6 +65,23 @@ def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path, shape):
         arrays_of(tmp_path / "a.npz")
 
 
+def test_an_array_that_ends_early_is_refused(tmp_path):
+    whole = tmp_path / "a.npz"
+    with zipfile.ZipFile(whole, "w") as archive, archive.open("a.npy", "w") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (12,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(12))
+    short = bytearray(whole.read_bytes())
+    with zipfile.ZipFile(whole) as archive:
+        entry = archive.getinfo("a.npy")
+    directory = short.rindex(b"PK\x01\x02")  # whose sizes zipfile believes
+    for place, size in ((directory + 20, entry.compress_size - 5), (directory + 16, 0)):
+        short[place : place + 4] = size.to_bytes(4, "little")
+    whole.write_bytes(short)
+    with pytest.raises(DataError, match="ends before its 12 bytes|BadZipFile"):
+        arrays_of(whole)
+
+
 def test_folders_are_passed_over_and_a_name_that_comes_twice_is_refused(path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("__MACOSX/", b"")

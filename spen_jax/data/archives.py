@@ -58,6 +58,8 @@ def _array(archive, name):
         into = array.view(np.uint8)  # piece by piece: nothing is there twice
         for begin in range(0, size, PIECE):
             piece = file.read(min(PIECE, size - begin))
+            if len(piece) < min(PIECE, size - begin):
+                raise ValueError(f"{name} ends before its {size} bytes")
             into[begin : begin + len(piece)] = np.frombuffer(piece, np.uint8)
         if file.read(1):  # at the end the checksum is compared
             raise ValueError(f"{name} goes on after its end")

@@ -27,10 +27,9 @@ class GRU(nn.Module):
         """The states of both directions at every place."""
         H, (B, T, D) = self.units, x.shape
         counts = jnp.ones((B, T), bool) if mask is None else jnp.asarray(mask, bool)
+        # Padding that is not a number has no part in gradients.
+        x = jnp.where(counts[..., None], x, 0)
         # One draw for each gate: the blocks are as orthogonal, and as large, as matrices of their own.
-        x = jnp.where(
-            counts[..., None], x, 0
-        )  # padding that is not a number has no part in gradients
         W = self.param("W", nn.initializers.lecun_normal(), (D, 6 * H))
         b = self.param("b", nn.initializers.zeros, (6 * H,))
         V = [self.param(f"V_{side}", _orthogonal_blocks, (H, 3 * H)) for side in ("left", "right")]
