@@ -17,7 +17,7 @@ import numpy as np
 from spen_jax import sparse, trees
 from spen_jax.checks import as_floats, check_energy
 from spen_jax.convolutions import fast
-from spen_jax.domains import Domain, check_inside, counting
+from spen_jax.domains import Box, Domain, check_inside, counting
 from spen_jax.exact import structure_of, structured
 from spen_jax.predictor import Predictor
 from spen_jax.types import Energy, Objective
@@ -52,7 +52,7 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
             f"{type(batch).__name__}"
         )
     check_dense(batch)
-    y = jax.tree.map(as_floats, y)
+    y = jax.tree.map(_dense, y, is_leaf=sparse.is_rows)
     if length is not None:
         if mask is not None:
             raise ValueError("a batch has a mask or a length, not both")
@@ -63,6 +63,11 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
         y = counting(mask, y)
     weight = None if weight is None else _weight(weight, size_of(y), weighted)
     return Batch(field(batch, "x"), y, mask, weight)
+
+
+def _dense(y):
+    """Floats; of sparse rows of a batch the array that they are."""
+    return as_floats(y.todense() if sparse.is_rows(y) else y)
 
 
 def _weight(weight, n, weighted):
@@ -85,10 +90,10 @@ def weighted_mean(values: jax.Array, weight: Any) -> jax.Array:
 
 
 def check_dense(batch: Any) -> None:
-    """ValueError for a y, mask or length that is sparse."""
-    for name in ("y", "mask", "length"):
+    """ValueError for a mask or length that is sparse."""
+    for name in ("mask", "length"):
         if sparse.has_rows(field(batch, name)):
-            raise ValueError(f"x alone may be sparse: give {name} as an array, {name}.toarray()")
+            raise ValueError(f"x and y may be sparse: give {name} as an array, {name}.toarray()")
 
 
 def _up_to(length, y):
@@ -262,7 +267,15 @@ def checking(objective: Objective, domain: Domain | None, *, corners: bool = Fal
 
 def _check_truth(domain, corners, data):
     says = field(data, "mask") is not None or field(data, "length") is not None
-    y, mask = field(data, "y"), read(data, weighted=True).mask if says else None
+    y = field(data, "y")
+    if isinstance(y, sparse.Matrix):
+        if says or not isinstance(domain, Box):
+            raise ValueError(
+                f"a sparse y holds label sets in a Box that count in full, got {domain}"
+                f"{' and a mask or length' if says else ''}: give y as an array, y.toarray()"
+            )
+        y = np.append(y.values, 0)[None]  # what is not stored is 0
+    mask = read(data, weighted=True).mask if says else None
     check_inside(domain, y, "data.y", mask)
     if corners:
         y = as_floats(y)
