@@ -29,6 +29,8 @@ from spen_jax.data.lexicon import Lexicon
 from spen_jax.data.published import load, read_mulan
 from spen_jax.data.reading import read
 from spen_jax.data.splits import Dataset, Split, split
+from spen_jax.data.store_reader import Stored, stored
+from spen_jax.data.store_writer import Writer, storing
 from spen_jax.data.svmlight import read_svmlight
 from spen_jax.data.synthetic import exclusive_blocks, tagging_corpus
 from spen_jax.data.tables import read_table
@@ -49,9 +51,11 @@ __all__ = [
     "Sentence",
     "Source",
     "Split",
+    "Stored",
     "Text",
     "Treebank",
     "Vocabulary",
+    "Writer",
     "by_length",
     "describe",
     "exclusive_blocks",
@@ -73,6 +77,8 @@ __all__ = [
     "read_table",
     "sha256",
     "split",
+    "stored",
+    "storing",
     "tagging_corpus",
     "verify",
 ]

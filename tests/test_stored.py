@@ -1,0 +1,269 @@
+"""Arrays on disk: what was appended comes back mapped, damaged folders are named, killed writers leave nothing."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from spen_jax import data
+
+RNG = np.random.default_rng(0)
+X = scipy.sparse.random_array((500, 40), density=0.2, rng=RNG, format="csr", dtype=np.float32)
+Y = (RNG.random((500, 7)) < 0.3).astype(np.float32)
+
+
+def write(folder, step=137, **names):
+    with data.storing(folder) as part:
+        for i in range(0, 500, step):
+            part.append(x=X[i : i + step], y=Y[i : i + step], at=np.arange(500)[i : i + step])
+        part.names.update(names)
+        part.notes = ["of a test"]
+    return data.stored(folder)
+
+
+def same(found):
+    assert (found.fields["x"] != X).nnz == 0 and found.fields["x"].shape == X.shape
+    np.testing.assert_array_equal(found.fields["y"], Y)
+    np.testing.assert_array_equal(found.fields["at"], np.arange(500))
+
+
+def test_what_is_appended_comes_back_mapped(tmp_path):
+    found = write(tmp_path / "new" / "t", x=[f"w{i}" for i in range(40)])
+    same(found)
+    x = found.fields["x"]
+    assert [type(a) for a in (x.data, x.indices, x.indptr, found.fields["y"])] == [np.memmap] * 4
+    assert (x.dtype, x.indices.dtype, x.indptr.dtype) == (np.float32, np.int32, np.int32)
+    assert list(found.fields) == ["x", "y", "at"] and found.notes == ("of a test",)
+    assert found.feature_names[3] == "w3" and found.label_names == ()
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    for name in ("y", "x.values"):
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "new" / "t" / f"{name}.npy"), Y if name == "y" else X.data
+        )
+    for which in (slice(3, 9), slice(0, 400, 3), [5, 2, 2], np.arange(500) % 7 == 0):
+        np.testing.assert_array_equal(x[which].toarray(), X[which].toarray())
+    with pytest.raises(ValueError, match="read-only"):
+        found.fields["y"][0] = 1
+
+
+def test_rows_in_disorder_are_put_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("spen_jax.data.store_writer.BLOCK", 800)
+    n = 300
+    rows, columns = RNG.integers(0, n, 2000), RNG.integers(0, 20, 2000)
+    given = scipy.sparse.coo_array((RNG.random(2000), (rows, columns)), (n, 20))
+    csr = scipy.sparse.csr_array(
+        (RNG.random(6), [3, 1, 1, 0, 2, 0], [0, 3, 3, 3, 6]), shape=(4, 20)
+    )
+    with data.storing(tmp_path / "t") as part:
+        for each in (given, csr, given.tocsc(), scipy.sparse.csr_matrix(csr), given > 0.5):
+            part.append(x=each)
+    x = data.stored(tmp_path / "t").fields["x"]
+    parts = [given, csr, given, csr, given > 0.5]
+    want = np.vstack([p.toarray() for p in parts])
+    np.testing.assert_allclose(x.toarray(), want, rtol=1e-6)
+    marked = x.has_canonical_format
+    x = scipy.sparse.csr_array((x.data, x.indices, x.indptr), x.shape)
+    assert marked and x.has_canonical_format
+
+
+def test_no_rows_and_no_columns_are_stored_too(tmp_path):
+    with data.storing(tmp_path / "t") as part:
+        part.append(x=scipy.sparse.csr_array((0, 3)), y=np.zeros((0, 2)), z=np.zeros((0, 0, 4)))
+    fields = data.stored(tmp_path / "t").fields
+    assert [a.shape for a in fields.values()] == [(0, 3), (0, 2), (0, 0, 4)]
+
+
+def test_beyond_what_four_bytes_count_starts_and_indices_have_eight(tmp_path, monkeypatch):
+    monkeypatch.setattr("spen_jax.data.store_writer.MOST_SHORT", 2000)
+    found = write(tmp_path / "t")
+    same(found)
+    assert found.fields["x"].indices.dtype == found.fields["x"].indptr.dtype == np.int64
+    assert not (tmp_path / "t" / "x.indices.npy.old").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"x": X}, "expected the fields x, y, got x"),
+        ({"x": X, "y": Y[:3]}, "as many rows in every field, got {'x': 500, 'y': 3}"),
+        ({"x": X[:, :3], "y": Y}, r"x: expected a sparse matrix of shape \(n, 40\)"),
+        ({"x": X.toarray(), "y": Y}, r"x: expected a sparse matrix.*got an array \(500, 40\)"),
+        ({"x": X, "y": Y[:, :2]}, r"y: expected float32 of shape \(n, 7\).*got float32 \(500, 2\)"),
+        ({"x": X, "y": Y.astype(float)}, "y: expected float32.*got float64"),
+        ({"x": X, "y": X}, "y: expected float32.*got a sparse matrix"),
+        ({"x": X, "y": [["a"]] * 500}, r"y: expected an array \(n, ...\), got <U1"),
+        ({"x": X.astype(complex), "y": Y}, "x: expected a sparse matrix .* of real numbers"),
+        ({"x": X, "y": 3.0}, r"y: expected an array \(n, ...\), got float64 of shape \(\)"),
+        ({}, "expected the fields x, y, got none"),
+    ],
+)
+def test_rows_unlike_those_before_are_refused_and_not_written(tmp_path, second, said):
+    with data.storing(tmp_path / "t") as part:
+        part.append(x=X, y=Y)
+        with pytest.raises(ValueError, match=said):
+            part.append(**second)
+    fields = data.stored(tmp_path / "t").fields
+    assert (fields["x"] != X).nnz == 0 and (fields["y"] == Y).all()
+
+
+def test_what_cannot_be_stored_leaves_nothing(tmp_path):
+    for fields, names, said in (
+        ({}, {}, "expected the fields at least one"),
+        ({"a/b": Y}, {}, "names of fields such as x or y_soft"),
+        ({"y": Y, "Y": Y}, {}, "differ not only in case"),
+        ({"y": Y}, {"y": ["one"]}, r"1 names for the columns of y, which is \(500, 7\)"),
+        ({"y": Y}, {"z": ["one"]}, "1 names for the columns of z"),
+        ({"x": X.astype(float) * 1e300}, {}, "x: expected values that float32 can hold"),
+    ):
+        with pytest.raises(ValueError, match=said), data.storing(tmp_path / "t") as part:
+            part.append(**fields)
+            part.names.update(names)
+    with pytest.raises(ValueError, match="nothing was appended"), data.storing(tmp_path / "t"):
+        pass
+    with pytest.raises(KeyboardInterrupt), data.storing(tmp_path / "t") as part:
+        part.append(y=Y)
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="expected a folder that storing"):
+        data.stored(tmp_path / "t")
+
+
+def test_an_existing_name_is_not_overwritten(tmp_path):
+    write(tmp_path / "t")
+    with pytest.raises(FileExistsError, match="give another name, or remove it first"):
+        write(tmp_path / "t")
+    with pytest.raises(FileExistsError), data.storing(tmp_path / "u") as part:
+        part.append(y=Y)
+        (tmp_path / "u").mkdir()
+    same(data.stored(tmp_path / "t"))
+    assert {p.name for p in tmp_path.iterdir()} == {"t", "u"}
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        for caught in (False, True):
+            with pytest.raises(OSError), data.storing(tmp_path / "t") as part:  # noqa: PT011
+                for _ in range(20):
+                    try:
+                        part.append(y=np.zeros((2**14, 4), np.float32), z=np.zeros(2**14))
+                    except OSError:
+                        if not caught:
+                            raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_name_do_not_meet_and_the_first_to_end_wins(tmp_path):
+    with pytest.raises(FileExistsError), data.storing(tmp_path / "t") as late:
+        late.append(y=Y)
+        write(tmp_path / "t")
+    same(data.stored(tmp_path / "t"))
+    assert [p.name for p in tmp_path.iterdir()] == ["t"]
+
+
+KILLED = """
+import sys, time
+import numpy as np
+from spen_jax import data
+with data.storing(sys.argv[1]) as part:
+    while True:
+        part.append(y=np.zeros((1000, 100)))
+        print("on", flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_removes_it(tmp_path):
+    def start():
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path / "t")], stdout=subprocess.PIPE
+        )
+        child.stdout.readline()
+        return child
+
+    child = start()
+    assert not (tmp_path / "t").exists()
+    child.send_signal(signal.SIGSTOP)
+    with data.storing(tmp_path / "u") as part:  # of another name
+        part.append(y=Y)
+    write(tmp_path / "t")  # beside a living one
+    assert len([*tmp_path.glob(".t.*.part")]) == 1
+    child.kill()
+    child.communicate()
+    shutil.rmtree(tmp_path / "t")
+    assert len([*tmp_path.glob(".t.*.part")]) == 1
+    same(write(tmp_path / "t"))
+    assert {p.name for p in tmp_path.iterdir()} == {"t", "u"}
+
+
+def test_damaged_folders_are_named_or_give_the_right_arrays(tmp_path):
+    write(tmp_path / "whole", x=[f"w{i}" for i in range(40)])
+    files = sorted(p.name for p in (tmp_path / "whole").iterdir())
+    rng = np.random.default_rng(1)
+    refused = 0
+    for turn in range(200):
+        path = tmp_path / "t" / files[turn % len(files)]
+        shutil.copytree(tmp_path / "whole", tmp_path / "t")
+        raw = bytearray(path.read_bytes())
+        place = int(rng.integers(0, min(len(raw), 200 if turn % 2 else len(raw))))
+        kind = turn // len(files) % 6
+        if kind == 0:
+            raw[place] ^= 1 << int(rng.integers(0, 8))
+        elif kind == 1:
+            raw[place:] = b""
+        elif kind == 2:
+            raw[place:place] = bytes(rng.integers(0, 256, 3, np.uint8))
+        elif kind == 3:
+            raw[place : place + 8] = bytes(rng.integers(0, 256, 8, np.uint8))
+        elif kind == 4:
+            raw = bytearray((tmp_path / "t" / files[(turn + 1) % len(files)]).read_bytes())
+        path.write_bytes(raw)
+        if kind == 5:
+            path.unlink()
+        try:
+            found = data.stored(tmp_path / "t")
+        except data.DataError as error:
+            assert "index.json" in str(error) or path.name in str(error), (turn, error)
+            refused += 1
+        else:
+            same(found)
+            assert found.feature_names == tuple(f"w{i}" for i in range(40))
+        shutil.rmtree(tmp_path / "t")
+    assert refused > 150
+
+
+def test_what_is_wrong_is_said(tmp_path, monkeypatch):
+    write(tmp_path / "t")
+    index = json.loads((tmp_path / "t" / "index.json").read_text())
+    for change, said in (
+        ({"version": 9}, "index.json: expected version 1 of the format, got 9: store anew"),
+        ({"format": "other"}, "the format 'other'"),
+        ({"checksum": 1}, "another checksum"),
+    ):
+        (tmp_path / "t" / "index.json").write_text(json.dumps(index | change))
+        with pytest.raises(data.DataError, match=said):
+            data.stored(tmp_path / "t")
+    (tmp_path / "t" / "index.json").write_text(json.dumps(index))
+    np.save(tmp_path / "t" / "y.npy", Y * 2)
+    with pytest.raises(data.DataError, match=r"y\.npy: expected CRC-32"):
+        data.stored(tmp_path / "t")
+    monkeypatch.setattr("spen_jax.data.store_reader.SMALL", 0)
+    assert (data.stored(tmp_path / "t").fields["y"] == 2 * Y).all()  # only looked at when asked
+    with pytest.raises(data.DataError, match=r"y\.npy: expected CRC-32"):
+        data.stored(tmp_path / "t", check=True)
+    starts = np.load(tmp_path / "t" / "x.starts.npy")
+    starts[5] = 1_000_000
+    np.save(tmp_path / "t" / "x.starts.npy", starts)
+    with pytest.raises(data.DataError, match=r"x\.starts\.npy: expected starts of rows that"):
+        data.stored(tmp_path / "t")
+    np.save(tmp_path / "t" / "y.npy", Y[:9])
+    with pytest.raises(data.DataError, match=r"y\.npy: expected 14128 bytes, got 380"):
+        data.stored(tmp_path / "t")
