@@ -267,3 +267,66 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch):
     np.save(tmp_path / "t" / "y.npy", Y[:9])
     with pytest.raises(data.DataError, match=r"y\.npy: expected 14128 bytes, got 380"):
         data.stored(tmp_path / "t")
+
+
+TEXTS = [
+    "0,2 1:0.5 3:1\n 2:0.25\n\n1 1:1 \t4:-1e-3\r\n5\n2,2\n\n\n",
+    "1 0:1 2:2\n",
+    "\ufeff1 01:1 2:2\n",
+    "4 5 3\n0,2 1:1\n 4:2\n1 0:3\n\n",
+    "2 5 3\n1,3 1:1\n 5:2\n",
+    "9 5 3\n0 1:1\n\n\n\n\n\n\n\n\n",
+    "# of 2 rows\n1 qid:7 1:2 # last 3:4\n# more\n0 qid:8 2:1\n",
+    "1.5 1:1\n-2 1:2\n",
+    "+1 1:1\n-1 1:2\n",
+    "1 3:1 1:2\n1 2:5\n",
+    "0\n1\n",
+    "1 1:1 2:2\n1 0:1\n",
+    "3 5 3\n0 1:1\n",
+    "1 5 3\n0 1:1\n0 1:1\n",
+    "1 5 3\n0 6:1\n",
+    "2 5 3\n0 1:1\n4 1:1\n",
+    "1,2 1:1\n0.5 1:2\n",
+    "1 3:1\n1 3:1 1:2 3:4\n",
+    "0.5 1:1\n1e39 1:1\n",
+    "1 1:1\n99999999999 1:1\n",
+    "# a\n0 1:1\n1 1:a\n0 1:1\n",
+    "",
+]
+
+
+def outcome(how, *given, **settings):
+    """x, y, names and notes, or the error."""
+    try:
+        found = how(*given, **settings)
+    except data.DataError as error:
+        return str(error)
+    fields = found.fields if isinstance(found, data.Stored) else vars(found)
+    x, y = fields["x"], fields["y"]
+    assert isinstance(found, data.Examples) or scipy.sparse.issparse(y) or "regr" in str(found)
+    y = y.toarray() if scipy.sparse.issparse(y) else y
+    parts = [x.indptr.tolist(), x.indices.tolist(), x.data.tolist(), x.shape, y.tolist(), y.shape]
+    return parts, found.feature_names, found.label_names, found.notes
+
+
+@pytest.mark.parametrize("chunk", [2**18, 8])
+def test_text_is_stored_as_it_is_read(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("spen_jax.data.svmlight_rows.CHUNK", chunk)
+    likes = ["0,7 2:1 9:1\n", "1.5 1:1\n"]
+    path, folder = tmp_path / "t.svm", tmp_path / "t"
+    like = []
+    for text in likes:
+        path.write_text(text)
+        like.append((data.read_svmlight(path), data.store_svmlight(path, folder)))
+        shutil.rmtree(folder)
+    for text in [*TEXTS, "7 3:1\n", "7 10:1\n", "3 1:1\n", "2 1:1\n"]:
+        path.write_text(text)
+        cases = [({"first": first},) * 2 for first in (None, 0, 1)]
+        cases += [({"like": read}, {"like": kept}) for read, kept in like]
+        for reading, storing in cases:
+            read = outcome(data.read_svmlight, path, **reading)
+            kept = outcome(data.store_svmlight, path, folder, **storing)
+            assert read == kept, (text, reading)
+            assert folder.exists() != isinstance(read, str)
+            shutil.rmtree(folder, ignore_errors=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.svm"]

@@ -49,20 +49,20 @@ class Growing:
             self._file.write(raw)
             self.rows += len(block)
 
-    def widened(self, dtype: Any) -> "Growing":
-        """The same rows in another type, in a file of the same name; this one ends."""
+    def rewritten(self, dtype: Any, plus: int = 0) -> "Growing":
+        """The same rows in another type, or with a number added, in a file of the same name; this one ends."""
         old = self.path.with_name(f"{self.path.name}.old")
         entry = self.finish()
         os.rename(self.path, old)
-        wide = Growing(self.path, dtype, self.row)
+        new = Growing(self.path, dtype, self.row)
         try:
             for block in blocks(old, entry):
-                wide.append(block)
+                new.append(block + block.dtype.type(plus))
         except BaseException:
-            wide.close()
+            new.close()
             raise
         old.unlink()
-        return wide
+        return new
 
     def finish(self) -> Entry:
         """Say in the file's head how many rows there are, and bring all to the disk."""

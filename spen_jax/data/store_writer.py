@@ -173,6 +173,7 @@ class Sparse:
 
     def __init__(self, folder: Path, name: str, like: Any):
         self.columns = int(like.shape[1])
+        """May still change, for those who `extend` and know it only at the end."""
         self._name = name
         index = np.int32 if self.columns <= MOST_SHORT else np.int64
         self._files: dict[str, Growing] = {}
@@ -213,10 +214,15 @@ class Sparse:
         values_file, before = self._files["values"], self._files["values"].rows
         if before + len(values) > MOST_SHORT and self._files["starts"].dtype == np.int32:
             for part in ("indices", "starts"):
-                self._files[part] = self._files[part].widened(np.int64)
+                self._files[part] = self._files[part].rewritten(np.int64)
         values_file.append(values)
         self._files["indices"].append(indices)
         self._files["starts"].append(ends.astype(np.int64) + before)
+
+    def shift(self, plus: int) -> None:
+        """Add a number to all indices that are written."""
+        indices = self._files["indices"]
+        self._files["indices"] = indices.rewritten(indices.dtype, plus)
 
     def _write(self, part: Any) -> None:
         with np.errstate(over="raise"):
