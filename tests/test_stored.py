@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
 
+from benchmarks import large
 from spen_jax import data
 
 RNG = np.random.default_rng(0)
@@ -293,6 +295,8 @@ TEXTS = [
     "# a\n0 1:1\n1 1:a\n0 1:1\n",
     "",
 ]
+NEW = ["7 3:1\n", "7 10:1\n", "3 1:1\n", "2 1:1\n"]
+"""Such as those that another file is read like."""
 
 
 def outcome(how, *given, **settings):
@@ -319,10 +323,12 @@ def test_text_is_stored_as_it_is_read(tmp_path, monkeypatch, chunk):
         path.write_text(text)
         like.append((data.read_svmlight(path), data.store_svmlight(path, folder)))
         shutil.rmtree(folder)
-    for text in [*TEXTS, "7 3:1\n", "7 10:1\n", "3 1:1\n", "2 1:1\n"]:
+    for text in TEXTS + NEW:
         path.write_text(text)
-        cases = [({"first": first},) * 2 for first in (None, 0, 1)]
-        cases += [({"like": read}, {"like": kept}) for read, kept in like]
+        cases = [({},) * 2]
+        if chunk == 8 and text in (*TEXTS[:2], *TEXTS[6:9], *NEW):
+            cases += [({"first": first},) * 2 for first in (0, 1)]
+            cases += [({"like": read}, {"like": kept}) for read, kept in like]
         for reading, storing in cases:
             read = outcome(data.read_svmlight, path, **reading)
             kept = outcome(data.store_svmlight, path, folder, **storing)
@@ -330,3 +336,68 @@ def test_text_is_stored_as_it_is_read(tmp_path, monkeypatch, chunk):
             assert folder.exists() != isinstance(read, str)
             shutil.rmtree(folder, ignore_errors=True)
     assert [p.name for p in tmp_path.iterdir()] == ["t.svm"]
+    folder.mkdir()
+    with pytest.raises(FileExistsError, match="give another name"):
+        data.store_svmlight(path, folder)
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+import numpy as np
+import scipy.sparse
+from spen_jax import data
+
+def status(what):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
+
+text, folder = sys.argv[1:]
+small = Path(folder + ".small.svm")
+small.write_text("1 1:1\\n")
+data.store_svmlight(small, folder + ".small")
+before = status("VmRSS")
+found = data.store_svmlight(text, folder)
+print(status("VmHWM") - before)
+before, x = status("RssAnon"), found.fields["x"]
+for seed in range(20):
+    x[np.random.default_rng(seed).integers(0, x.shape[0], 32)]
+x.tocsr().astype(np.float32, copy=False).has_canonical_format
+print(status("RssAnon") - before, x.nnz)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="of Linux")
+def test_a_hundred_megabytes_of_text_are_stored_and_cut_in_little_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(2000):
+        indices = np.sort(rng.choice(10**6, 60, replace=False))
+        pairs = " ".join(f"{i}:{v:.4f}" for i, v in zip(indices, rng.random(60), strict=True))
+        lines.append(",".join(map(str, rng.choice(10_000, 3))) + f" {pairs}\n")
+    part = "".join(lines)
+    with open(tmp_path / "t.svm", "w") as file:
+        for _ in range(1 + 10**8 // len(part)):
+            file.write(part)
+    child = [sys.executable, "-c", MEASURED, str(tmp_path / "t.svm"), str(tmp_path / "t")]
+    done = subprocess.run(child, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    storing, cutting, entries = map(float, done.stdout.split())
+    print(storing, cutting, entries)
+    assert storing < 60 and cutting < 5 and entries > 6e6
+
+
+@pytest.mark.parametrize("k", [1, 30, 50])
+def test_made_up_rows_have_as_many_features_as_asked_for_the_first_most_often(tmp_path, k):
+    found = large.write(tmp_path / "t", 3000, 50, k, labels=20)
+    x, y = found.fields["x"], found.fields["y"]
+    assert (np.diff(x.indptr) == k).all() and x.shape == (3000, 50) and y.shape == (3000, 20)
+    assert 1 <= np.diff(y.indptr).min() and np.diff(y.indptr).max() <= 3 and (y.data == 1).all()
+    for each in (x, y):
+        again = scipy.sparse.csr_array((each.data, each.indices, each.indptr), each.shape)
+        assert again.has_canonical_format and again.indices.max() < again.shape[1]
+    if k == 1:
+        counts = np.sort(np.bincount(x.indices, minlength=50))[::-1]
+        want = np.log1p(1 / np.arange(1, 50)) / np.log(50)
+        np.testing.assert_allclose(counts[:5] / 3000, want[:5], atol=0.03)

@@ -52,7 +52,7 @@ def store_svmlight(
       OSError: the disk is full; nothing is left then.
     """
     path = Path(path)
-    with unpacking(path), storing(folder) as writer:
+    with storing(folder) as writer, unpacking(path):
         _store(writer, path, like, first, progress)
     return stored(folder)
 
