@@ -38,7 +38,7 @@ def read_svmlight(
 
     Args:
       path: the file, packed or not.
-      like: examples whose features and labels these are to have; others are refused.
+      like: examples, or what was stored, whose features and labels these are to have; others are refused.
       first: 0 or 1, the index of the first feature, where the file would leave it to guessing.
       progress: called as for downloads; by default a line on a terminal, for files of more than 16 MB.
 
@@ -78,7 +78,7 @@ def _read(
     x = sparse.csr_array((values, indices, starts), shape=(n, len(names)))
     marks = np.concatenate(labels) if labels else np.empty(0)
     columns = columns_of_y(path, header, seen, like)
-    if columns.known is None:
+    if columns.is_regression:
         y = numbers_of(path, header, marks)
     else:
         y = matrix_of(columns.places(marks), label_starts, len(columns.names))

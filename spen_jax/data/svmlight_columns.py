@@ -110,8 +110,10 @@ class Labels(NamedTuple):
     """What the columns of y are."""
 
     names: Sequence[str]
-    known: np.ndarray | None
-    """The labels that occur, ascending; None where y are the numbers themselves, a regression."""
+    is_regression: bool
+    """Whether y are the numbers themselves, one a row."""
+    known: np.ndarray
+    """The labels that occur, ascending."""
     columns: np.ndarray
     """Of each of them, its column."""
     notes: list[str]
@@ -126,7 +128,7 @@ def columns_of_y(path: Path, header: Any, seen: Seen, like: Any) -> Labels:
     is_target = not seen.is_whole if like is None else tuple(like.label_names[:2]) == ("target",)
     if seen.single and not header and is_target:
         notes = ["one number a row, not all whole: a regression"]
-        return Labels(("target",), None, np.empty(0, np.int64), notes)
+        return Labels(("target",), True, np.empty(0, np.int64), np.empty(0, np.int64), notes)
     if not seen.is_countable:
         _refuse_label(path, header, _uncountable, "whole numbers as labels")
     distinct = seen.distinct
@@ -150,7 +152,7 @@ def columns_of_y(path: Path, header: Any, seen: Seen, like: Any) -> Labels:
         notes.append(f"every row has one label: {len(names)} classes, one-hot")
     elif seen.unlabelled:
         notes.append(f"{counted(seen.unlabelled, 'row')} without labels")
-    return Labels(names, distinct, columns, notes)
+    return Labels(names, False, distinct, columns, notes)
 
 
 def numbers_of(path: Path, header: Any, marks: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def _write_labels(
 ) -> None:
     from scipy import sparse
 
-    if columns.known is None:
+    if columns.is_regression:
         y = writer.add("y", np.empty((0, 1), np.float32))
         for marks, _ in _kept(kept):
             y.append(numbers_of(path, header, marks))
