@@ -352,7 +352,7 @@ def test_bad_rows_are_refused_by_name():
     wrong.data[3] = np.nan
     refused({"x": wrong, "y": Y}, r"data\['x'\] must be finite, but 1 of its values are not")
     refused({"x": CSR.astype(complex), "y": Y}, r"data\['x'\] must hold booleans or real numbers")
-    refused({"x": CSR, "y": scipy.sparse.csr_array(Y)}, "x alone may be sparse: give y as an array")
+    refused({"x": CSR, "y": Y, "mask": scipy.sparse.csr_array(Y)}, "x and y may be sparse: give mask")
     refused({"x": CSR, "y": Y[:5]}, "share a leading axis")
     refused({"x": scipy.sparse.coo_array(np.ones(90)), "y": Y}, "of two axes")
     with pytest.raises(
@@ -361,6 +361,22 @@ def test_bad_rows_are_refused_by_name():
         PART @ W[1:]
     with pytest.raises(ValueError, match="x must hold booleans or real numbers"):
         PREDICTOR(PARAMS, CSR.astype(complex))
+
+
+def test_a_sparse_truth_is_the_same_training():
+    truth = scipy.sparse.csr_array(Y)
+    judged = of.feed_forward(lambda params, x: x @ params["W"])
+
+    def last(**data):
+        return fit(judged, ADAM, start(), {"x": CSR, **data}, epochs=1).last()
+
+    (got, metrics), (want, others) = last(y=truth), last(y=Y)
+    assert metrics == others
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+    with pytest.raises(ValueError, match=r"data.y does not lie in Box"):
+        last(y=2 * truth)
+    with pytest.raises(ValueError, match="a sparse y holds label sets in a Box that count in full"):
+        last(y=truth, mask=Y > 0)
 
 
 def test_nothing_is_made_dense_in_silence():

@@ -9,6 +9,7 @@ from spen_jax.training.protocol import Phase, Refitted, choose_then_refit, fit_p
 from spen_jax.training.recipe import Best, Recipe, Trained, train
 from spen_jax.training.resuming import Checkpoints, Stopped, resumable
 from spen_jax.training.steps import State, init, scan, step
+from spen_jax.training.touching import touching
 
 __all__ = [
     "Averaged",
@@ -38,5 +39,6 @@ __all__ = [
     "stable",
     "step",
     "steps_per_epoch",
+    "touching",
     "train",
 ]
