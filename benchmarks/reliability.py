@@ -25,17 +25,17 @@ from collections import Counter
 from pathlib import Path
 
 import jax
-import numpy as np
 
 import spen_jax as sx
 from spen_jax import training
+from spen_jax.bundles import read
 from spen_jax.training import Checkpoints
 
 EPOCHS, KEEP = 4, 2
 
 
 def train(folder: Path) -> None:
-    """The training that is killed; its parameters end in `end.npz` beside the checkpoints."""
+    """The training that is killed; its parameters end in `end.spen` beside the checkpoints."""
     data = sx.data.exclusive_blocks(seed=0, n_train=500).train
     model = sx.SPEN(sx.FeatureNetwork(n_labels=16, widths=(32,)), n_global=16)
     features, energy = sx.functions_of(model)
@@ -45,7 +45,7 @@ def train(folder: Path) -> None:
     kept = Checkpoints(folder / "checkpoints", every_steps=1, keep=KEEP)
     objective = sx.objectives.max_margin(predictor)
     result = training.train(objective, params, data, recipe, jax.random.key(1), checkpoints=kept)
-    training.save(folder / "end.npz", result.last().params)
+    training.save(folder / "end.spen", result.last().params)
 
 
 def whole(folder: Path) -> list[int]:
@@ -96,7 +96,7 @@ def campaign(kills: list[int], seconds: float, right: dict, folder: Path) -> Cou
             )
             counts["damaged"] += unreadable(folder)
             print(".", end="", file=sys.stderr, flush=True)
-        end = np.load(folder / "end.npz")
+        end = read(folder / "end.spen").arrays
         counts["runs"] += 1
         counts["other parameters"] += any((end[name] != right[name]).any() for name in right)
         names = {p.name for p in (folder / "checkpoints").iterdir()} - {".lock"}
@@ -126,8 +126,7 @@ def main() -> None:
         if start(first).wait():
             raise SystemExit("the training ends with an error of its own")
         seconds = time.perf_counter() - began
-        right = dict(np.load(first / "end.npz"))
-        del right["__metadata__"]
+        right = read(first / "end.spen").arrays
         kills = [signal.SIGKILL] * given.sigkill + [signal.SIGTERM] * given.sigterm
         random.Random(1).shuffle(kills)
         counts = campaign(kills, seconds, right, Path(name) / "broken")

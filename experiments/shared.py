@@ -27,8 +27,8 @@ from rich.text import Text
 
 import spen_jax as sx
 from spen_jax import training
+from spen_jax.bundles import replacing
 from spen_jax.training import Stopped, Trained
-from spen_jax.training.checkpoints import replacing
 from spen_jax.training.resuming import locked
 
 matplotlib.use("Agg")

@@ -1,6 +1,7 @@
 """Training with Optax: one step, epochs, a compiled loop, recipes and protocols."""
 
-from spen_jax.training.checkpoints import check_like, load, replacing, save
+from spen_jax.bundles import replacing
+from spen_jax.training.checkpoints import load, save
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fit import fit, steps_per_epoch
 from spen_jax.training.optimizers import Averaged, average_of, averaged, spectral, stable
@@ -24,7 +25,6 @@ __all__ = [
     "Trained",
     "average_of",
     "averaged",
-    "check_like",
     "choose_then_refit",
     "fit",
     "fit_phases",
