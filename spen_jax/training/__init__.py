@@ -10,6 +10,7 @@ from spen_jax.training.protocol import Phase, Refitted, choose_then_refit, fit_p
 from spen_jax.training.recipe import Best, Recipe, Trained, train
 from spen_jax.training.resuming import Checkpoints, Stopped, resumable
 from spen_jax.training.steps import State, init, scan, step
+from spen_jax.training.tensorboard import TensorBoard
 
 __all__ = [
     "Averaged",
@@ -22,6 +23,7 @@ __all__ = [
     "Refitted",
     "State",
     "Stopped",
+    "TensorBoard",
     "Trained",
     "average_of",
     "averaged",
