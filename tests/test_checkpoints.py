@@ -170,7 +170,7 @@ def test_saving_again_replaces_the_file_and_leaves_no_other(saved):
         ({1, 2}, "got a set at a/0/w"),
         (1j, "got a complex at a/0/w"),
         (jax.ShapeDtypeStruct((), jax.random.key(0).dtype), "got a ShapeDtypeStruct at a/0/w"),
-        ({b"x": 1.0}, "keys of dicts, got b'x'"),
+        ({b"x": 1.0}, "keys of dicts, got b'x' at a/0/w"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -230,9 +230,12 @@ def holding(state):
         (holding({"class": "SPENClassifier"}), "but a SPENClassifier: spen_jax.load reads it"),
         (holding({"class": "Predictor"}), "but a Predictor: spen_jax.serving.load reads it"),
         (holding({"class": "parameters"}), "holds no parameters that can be made"),
-        (
-            holding({"class": "parameters", "tree": {"array": "w"}, "metadata": {}}),
-            "holds no parameters that can be made",
+        *(
+            (
+                holding({"class": "parameters", "tree": tree, "metadata": {}}),
+                "holds no parameters that can be made",
+            )
+            for tree in ({"array": "w"}, {}, [], {"set": []}, {"dict": [[[], {"value": 1}]]})
         ),
     ],
 )

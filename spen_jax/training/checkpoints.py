@@ -57,7 +57,7 @@ def load(path: str | Path, like: Any = None) -> tuple[Any, dict]:
         raise BundleError(f"{path} holds no parameters but a {kind}: {reader} reads it")
     try:
         params, metadata = _read(state["tree"], arrays), state["metadata"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} holds no parameters that can be made: {error!r}") from None
     return (params if like is None else _fitted(params, like, path)), metadata
 
@@ -85,7 +85,9 @@ def _parts(value, path):
     """What holds them (a dict, a list or a tuple) and the parts of a node with their keys."""
     if type(value) is dict:
         if wrong := [k for k in value if type(k) not in (bool, int, float, str)]:
-            raise TypeError(f"save takes text and numbers as keys of dicts, got {wrong[0]!r}")
+            raise TypeError(
+                f"save takes text and numbers as keys of dicts, got {wrong[0]!r} at {_name(path)}"
+            )
         return "dict", [*value.items()]
     below = jax.tree.leaves_with_path(value, is_leaf=lambda part: part is not value)
     if any(not keys for keys, _ in below):
@@ -127,14 +129,13 @@ def _added(array, path, arrays):
 
 def _read(made: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
     """What `_plain` made JSON of."""
-    (kind, held), *more = made.items()
+    (kind, held), *_ = made.items()  # in the order of their names
     if kind == "value":
         return held
     if kind == "array":
         return arrays[held]
     if kind == "key":
-        ((_, of),) = more
-        return jax.random.wrap_key_data(jnp.asarray(arrays[held]), impl=of)
+        return jax.random.wrap_key_data(jnp.asarray(arrays[held]), impl=made["of"])
     if kind == "dict":
         return {key: _read(part, arrays) for key, part in held}
     parts = [_read(part, arrays) for part in held]
