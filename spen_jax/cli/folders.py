@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from spen_jax.cli import ending
 from spen_jax.cli.saying import Wrong, plain
-from spen_jax.training import replacing, resumable
+from spen_jax.training import TensorBoard, replacing, resumable
 
 MODEL, CONFIG, READING = "model.safetensors", "config.json", "reading.json"
-METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+METRICS, SUMMARY, EVENTS = "metrics.jsonl", "summary.json", "tensorboard"
 BEGUN, KEPT = "begun.json", "checkpoints"
 """While a training is not over."""
 
@@ -76,19 +76,36 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class Log:
-    """`metrics.jsonl`: a line for each epoch, as an estimator tells of it."""
+    """`metrics.jsonl` of a folder: a line for each epoch, as an estimator tells of it.
 
-    def __init__(self, path: Path):
-        self._path, self._began, self.lines = path, time.monotonic(), 0
-        path.write_text("")
+    `shown` is for TensorBoard's events too, and `Wrong` raised where tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: Path, shown: bool = False):
+        self._path, self._began, self.lines = folder / METRICS, time.monotonic(), 0
+        self._path.write_text("")
+        self._board: TensorBoard | None = None
+        if shown:
+            shutil.rmtree(folder / EVENTS, ignore_errors=True)  # a training that goes on tells all
+            try:
+                self._board = TensorBoard(folder / EVENTS)
+            except ImportError as error:
+                raise Wrong(f"--tensorboard: {error}") from None
 
     def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Adds a line: `epoch` of at most `of`, seconds since the beginning, and the figures."""
         seconds = round(time.monotonic() - self._began, 3)
         line = {"epoch": done, "of": total, "seconds": seconds, **figures}
+        if self._board is not None:
+            self._board(done, {"seconds": seconds, **figures})
         with open(self._path, "a") as file:
             file.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self.lines = done
+
+    def close(self) -> None:
+        """Closes the events."""
+        if self._board is not None:
+            self._board.close()
 
 
 def model_of(given: Path) -> tuple[Any, dict[str, Any], Path]:

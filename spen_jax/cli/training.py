@@ -65,6 +65,8 @@ class Train:
     """other arguments of the estimator, such as members=1 dropout=0.3"""
     seed: Annotated[int, option("N")] = 0
     """decides which rows validate, and the training; by default 0"""
+    tensorboard: Flag = False
+    """write the lines of metrics.jsonl as TensorBoard's events too, into DIR/tensorboard"""
     json: Flag = False
     """print the summary as JSON"""
     quiet: Flag = False
@@ -104,8 +106,7 @@ class Train:
         train, held = self._parts(learned)
         voice.note(f"training on {train.size:,} {learned.what}, validating on {held.size:,}")
         with folders.begun(out, None if goes_on else self._as_json()):
-            log = folders.Log(out / folders.METRICS)
-            with listening(log):
+            with contextlib.closing(folders.Log(out, self.tensorboard)) as log, listening(log):
                 estimator.fit(part(learned.x, train), part(learned.y, train))
             found = {}
             if held.size:
