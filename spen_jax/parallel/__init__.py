@@ -11,7 +11,7 @@ arrays they are given; `split`, `everywhere` and `sharded` put them by hand. The
 """
 
 from spen_jax.parallel.calls import beside, call, fetched, operations, worth_it
-from spen_jax.parallel.compiled import keep_compiled
+from spen_jax.parallel.compiled import keep_compiled, keep_memory
 from spen_jax.parallel.meshes import (
     all_cores,
     all_devices,
@@ -36,6 +36,7 @@ __all__ = [
     "fetched",
     "in_use",
     "keep_compiled",
+    "keep_memory",
     "kept",
     "mesh_of",
     "of_own_rows",

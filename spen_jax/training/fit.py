@@ -18,7 +18,16 @@ from spen_jax.training.fields import checked, fields_in, shown, with_fields, wri
 from spen_jax.training.positions import CheckpointError, Position, fingerprint
 from spen_jax.training.resuming import Checkpoints, checkpoints_of
 from spen_jax.training.feeding import ahead, any_stays, cut, stays
-from spen_jax.training.steps import State, begun, compiled_step, each_sound, ended, mesh_for, step_on
+from spen_jax.training.steps import (
+    State,
+    begun,
+    compiled_step,
+    each_sound,
+    ended,
+    mesh_for,
+    step_on,
+    with_key,
+)
 from spen_jax.training.touching import Touching
 from spen_jax.types import Objective
 
@@ -168,8 +177,7 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
     owned: list[set[str]] = [set() for _ in groups]
     groups = with_fields(groups, at.fields, owned)
     state, order_key, history, steps, means = at.state, at.order_key, at.history, at.steps, at.means
-
-    mesh = parallel.mesh_of(state)
+    mesh, state = parallel.mesh_of(state), begun(optimizer, state)
 
     def prepared(g, rows):
         return cut(optimizer, groups[g], rows, mesh) if any_stays(groups[g]) else None
@@ -190,18 +198,15 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
     for epoch in range(at.epoch, epochs):
         if not history:
             key, order_key = jax.random.split(state.key)
-            state = state._replace(key=key)
+            state = with_key(state, key)
         batches = _order(order_key, groups, sizes)
         left = batches[len(history) :]
         fed = ahead(prepared, left) if any_stays(groups) else zip(left, repeat(None), strict=False)
-        running = begun(optimizer, state)
         for (g, rows), found in fed:
-            running, metrics = taken(running, g, rows, found)
+            state, metrics = taken(state, g, rows, found)
             history.append(metrics)
             steps += 1
-            after(running, epoch)
-        state = ended(running)
-        del running
+            after(state, epoch)
         state, history, missing = _again(
             taken, prepared, objective, optimizer, state, groups, batches, history
         )
@@ -210,7 +215,7 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
             checkpoints.epochs = epoch + 1
             checkpoints.heard.working = False
         try:
-            yield state, means
+            yield ended(state), means
         except GeneratorExit:
             # Elsewhere the caller's extra may be that of the epoch before.
             if checkpoints is not None and checkpoints.over(checkpoints.extra):
@@ -231,8 +236,7 @@ def _again(taken, prepared, objective, optimizer, state, groups, batches, histor
             state, rows = _sound_rows(objective, optimizer, state, groups[g], tried)
             if not len(rows):
                 break
-            running, metrics = taken(begun(optimizer, state), g, rows, prepared(g, rows))
-            state = ended(running)
+            state, metrics = taken(state, g, rows, prepared(g, rows))
             if not metrics["left_out"]:
                 history[i] = jax.device_get(metrics)
                 break
@@ -259,8 +263,7 @@ def _batches(key, n, batch_size):
 def _sound_rows(objective, optimizer, state, data, rows):
     """The state with another key, and those of a batch's rows on which alone a step could be taken."""
     key, each_key = jax.random.split(state.key)
-    alone = state._replace(key=each_key)
-    state = state._replace(key=key)
+    alone, state = with_key(state, each_key), with_key(state, key)
     try:
         sound = each_sound(objective, optimizer, alone, data, rows)
     except (AssertionError, IndexError, TypeError, ValueError):  # it wants larger batches

@@ -1,6 +1,7 @@
 """One compiled Optax step on some examples of the data, and a compiled loop of steps for small problems."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -70,6 +71,11 @@ def begun(optimizer: Any, state: State) -> State | Packed:
 def ended(state: State | Packed) -> State:
     """The state that steps have come to."""
     return State(*state.parts(), jnp.copy(state.key)) if isinstance(state, Packed) else state
+
+
+def with_key(state: State | Packed, key: jax.Array) -> Any:
+    """The state with another key."""
+    return replace(state, key=key) if isinstance(state, Packed) else state._replace(key=key)
 
 
 def step_on(
@@ -164,8 +170,8 @@ def _loses(old, new):
     return jax.lax.cond(all_finite(new), lambda: jnp.array(False), some_lost)
 
 
-def each_sound(objective: Objective, optimizer: Any, state: State, data: Any, rows: Any) -> Any:
-    """Whether a step on each of the examples alone could be taken, (len(rows),)."""
+def each_sound(objective: Objective, optimizer: Any, state: Any, data: Any, rows: Any) -> Any:
+    """Whether a step on each of the examples alone could be taken from a state that has begun, (len(rows),)."""
     if isinstance(optimizer, Touching):
         return np.array([_sound_alone(objective, optimizer, state, data, row) for row in rows])
     if any_stays(data):
@@ -177,7 +183,6 @@ def _sound_alone(objective, optimizer, state, data, row):
     row = np.array([row])
     found = cut(optimizer, data, row)
     batch = joined(data, row, found)
-    state = begun(optimizer, state)
     return _touching(objective, optimizer, state, batch, found.columns)[2]
 
 

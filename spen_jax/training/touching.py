@@ -105,14 +105,16 @@ class Packed:
         return replace(new, tables={at: put(at, a) for at, a in self.tables.items()})
 
     def parts(self) -> tuple[Any, Any]:
-        """Parameters and the optimizer's state, of as many rows as the tables have."""
+        """Copies of the parameters and of the optimizer's state, of as many rows as the tables have."""
 
         def leaf(other, place):
             if place is None:
-                return other
+                return jnp.copy(other)
             at, start, shape = place
-            table = self.tables[at]
-            return table[:, start : start + math.prod(shape)].reshape(len(table), *shape)
+            table, size = self.tables[at], math.prod(shape)
+            # All columns of an array are that array itself.
+            part = jnp.copy(table) if size == table.shape[1] else table[:, start : start + size]
+            return part.reshape(len(table), *shape)
 
         return self.structure.unflatten(map(leaf, self.others, self.places))
 
