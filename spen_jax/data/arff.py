@@ -37,7 +37,7 @@ _KIND = re.compile(
     r"(numeric|real|integer)(?:\s*(?:\[[^\]]*\]|\{[^}]*\}))?\s*(?:%.*)?", re.ASCII | re.IGNORECASE
 )
 _REFUSED = re.compile(r"(string|date|relational)\b", re.ASCII | re.IGNORECASE)
-_MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d*)(?![\d.])", re.ASCII)
+_MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d{0,8})(?![\d.])", re.ASCII)
 
 
 def read_arff(
