@@ -199,6 +199,27 @@ def test_numbers_become_classes_where_the_task_says_so(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["labels"] == ["4", "5", "6"]
 
 
+def test_several_nominal_columns_are_answered_with_one_value_each(tmp_path, capsys):
+    rows = [
+        (i % 3, "red green blue".split()[i % 3], "yes no".split()[i % 2 == 0]) for i in range(30)
+    ]
+    rows = [(*row[:2], "big small tiny".split()[(i + 1) % 3], row[2]) for i, row in enumerate(rows)]
+    source = written(tmp_path / "a.csv", rows, ["x", "colour", "size", "new"])
+    labels = "--labels", "colour", "size", "new"
+    assert command("train", source, "--out", tmp_path / "m", *labels, "--quiet", *SMALL) == 0
+    assert command("predict", tmp_path / "m", source) == 0
+    found = [*csv.reader(io.StringIO(capsys.readouterr().out))]
+    assert found[0] == ["colour", "size", "new"] and len(found) == 31
+    assert {row[0] for row in found[1:]} <= {"red", "green", "blue"}
+    assert {row[1] for row in found[1:]} <= {"big", "small", "tiny"}
+    assert {row[2] for row in found[1:]} <= {"0", "1"}
+    assert command("evaluate", tmp_path / "m", source, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "labels"
+    assert command("predict", tmp_path / "m", source, "--proba") == 0
+    header = capsys.readouterr().out.split("\n")[0]
+    assert header == "colour=blue,colour=green,colour=red,size=big,size=small,size=tiny,new"
+
+
 @pytest.mark.slow
 def test_libsvm_text_and_arff_are_read_by_their_content(tmp_path, capsys):
     svm, arff = tmp_path / "a.svm", tmp_path / "a.arff"
@@ -332,12 +353,21 @@ def test_whatever_is_wrong_has_its_exit_code_and_one_line(place, trained, senten
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nonsense",), ("train",), ("train", "a", "--out", "b", "--no"), ("data", "go")]
+    ("arguments", "words"),
+    [
+        (("nonsense",), "Unrecognized options: nonsense; Available subcommands: train, evaluate"),
+        (("train",), "train takes DATA and --out DIR"),
+        (("train", "a", "--out", "b", "--no"), "Unrecognized options: --no; --help says more"),
+        (("train", "a", "--epochs", "many"), "--epochs takes N, got 'many'; --help says more"),
+        (("train", "a", "--task", "go"), "invalid choice 'go' for argument '--task'"),
+        (("data", "go"), "invalid choice 'go'"),
+        (("predict",), "Missing from spen-jax predict: MODEL, DATA; --help says more"),
+    ],
 )
-def test_arguments_that_cannot_be_parsed_are_usage(arguments, capsys):
+def test_arguments_that_cannot_be_parsed_are_usage_in_one_line(arguments, words, capsys):
     assert command(*arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "Traceback" not in err
+    assert out == "" and len(err.splitlines()) == 1 and err.startswith(f"spen-jax: {words}")
 
 
 @pytest.mark.parametrize("name", ["", "train", "evaluate", "predict", "data", "info"])

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from spen_jax import data
 from spen_jax.cli import folders
+from spen_jax.cli.nominal import one_of_each
 from spen_jax.cli.options import Flag, option
 from spen_jax.cli.rows import How, Reading, Task
 from spen_jax.cli.saying import Usage, Voice, Wrong, table
@@ -110,7 +111,7 @@ class Train:
             found = {}
             if held.size:
                 of_held = part(learned.x, held), part(learned.y, held)
-                found = scores(learned.task, estimator, *of_held)
+                found = scores(learned.task, one_of_each(estimator, learned.reading), *of_held)
             summary = {
                 "model": str(out),
                 "task": learned.task,

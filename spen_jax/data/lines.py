@@ -112,7 +112,15 @@ def decoded(path: Path, encoding: str | None = None) -> tuple[str, tuple[str, ..
             if said or encoding != "utf-8":
                 raise
             line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
-            text = raw.decode("cp1252")
+            try:
+                text = raw.decode("cp1252")
+            except UnicodeDecodeError:
+                fail(
+                    path,
+                    line,
+                    "text",
+                    f"the byte {byte:#04x}: it is not text, or encoding= says which",
+                )
             notes = (
                 f"line {line} is not UTF-8 (byte {byte:#04x}): read as Windows-1252; encoding= says otherwise",
             )
