@@ -225,11 +225,21 @@ def _said(said: Mapping[str, Any], now: Train) -> Train:
         name: tuple(v) if isinstance(v, list) else v for name, v in said.items()
     }
     kept.pop("data_sha256", None)
+    texts = "labels", "columns", "drop", "settings"
+    sure = {"data": str, "decimal": str, "seed": int} | dict.fromkeys(texts, tuple)
+    maybe = {"separator": str, "task": str, "valid": int | float, "epochs": int}
+    kinds = sure | {name: kind | None for name, kind in maybe.items()}
     try:
+        if wrong := [name for name, kind in kinds.items() if not isinstance(kept[name], kind)]:
+            raise TypeError(wrong[0])
+        if not all(isinstance(text, str) for name in texts for text in kept[name]):
+            raise TypeError(texts)
         where = {"data": Path(kept["data"]), "out": now.resume}
         return Train(**kept | where, json=now.json, quiet=now.quiet)
     except (KeyError, TypeError) as error:
-        raise Wrong(f"{now.resume}: what was begun there is damaged: {error!r}") from None
+        raise Wrong(
+            f"{now.resume}: what was begun there is damaged: {error!r}; train anew into another folder"
+        ) from None
 
 
 class Learned(NamedTuple):
