@@ -114,7 +114,9 @@ def mutated(rng, whole):
             rng.randint(0, len(changed)),
             rng.choice([0, 0, 1, 1, 1, 2, 4] + [len(changed)] * (rng.random() < 0.2)),
         )
-        piece = rng.choice(BITS) if rng.random() < 0.4 else bytes([rng.randint(0, 255)])
+        own = rng.randint(0, len(whole) - 1)
+        random_byte = bytes([rng.randint(0, 255)])
+        piece = rng.choice([rng.choice(BITS), random_byte, b"", whole[own : own + 1]])
         if rng.random() < 0.1:
             piece = changed[at : at + 40] * rng.choice([2, 50])
         changed = changed[:at] + piece + changed[at + length :]
@@ -235,3 +237,28 @@ def test_an_archive_that_claims_what_no_file_of_its_size_holds_is_refused(tmp_pa
     np.savez_compressed(path, a=np.zeros(2**27, np.uint8))
     with pytest.raises(data.DataError, match="claim 134,.* are the limit; np.savez"):
         arrays_of(path)
+
+
+def test_gaps_in_a_column_of_many_values_take_no_more_memory_than_fits(tmp_path):
+    path, values = tmp_path / "a.arff", ",".join(f"v{i}" for i in range(20_000))
+    head = f"@relation r\n@attribute a {{{values}}}\n@attribute b numeric\n@data\n"
+    path.write_text(head + "?,1\n" * 20_000)
+    with pytest.raises(data.DataError, match="a.arff: expected few gaps .* got 400,000,000 NaN"):
+        data.read_arff(path)
+
+
+def test_words_that_pad_to_much_more_than_their_letters_are_refused(tmp_path):
+    path, n = tmp_path / "a.npz", 4000
+    offsets = np.r_[np.arange(n // 2), n].astype(np.int32)
+    arrays = {"pixels": np.zeros((n, 128), np.uint8), "labels": np.zeros(n, np.uint8)}
+    np.savez(path, **arrays, word_offsets=offsets, folds=np.zeros(n // 2, np.uint8))
+    with pytest.raises(data.DataError, match="at most 100 times 4000 letters"):
+        data.read_letters(path)
+
+
+def test_a_long_number_takes_no_longer_than_its_digits(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "9" * 200_000 + "x,1\n")
+    began = time.process_time()
+    data.read(path, "b")
+    assert time.process_time() - began < 5

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spen_jax import starting
 from spen_jax.cli.ending import advise, advised
@@ -36,6 +36,7 @@ class _Terminated(BaseException):
 def run() -> NoReturn:
     """The program: `main` with the arguments of the process, whose exit code becomes its own."""
     starting.end_at_once()
+    sys.unraisablehook = _hushed
     for name in ("stdin", "stdout", "stderr"):  # closed ones leave their numbers to files
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
@@ -46,11 +47,10 @@ def run() -> NoReturn:
         with _terminable(), _watched():
             code = main()
             _let_go_of_output()
-            if code in SAID:
-                os._exit(code)  # threads may be compiling, and the interpreter would wait for them
     except (KeyboardInterrupt, _Terminated) as end:  # right before or after it
-        os._exit(_ended(end))
-    sys.exit(code)
+        code = _ended(end)
+    # Threads may be compiling, and the interpreter would wait for them; while it ends, signals have no code.
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Wrong, OSError, ValueError, FloatingPointError, MemoryError) as error:
         _complain(one_line(error))
         return WRONG
+
+
+def _hushed(unraisable: Any) -> None:
+    """A signal that a callback of a library has swallowed is no traceback: the watch has heard it too."""
+    if not issubclass(unraisable.exc_type, (KeyboardInterrupt, _Terminated)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _complain(what: str) -> None:
