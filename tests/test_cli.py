@@ -302,6 +302,13 @@ def nonsense(place, trained, sentences):
         folder.mkdir(exist_ok=True)
     (broken / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-9])
     (alone / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    odd, begun = place / "odd", place / "begun"
+    for folder in (odd, begun):
+        folder.mkdir(exist_ok=True)
+    (odd / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    said = json.loads((model / "reading.json").read_text())
+    (odd / "reading.json").write_text(json.dumps(said | {"columns": [["text"]]}))
+    (begun / "begun.json").write_text(json.dumps({"data": source, "seed": "x"}))
     out = "--out", place / "new"
     labels = "--labels", "tags"
     return {
@@ -326,6 +333,9 @@ def nonsense(place, trained, sentences):
         "not a model": (("predict", source, source), 1, "is damaged, or no"),
         "broken": (("predict", broken, source), 1, "damaged"),
         "alone": (("predict", alone, source), 1, "reading.json is missing"),
+        "odd": (("predict", odd, source), 1, "odd/reading.json is damaged"),
+        "begun": (("train", "--resume", begun), 1, "what was begun there is damaged"),
+        "under a file": (("train", source, "--out", empty / "m", *labels), 1, "is no folder"),
         "a word": (("predict", model, other), 1, "other.csv:2: expected a number for 'hours'"),
         "label": (("evaluate", model, more), 1, "more.csv:2: expected for 'tags'"),
         "sentences": (("predict", model, sentences), 1, "tags.txt"),
@@ -541,6 +551,24 @@ def test_a_process_that_is_terminated_ends_soon_with_its_code(tmp_path):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and time.monotonic() - began < 10
     assert err.splitlines()[-1] == f"spen-jax: terminated; spen-jax train --resume {model} goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is seen there")
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_while_it_is_imported_ends_it_in_one_line(number, code, word):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("the signal is ignored, as of jobs in the background")
+    with started("info", stdout=subprocess.PIPE) as process:
+        while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (code, "", f"spen-jax: {word}\n")
 
 
 @pytest.mark.slow

@@ -20,13 +20,16 @@ BEGUN, KEPT = "begun.json", "checkpoints"
 
 
 def check_new(folder: Path) -> None:
-    """`Wrong` unless the folder is not there yet, or empty."""
+    """`Wrong` unless the folder is not there yet, or empty, and can be written to."""
     if (folder / BEGUN).exists():
         raise Wrong(
             f"--out {folder} holds a training that was broken off: --resume {folder} goes on, or name a new folder"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Wrong(f"--out {folder} exists and is not an empty folder: name a new one")
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise Wrong(f"--out {folder}: {above} is no folder that can be written to")
 
 
 @contextmanager
@@ -108,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Wrong(f"{path} is damaged: {error}") from None
+        raise Wrong(f"{path} is damaged: {error}; copy the folder anew") from None
     if not isinstance(found, dict):
         raise Wrong(f"{path} is damaged: expected an object, got {type(found).__name__}")
     return found
