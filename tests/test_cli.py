@@ -302,7 +302,8 @@ def nonsense(place, trained, sentences):
         folder.mkdir(exist_ok=True)
     (broken / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-9])
     (alone / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
-    odd, begun = place / "odd", place / "begun"
+    odd, begun, pipe = place / "odd", place / "begun", place / "pipe"
+    os.mkfifo(pipe)
     for folder in (odd, begun):
         folder.mkdir(exist_ok=True)
     (odd / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
@@ -343,6 +344,7 @@ def nonsense(place, trained, sentences):
         "nowhere": (("predict", model, source, "--out", place / "a/b"), 1, "is no folder"),
         "export": (("export", model), 2, "--out PATH names the file"),
         "export what": (("export", place / "no", "--out", place / "b"), 1, "no: No such file"),
+        "export to": (("export", model, "--out", pipe), 1, "is a device or a pipe"),
         "data name": (("data", "fetch", "no"), 2, "takes one of bibtex"),
         "no data name": (("data", "verify"), 2, "got none"),
         "data list": (("data", "list", "bibtex"), 2, "takes no name"),
