@@ -545,7 +545,7 @@ def test_a_process_that_is_terminated_ends_soon_with_its_code(tmp_path):
     model = tmp_path / "m"
     options = ("--labels", "tags", "--set", "early_stopping=False", "--epochs", 100_000)
     with started("train", source, "--out", model, *options) as process:
-        while not model.exists():
+        while not (model / "metrics.jsonl").exists():
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)

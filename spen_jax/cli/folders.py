@@ -41,17 +41,19 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     made = not folder.exists()
     if arguments is not None:
         check_new(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, arguments)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / BEGUN, arguments)
+        except BaseException:  # also a signal: there is nothing yet to go on from
+            _leave_nothing(folder, made)
+            raise
     ending.advise(f"spen-jax train --resume {folder} goes on")
     try:
         with resumable(folder / KEPT):
             yield
     except Exception as error:
         if arguments is not None:
-            _empty(folder)
-            if made:
-                folder.rmdir()
+            _leave_nothing(folder, made)
         if isinstance(error, BrokenPipeError):  # of progress, not of a result
             raise Wrong("nobody reads standard error any more: --quiet") from None
         raise
@@ -60,9 +62,14 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     ending.advise(None)
 
 
-def _empty(folder: Path) -> None:
+def _leave_nothing(folder: Path, made: bool) -> None:
+    """Empties a folder that is there, and removes it where it was made for this."""
+    if not folder.is_dir():
+        return
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if made:
+        folder.rmdir()
 
 
 def broken_off(folder: Path) -> dict[str, Any]:

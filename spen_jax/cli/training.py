@@ -131,6 +131,8 @@ class Train:
         return said | where | {"data_sha256": data.sha256(self.source)}
 
     def _check(self) -> None:
+        if self.separator == "":
+            raise Usage("--separator is the text between labels in a cell, got none")
         if self.valid is not None and not 0 <= self.valid < 1:
             raise Usage(f"--valid is a share from 0 to less than 1, got {self.valid:g}")
         if self.epochs is not None and self.epochs < 1:

@@ -125,6 +125,8 @@ def decoded(path: Path, encoding: str | None = None) -> tuple[str, tuple[str, ..
                 f"line {line} is not UTF-8 (byte {byte:#04x}): read as Windows-1252; encoding= says otherwise",
             )
         text.encode()  # half a pair of UTF-16, which UTF-7 lets pass
+    except DataError:
+        raise
     except (ValueError, LookupError, ArithmeticError) as error:  # codecs raise what they like
         at = getattr(error, "start", None)
         line = "" if at is None else f":{1 + raw[:at].count(NEWLINE)}"
