@@ -11,7 +11,7 @@ import numpy as np
 
 from spen_jax.data.examples import Examples, Numbered, counted, fits, several
 from spen_jax.data.files import Progress, print_progress
-from spen_jax.data.lines import fail, unpacking
+from spen_jax.data.lines import fail
 from spen_jax.data.svmlight_rows import (
     MOST,
     cells_of,
@@ -51,9 +51,7 @@ def read_svmlight(
     Raises:
       DataError: names file, line, what was expected and what came.
     """
-    path = Path(path)
-    with unpacking(path):
-        return _read(path, like, first, progress)
+    return _read(Path(path), like, first, progress)
 
 
 def _read(
