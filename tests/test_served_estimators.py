@@ -49,7 +49,8 @@ def same_sequences(got, want):
 @pytest.mark.parametrize(("kind", "units"), [(vectors, 3), (vectors, 0), (words, 3), (features, 3)])
 def test_a_tagger_is_served_as_it_predicts(kind, units, tmp_path):
     few = [kind(T) for T in (4, 6, 5)]
-    tagger = SPENSequenceTagger(**SMALL, window_units=units).fit(few, labels((4, 6, 5), 3))
+    tagger = SPENSequenceTagger(**SMALL, window_units=units)
+    tagger.fit(few, [[0, 1, 2, 0], [2] * 6, [1] * 5])
     tagger.save(tmp_path / "a", programs=True)
     assert {*bundles.read(tmp_path / "a").programs} == {"any"}
     bundle, X = serving.load(tmp_path / "a"), [kind(T) for T in LENGTHS]
