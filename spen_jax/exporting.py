@@ -69,7 +69,8 @@ def export(
       names: those of the outputs, for the bundle's `names`.
 
     Raises:
-      ValueError: for an example that does not fit, a start with a point for each row, and a rule of another kind.
+      ValueError: for an example that does not fit, a start with a point for each row, a rule of another kind, and an
+        algorithm that runs on the host, `MinCut` and `LinearProgramme`.
       TypeError: for parameters that no file can hold, such as random keys.
     """
     # A program that reports has no form to be kept in.
@@ -184,7 +185,13 @@ def _programs(program, like):
         platforms = PLATFORMS
     for size in program.sizes:
         rows = _rows_of(like, size)
-        found[str(size)] = serialised(program.function, platforms, weights, rows)
+        try:
+            found[str(size)] = serialised(program.function, platforms, weights, rows)
+        except NotImplementedError as error:
+            raise ValueError(
+                "no file can hold this program: what asks the host in between, such as MinCut and LinearProgramme, "
+                f"cannot leave; choose another method ({error})"
+            ) from None
     return found
 
 

@@ -17,7 +17,20 @@ import pytest
 import spen_jax as sx
 from spen_jax import bundles, serving
 from spen_jax.estimators import SPENClassifier, SPENRegressor
-from spen_jax.exact import Chain
+from spen_jax.exact import (
+    BeliefPropagation,
+    Chain,
+    DualDecomposition,
+    Elimination,
+    Enumeration,
+    FactorGraph,
+    Grid,
+    MeanField,
+    MinCut,
+    Tables,
+    TreeReweighted,
+    at_most_one,
+)
 
 pytest.importorskip("flatbuffers", reason="jax needs it to write and to read programs")
 
@@ -115,6 +128,52 @@ def test_exact_answers_of_known_parts_leave_too(tmp_path):
         assert same(found["y"], want.y) and same(found["energy"], want.energy)
     with pytest.raises(ValueError, match="takes known, x, got x"):
         bundle(x)
+
+
+RING = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
+DEARER = [
+    (Enumeration(), np.inf),
+    (MeanField(), 1.0),
+    (TreeReweighted(steps=20), 1.0),
+    (DualDecomposition(), np.inf),
+]
+CHEAPER = (Elimination(), 1.0), (BeliefPropagation(steps=20), np.inf)
+METHODS = [pytest.param(*each, marks=pytest.mark.slow) for each in CHEAPER]
+METHODS += [pytest.param(*each, marks=pytest.mark.long) for each in DEARER]
+
+
+@pytest.mark.parametrize(("method", "beta"), METHODS)
+@pytest.mark.parametrize("kind", ["graph", "grid"])
+def test_grids_and_factor_graphs_leave_with_an_open_batch(kind, method, beta, tmp_path):
+    x, A = RNG.normal(size=(20, 2, 3, 3)).astype(np.float32), RNG.normal(size=(3, 3))
+
+    def structure(A, h):
+        if kind == "grid":
+            return Grid(h, A, -A, method=method)
+        own = A[None] + h[0, :1, :1, None]  # energies of each example's own
+        return FactorGraph(
+            h.reshape(6, 3), [Tables(RING, own), at_most_one([[3, 4, 5]])], method=method
+        )
+
+    predictor, A = sx.Predictor.of_structure(structure, beta=beta, batch_size=8), A.astype("f4")
+    sx.export(predictor, A, tmp_path / "a", x=x[:1])
+    assert sorted(bundles.read(tmp_path / "a").programs) == ["1", "8", "any"]
+    bundle, want = serving.load(tmp_path / "a"), predictor(A, x)
+    found = bundle(x)
+    assert same(found["y"], want.y) and same(found["energy"], want.energy)
+    bundle.sizes = [5]
+    np.testing.assert_allclose(bundle(x)["y"], want.y, atol=1e-5)
+    np.testing.assert_allclose(bundle(x)["energy"], want.energy, rtol=1e-4, atol=1e-5)
+
+
+def test_what_asks_the_host_cannot_leave(tmp_path):
+    def structure(A, h):
+        return Grid(h, A, A, method=MinCut())
+
+    predictor = sx.Predictor.of_structure(structure, batch_size=1)
+    A = np.array([[0, 1], [1, 0]], np.float32)
+    with pytest.raises(ValueError, match="MinCut and LinearProgramme, cannot leave"):
+        sx.export(predictor, A, tmp_path / "a", x=np.zeros((1, 2, 2, 2), np.float32))
 
 
 def test_one_program_runs_any_number_of_rows(exported):
