@@ -491,6 +491,15 @@ def test_threads_share_a_bundle(exported):
     assert wrong == [] and len(counts) == 16 and min(counts) > 0
 
 
+@pytest.mark.long
+def test_sixteen_threads_are_answered_rightly_in_memory_that_stays_level(weather):
+    from benchmarks.serving import threads
+
+    found = threads(serving.load(weather[1]), X, 30.0)
+    assert found["wrong"] == 0 and found["least of a thread"] > 0
+    assert found["MB grown"] < 5
+
+
 def test_what_does_not_fit_is_said(exported, weather):
     bundle = serving.load(exported[1])
     for x, message in (
