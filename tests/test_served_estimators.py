@@ -155,6 +155,9 @@ def test_sparse_rows_are_served_as_they_are_predicted(tmp_path):
         assert np.array_equal(bundle(small)["p"], model.predict_proba(small))
         assert np.array_equal(bundle(x)["p"], model.predict_proba(csr_array(x)))
         assert bundle(csr_array(x)[:0])["p"].shape == (0, 4)
+    known = told(70, "numbers")
+    found = bundle(csr_array(X[:70]), known=known)
+    assert np.array_equal(found["on"], model.predict(csr_array(X[:70]), known).astype(bool))
     twice = csr_array((np.full(3, 0.1), [0, 0, 0], [0, 3]), shape=(1, 4))
     assert np.array_equal(bundle(twice)["p"], model.predict_proba(twice))
     with pytest.raises(ValueError, match="inf in row 1, column 2"):

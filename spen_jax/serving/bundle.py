@@ -149,35 +149,25 @@ class Bundle:
         return rows.scaled(scaling["kind"], shift, scale, x)
 
     def _of_sequences(self, x, known=None):
-        places, names = (
-            sequences.places_of(self._reader, sequences.sequences_of(x)),
-            self.names or [],
-        )
-        labels = (
-            tags.read_tags(known, places.lengths, np.array(names), "known")[1]
-            if known is not None
-            else None
-        )
-        run = partial(self._programs["any"], self._weights)
+        places = sequences.places_of(self._reader, sequences.sequences_of(x))
+        names = np.array(self.names)
+        if known is not None:
+            known = tags.read_tags(known, places.lengths, names, "known")[1]
 
-        def answer(x, known):
-            return run({"x": x, "known": known})["y"]
+        def run(x, known):
+            return self._programs["any"](self._weights, {"x": x, "known": known})["y"]
 
-        y = sequences.answers(answer, places, len(names), known=labels, most=self.sizes[0])
-        return {"y": y, "labels": tags.tags_of(np.array(names), y)}
+        y = sequences.answers(run, places, len(names), known=known, most=self.sizes[0])
+        return {"y": y, "labels": tags.tags_of(names, y)}
 
     def _on(self, y, held=None):
-        dtype = np.float64 if self._serving["x64"] else np.float32
+        rule, dtype = self._serving["rule"], np.float64 if self._serving["x64"] else np.float32
 
         def sizes(p, allow_empty):
-            name = (
-                "sets or none"
-                if allow_empty and not self._serving["rule"]["allow_empty"]
-                else "sets"
-            )
+            name = "sets" if allow_empty == rule["allow_empty"] else "sets or none"
             return self._in_batches(lambda _: self._programs[name], {"p": p.astype(dtype)})
 
-        return rows.chosen(self._serving["rule"], y, sizes, held)
+        return rows.chosen(rule, y, sizes, held)
 
     def _program(self, size, known=False):
         # On a CPU that of this very size; "any" is laid out for other devices.
@@ -196,12 +186,14 @@ class Bundle:
         if not n:  # an answer of no rows has the shapes of others
             one = jax.tree.map(lambda a: np.zeros((1, *a.shape[1:]), a.dtype), given)
             return jax.tree.map(lambda a: a[:0], self._in_batches(program, one))
-        found, first = [], 0
+        found, first, wide = [], 0, any(map(rows.is_scipy, jax.tree.leaves(given)))
         for size in batches(n, self.sizes):
             at = np.minimum(np.arange(first, first + size), n - 1)
             part = jax.tree.map(lambda a, at=at: self._dense(a[at]), given)
             found.append(program(size)(part))
             first += size
+            if wide:  # JAX would hold 32 batches that wait
+                jax.block_until_ready(found[-1])
         return jax.tree.map(lambda *parts: np.concatenate(list(map(np.asarray, parts)))[:n], *found)
 
     def _dense(self, a):

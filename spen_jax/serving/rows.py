@@ -39,22 +39,29 @@ def csr_of(x: Any, D: int) -> Any:
 
 
 def scaled(kind: str, shift: Any, scale: Any, x: Any) -> np.ndarray:
-    """Rows (N, D) as the estimator's network takes them, float32, dense ones also of CSR; ValueError for NaN."""
-    x = np.asarray(dense(x), np.float64)
-    if not np.isfinite(x).all():
+    """Rows (N, D) as the estimator's network takes them, float32, dense ones of `csr_of` too; ValueError for NaN."""
+    if not is_scipy(x) and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
         raise ValueError(_not_finite(x[row, column], row, column))
     if kind == "dense":
-        return np.clip((x - shift) * scale, -10, 10).astype(np.float32)
-    rows, columns = np.nonzero(x)
-    data = x[rows, columns]
+        return np.clip((dense(x) - shift) * scale, -10, 10).astype(np.float32)
+    rows, columns, data = _entries(x)
     data = (np.log1p(np.maximum(data, 0)) if kind == "words" else data) * scale[columns]
     if kind == "words":
-        lengths = np.sqrt(np.bincount(rows, data**2, minlength=len(x)))
+        lengths = np.sqrt(np.bincount(rows, data**2, minlength=x.shape[0]))
         data *= (8.0 / np.maximum(lengths, 1e-6))[rows]
     found = np.zeros(x.shape, np.float32)
     found[rows, columns] = np.clip(data, -80, 80).astype(np.float32)
     return found
+
+
+def _entries(x):
+    """The rows, the columns and the numbers of what is not 0, or is stored."""
+    if is_scipy(x):
+        rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+        return rows, x.indices, x.data.astype(np.float64)
+    rows, columns = np.nonzero(x)
+    return rows, columns, x[rows, columns]
 
 
 def _not_finite(value, row, column):
