@@ -1,5 +1,8 @@
 """Energy-based structured prediction in JAX: define an energy, minimise it over outputs, train it."""
 
+from spen_jax import starting as starting  # before all that takes its time
+
+# isort: split
 from pathlib import Path
 from typing import Any
 

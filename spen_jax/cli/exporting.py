@@ -31,6 +31,8 @@ class Export:
         if self.out is None:
             raise Usage("--out PATH names the file to write")
         folders.check_writable(self.out)
+        if self.out.exists() and not self.out.is_file():  # it would be replaced
+            raise Wrong(f"--out {self.out} is a device or a pipe: name a file")
         model, *_ = folders.model_of(self.model)
         try:
             model.save(self.out, programs=True)

@@ -20,13 +20,16 @@ BEGUN, KEPT = "begun.json", "checkpoints"
 
 
 def check_new(folder: Path) -> None:
-    """`Wrong` unless the folder is not there yet, or empty."""
+    """`Wrong` unless the folder is not there yet, or empty, and can be written to."""
     if (folder / BEGUN).exists():
         raise Wrong(
             f"--out {folder} holds a training that was broken off: --resume {folder} goes on, or name a new folder"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Wrong(f"--out {folder} exists and is not an empty folder: name a new one")
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise Wrong(f"--out {folder}: {above} is no folder that can be written to")
 
 
 @contextmanager
@@ -38,17 +41,19 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     made = not folder.exists()
     if arguments is not None:
         check_new(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, arguments)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / BEGUN, arguments)
+        except BaseException:  # also a signal: there is nothing yet to go on from
+            _leave_nothing(folder, made)
+            raise
     ending.advise(f"spen-jax train --resume {folder} goes on")
     try:
         with resumable(folder / KEPT):
             yield
     except Exception as error:
         if arguments is not None:
-            _empty(folder)
-            if made:
-                folder.rmdir()
+            _leave_nothing(folder, made)
         if isinstance(error, BrokenPipeError):  # of progress, not of a result
             raise Wrong("nobody reads standard error any more: --quiet") from None
         raise
@@ -57,9 +62,14 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     ending.advise(None)
 
 
-def _empty(folder: Path) -> None:
+def _leave_nothing(folder: Path, made: bool) -> None:
+    """Empties a folder that is there, and removes it where it was made for this."""
+    if not folder.is_dir():
+        return
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if made:
+        folder.rmdir()
 
 
 def broken_off(folder: Path) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Wrong(f"{path} is damaged: {error}") from None
+        raise Wrong(f"{path} is damaged: {error}; copy the folder anew") from None
     if not isinstance(found, dict):
         raise Wrong(f"{path} is damaged: expected an object, got {type(found).__name__}")
     return found

@@ -12,7 +12,6 @@ import numpy as np
 
 from spen_jax.data.examples import Examples, fits
 from spen_jax.data.files import Progress, print_progress
-from spen_jax.data.lines import unpacking
 from spen_jax.data.store_reader import Stored
 from spen_jax.data.svmlight_columns import Seen, columns_of_x, columns_of_y, numbers_of
 from spen_jax.data.svmlight_rows import census, header_of, parts, skipped
@@ -45,9 +44,7 @@ def read_svmlight(
     Raises:
       DataError: names file, line, what was expected and what came.
     """
-    path = Path(path)
-    with unpacking(path):
-        return _read(path, like, first, progress)
+    return _read(Path(path), like, first, progress)
 
 
 def _read(

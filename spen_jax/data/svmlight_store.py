@@ -9,7 +9,6 @@ import numpy as np
 
 from spen_jax.data.examples import Examples
 from spen_jax.data.files import Progress
-from spen_jax.data.lines import unpacking
 from spen_jax.data.store_reader import Stored, stored
 from spen_jax.data.store_writer import Sparse, Writer, storing
 from spen_jax.data.svmlight import matrix_of, teller
@@ -52,7 +51,7 @@ def store_svmlight(
       OSError: the disk is full; nothing is left then.
     """
     path = Path(path)
-    with storing(folder) as writer, unpacking(path):
+    with storing(folder) as writer:
         _store(writer, path, like, first, progress)
     return stored(folder)
 
