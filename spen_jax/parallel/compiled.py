@@ -31,10 +31,11 @@ def keep_memory() -> bool:
 
     The C library gives large blocks back to the system, which makes new pages of zeros of them in the next step: half
     of the time of a step that is little but memory. Afterwards the process holds the most that it ever needed. glibc's
-    `mallopt` alone: False, and nothing is changed, elsewhere.
+    `mallopt` alone: False, and nothing is changed, elsewhere. To be called before anything is computed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
-    settings = {-3: 2**30, -1: 2**31 - 1, -2: 2**28}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    settings = {-8: 1, -3: 2**30, -1: 2**31 - 1, -2: 2**28}
     return all([mallopt(*setting) == 1 for setting in settings.items()])
