@@ -626,7 +626,7 @@ def test_a_model_is_exported_and_answers_alone(place, trained, capsys):
     model, _ = trained
     out = place / "one.bundle"
     assert command("export", model, "--out", out) == 0
-    assert "for spen_jax/serving.py" in capsys.readouterr().err
+    assert "for spen_jax.serving" in capsys.readouterr().err
     estimator = sx.load(model / "model.safetensors")
     x = np.zeros((3, estimator.n_features_in_))
     found = serving.load(out)(x)

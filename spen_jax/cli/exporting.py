@@ -13,7 +13,7 @@ from spen_jax.cli.saying import Usage, Voice, Wrong
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained model with its programs into one file, which spen_jax/serving.py runs with jax and numpy alone.
+    """Write a trained model with its programs into one file, which spen_jax.serving runs with jax and numpy alone.
 
     Of labels, classes and numbers; a tagger has no programs yet. The file is a model's as well: predict, info and
     spen_jax.load read it.
@@ -39,4 +39,4 @@ class Export:
         except (TypeError, ModuleNotFoundError) as error:
             raise Wrong(str(error)) from None
         size = self.out.stat().st_size
-        Voice(self.quiet).note(f"{self.out}: {size / 1e6:.1f} MB, for spen_jax/serving.py")
+        Voice(self.quiet).note(f"{self.out}: {size / 1e6:.1f} MB, for spen_jax.serving")
