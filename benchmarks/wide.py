@@ -15,7 +15,16 @@ from pathlib import Path
 
 from benchmarks import harness
 
-ROWS, WIDTHS, ON, LABELS, HIDDEN, UNITS, STEPS, BATCH = 100_000, (10**4, 10**6), 100, 1000, 64, 16, 5, 256
+ROWS, WIDTHS, ON, LABELS, HIDDEN, UNITS, STEPS, BATCH = (
+    100_000,
+    (10**4, 10**6),
+    100,
+    1000,
+    64,
+    16,
+    5,
+    256,
+)
 
 
 def measure() -> list[dict]:
@@ -47,7 +56,9 @@ def _even(features, y):
     rng = np.random.default_rng(0)
     columns = rng.integers(0, features, (ROWS, ON), dtype=np.int32)
     starts = np.arange(0, ROWS * ON + 1, ON, dtype=np.int32)
-    x = sparse.csr_array((np.ones(ROWS * ON, np.float32), columns.ravel(), starts), (ROWS, features))
+    x = sparse.csr_array(
+        (np.ones(ROWS * ON, np.float32), columns.ravel(), starts), (ROWS, features)
+    )
     x.sum_duplicates()
     return {"x": x, "y": y}
 
@@ -119,11 +130,15 @@ class _Watched:
                 self.idle += 0.0 if busy else time.perf_counter() - began
             return self.result(future, timeout)
 
-        module.step_on, Future.result = step, result
+        self._set(step, result)
         return self
 
     def __exit__(self, *_):
-        self.module.step_on, Future.result = self.step, self.result
+        self._set(self.step, self.result)
+
+    def _set(self, step, result):
+        setattr(self.module, "step_on", step)  # noqa: B010
+        setattr(Future, "result", result)  # noqa: B010
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One device against eight of a CPU, and other numbers of them; prints what came as JSON."""
 
 import os
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -269,6 +270,34 @@ def sparse_rows():
     }
 
 
+def mapped_rows():
+    """A training on memory-mapped x and y over eight devices: its gap to one, where it ran, what is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        fields = {"x": DATA.train.x, "y": DATA.train.y}
+        for name, a in fields.items():
+            np.save(f"{folder}/{name}.npy", np.resize(a, (512, a.shape[1])))
+        data = {name: np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in fields}
+        objective = objectives.end_to_end(predictor())
+
+        def end(begin, batch_size=64):
+            return sx.fit(objective, OPTIMIZER, begin, data, epochs=2, batch_size=batch_size).last()
+
+        one, metrics = end(state())
+        parallel.use(MESH)
+        got, others = end(parallel.everywhere(state()))
+        try:
+            end(parallel.everywhere(state()), 50)
+            said = "nothing"
+        except ValueError as error:
+            said = str(error)
+        parallel.use(None)
+    return {
+        "gaps": [gap(one.params, got.params), abs(metrics["loss"] - others["loss"])],
+        "devices": len(jax.tree.leaves(got.params)[0].sharding.device_set),
+        "said": said,
+    }
+
+
 def edges():
     """What fails in calls that once did, by name: nothing, it is hoped."""
     rng = np.random.default_rng(0)
@@ -407,6 +436,7 @@ say(
         ),
         "worth it": worth_it(),
         "sparse rows": sparse_rows(),
+        "mapped rows": mapped_rows(),
         "edges": edges(),
         "environment": ENVIRONMENT,
         "sharded state": before,

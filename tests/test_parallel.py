@@ -101,6 +101,13 @@ def test_sparse_rows_run_on_one_device_whatever_is_in_use(eight):
 
 
 @pytest.mark.slow
+def test_memory_mapped_rows_go_to_the_devices_that_train_on_them(eight):
+    found = eight["mapped rows"]
+    assert max(found["gaps"]) < 1e-5 and found["devices"] == 8
+    assert found["said"].startswith("memory-mapped data on 8 devices need a batch size that these")
+
+
+@pytest.mark.slow
 def test_loops_are_not_cut_for_several_threads(eight):
     assert eight["cut loops"] == 0
 

@@ -352,7 +352,9 @@ def test_bad_rows_are_refused_by_name():
     wrong.data[3] = np.nan
     refused({"x": wrong, "y": Y}, r"data\['x'\] must be finite, but 1 of its values are not")
     refused({"x": CSR.astype(complex), "y": Y}, r"data\['x'\] must hold booleans or real numbers")
-    refused({"x": CSR, "y": Y, "mask": scipy.sparse.csr_array(Y)}, "x and y may be sparse: give mask")
+    refused(
+        {"x": CSR, "y": Y, "mask": scipy.sparse.csr_array(Y)}, "x and y may be sparse: give mask"
+    )
     refused({"x": CSR, "y": Y[:5]}, "share a leading axis")
     refused({"x": scipy.sparse.coo_array(np.ones(90)), "y": Y}, "of two axes")
     with pytest.raises(

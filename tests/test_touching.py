@@ -258,9 +258,11 @@ optimizer = sx.training.touching(optax.adam(1e-3), {"hidden_0/kernel": "x"})
 params = network.init(jax.random.key(0), x[:1])["params"]
 state = sx.training.init(params, optimizer, jax.random.key(1))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for state, metrics in sx.fit(objective, optimizer, state, {"x": x, "y": y}, epochs=2, batch_size=1000):
+data = {"x": x, "y": y}
+for state, metrics in sx.fit(objective, optimizer, state, data, epochs=2, batch_size=1000):
     pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sum(a.nbytes for a in jax.tree.leaves((state.params, state.opt_state))) / 1024)
+held = sum(a.nbytes for a in jax.tree.leaves((state.params, state.opt_state)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, held / 1024)
 """
 
 

@@ -132,9 +132,10 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
 
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:
     """Which of the rows of a batch lie on devices of this process; ValueError where the devices do not divide them."""
-    if count % mesh.shape[axis_of(mesh)]:
+    devices = mesh.shape[axis_of(mesh)]
+    if count % devices:
         raise ValueError(
-            f"memory-mapped data on {mesh.shape[axis_of(mesh)]} devices need a batch size that these divide, got {count}"
+            f"memory-mapped data on {devices} devices need a batch size that these divide, got {count}"
         )
     places = NamedSharding(mesh, P(axis_of(mesh))).addressable_devices_indices_map((count,))
     return np.unique(np.concatenate([np.arange(count)[at] for at in places.values() if at]))

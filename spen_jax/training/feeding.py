@@ -1,4 +1,4 @@
-"""Rows of data that stay on the host, SciPy's matrices and memory-mapped arrays: cut ahead of the step that sees them."""
+"""Rows of data that stay on the host, SciPy's matrices and memory-mapped arrays: cut ahead of their step."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -58,7 +58,7 @@ def joined(data: Any, rows: np.ndarray, found: Cut, mesh: Any = None) -> Any:
     def placed(part):
         if sparse.is_rows(part) or mesh is None:
             return jax.device_put(part)
-        return parallel.split_own(mesh, part, len(rows))
+        return parallel.of_own_rows(mesh, part, len(rows))
 
     return structure.unflatten(_filled(leaves, map(placed, found.parts), rows))
 

@@ -13,8 +13,7 @@ from spen_jax import parallel
 from spen_jax.checks import check_arrays
 from spen_jax.objectives import read
 from spen_jax.objectives.batch import check_dense
-from spen_jax.sparse import Matrix, has_rows, is_rows, matrices
-
+from spen_jax.sparse import Matrix, has_rows, matrices
 
 SHOWN = 1024
 
@@ -46,9 +45,7 @@ def checked(data: Any) -> tuple[Any, int]:
     check_arrays(data=data)
     n = shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
     check_dense(data)
-    data = jax.tree.map(
-        lambda a: a if isinstance(a, Matrix | np.memmap) else jnp.asarray(a), data
-    )
+    data = jax.tree.map(lambda a: a if isinstance(a, Matrix | np.memmap) else jnp.asarray(a), data)
     check_finite(shown(data))
     return data, n
 

@@ -14,10 +14,10 @@ from spen_jax.checks import check_whole
 from spen_jax.data import Groups
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
+from spen_jax.training.feeding import ahead, any_stays, cut, stays
 from spen_jax.training.fields import checked, fields_in, shown, with_fields, written_back
 from spen_jax.training.positions import CheckpointError, Position, fingerprint
 from spen_jax.training.resuming import Checkpoints, checkpoints_of
-from spen_jax.training.feeding import ahead, any_stays, cut, stays
 from spen_jax.training.steps import (
     State,
     begun,
@@ -37,7 +37,7 @@ TRIES = 3
 
 def fit(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Touching,
     state: State,
     data: Any,
     *,

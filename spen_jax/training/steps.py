@@ -28,7 +28,7 @@ class State(NamedTuple):
     key: jax.Array
 
 
-def init(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
+def init(params: Any, optimizer: optax.GradientTransformation | Touching, key: jax.Array) -> State:
     """The state before the first step; the key, one of `jax.random.key`, decides all that is random."""
     if not isinstance(key, jax.Array):
         raise ValueError(f"key must be a random key, jax.random.key(0), got {key!r}")
@@ -37,7 +37,7 @@ def init(params: Any, optimizer: optax.GradientTransformation, key: jax.Array) -
 
 def step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Touching,
     state: State,
     data: Any,
     rows: Any,
@@ -70,7 +70,10 @@ def begun(optimizer: Any, state: State) -> State | Packed:
 
 def ended(state: State | Packed) -> State:
     """The state that steps have come to."""
-    return State(*state.parts(), jnp.copy(state.key)) if isinstance(state, Packed) else state
+    if not isinstance(state, Packed):
+        return state
+    params, opt_state = state.parts()
+    return State(params, opt_state, jnp.copy(state.key))
 
 
 def with_key(state: State | Packed, key: jax.Array) -> Any:
@@ -126,8 +129,8 @@ def _touching_step(objective, optimizer, state, batch, columns):
 @partial(jax.jit, static_argnums=(0, 1))
 def _touching(objective, optimizer, state, batch, columns):
     """`_step` on the touched rows of each table, which the new state has alone."""
-    rows = state.rows(columns)
-    return _step(objective, optimizer, State(*rows.parts(), rows.key), batch)
+    params, opt_state = state.rows(columns).parts()
+    return _step(objective, optimizer, State(params, opt_state, state.key), batch)
 
 
 def _size(batch):

@@ -21,13 +21,13 @@ class TensorBoard:
     def __init__(self, folder: str | Path):
         try:
             from tensorboardX import RecordWriter
-            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.proto import event_pb2
         except ImportError:
             raise ImportError(
                 "TensorBoard needs tensorboardX: pip install 'spen_jax[tensorboard]'"
             ) from None
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._event = Event
+        self._event = vars(event_pb2)["Event"]
         self._file = RecordWriter(str(Path(folder) / f"events.out.tfevents.{time.time_ns()}"))
         self._write(file_version="brain.Event:2")
 

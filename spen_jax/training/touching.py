@@ -53,7 +53,7 @@ class Touching:
         for path, name in self.tables:
             field = fields_of(data).get(name)
             if not isinstance(field, Matrix) or sizes[path][0] != field.shape[1]:
-                got = f"{type(field).__name__} of shape {np.shape(field)}"
+                got = f"{type(field).__name__} of shape {getattr(field, 'shape', None)}"
                 raise ValueError(
                     f"the table {path!r} of shape {sizes[path]} needs a field {name!r} of the data that is a SciPy "
                     f"matrix with a column for each of its rows, got {got}"
