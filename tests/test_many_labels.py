@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import sparse
 
-from spen_jax import exact
+import spen_jax as sx
+from spen_jax import energies, exact
 
 
 def by_sorting(scores, k):
@@ -70,3 +72,118 @@ def test_bad_arguments_of_the_largest_are_refused():
         exact.largest_products(scores, np.zeros((7, 4)), 1)
     with pytest.raises(ValueError, match="one for each row of W"):
         exact.largest_products(scores, np.zeros((7, 5)), 1, np.zeros(6))
+
+
+# An energy whose labels are rows, and its answers over a shortlist
+
+N_LABELS, NETWORK = 12, sx.FeatureNetwork(12, (8,))
+SPEN = energies.LabelSPEN(NETWORK, n_global=4, entropy=1.0, global_scale=3.0)
+X = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+Y = (np.random.default_rng(1).random((6, 12)) < 0.3).astype(np.float32)
+
+
+def parameters(seed=0):
+    """All of them drawn, biases too."""
+    start = SPEN.init(jax.random.key(seed), X, Y)["params"]
+    leaves, tree = jax.tree.flatten(start)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noise = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return tree.unflatten(noise)
+
+
+PARAMS = parameters()
+FEATURES, ENERGY = sx.functions_of(SPEN)
+
+
+def full(**options):
+    options = {"start": sx.logits_of(SPEN), "steps": 8} | options
+    return sx.Predictor(ENERGY, FEATURES, **options)
+
+
+def test_the_energy_and_its_gradient_are_those_of_a_spen():
+    like = sx.SPEN(NETWORK, n_global=4, entropy=1.0)
+    output = {"kernel": PARAMS["W"].T, "bias": PARAMS["bias"]}
+    params = {"network": PARAMS["network"] | {"output": output}, "C1": PARAMS["C"].T}
+    params |= {name: PARAMS[name] for name in ("b", "c2")}
+    inside = 0.1 + 0.8 * Y
+
+    def both(y):
+        return (
+            SPEN.apply({"params": PARAMS}, X, y),
+            like.apply({"params": params}, X, y),
+        )
+
+    np.testing.assert_allclose(*both(inside), rtol=1e-5)
+    np.testing.assert_allclose(
+        *(jax.grad(lambda y, i=i: jnp.sum(both(y)[i]))(inside) for i in range(2)), rtol=1e-4
+    )
+    start = SPEN.init(jax.random.key(0), X, Y)["params"]
+    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, PARAMS)
+    assert "output" not in start["network"]
+
+
+def test_any_rows_do_in_place_of_all_labels():
+    some = np.array([7, 2, 2, 11])
+    rows = PARAMS | {name: PARAMS[name][some] for name in ("W", "bias", "C")}
+    context = FEATURES(rows, X)
+    np.testing.assert_allclose(context["logits"], FEATURES(PARAMS, X)["logits"][:, some], rtol=1e-5)
+    y = np.linspace(0, 1, 4, dtype=np.float32)
+    units = np.logaddexp(y @ np.asarray(rows["C"]) + np.asarray(rows["b"]), 0)
+    want = units @ np.asarray(rows["c2"]) - np.asarray(context["logits"]) @ y
+    want -= sx.domains.binary_entropy(y)
+    got = jax.vmap(ENERGY, (None, 0, None))(rows, context, y)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    assert full()(rows, X).y.shape == (6, 4)
+
+
+def test_a_shortlist_of_all_labels_has_the_answers_of_all_labels():
+    want = full()(PARAMS, X)
+    found = sx.Shortlist(SPEN, N_LABELS, steps=8)(PARAMS, X)
+    np.testing.assert_allclose(found.matrix(N_LABELS).toarray(), want.y, atol=1e-6)
+    np.testing.assert_allclose(found.energy, want.energy, rtol=1e-5)
+    np.testing.assert_allclose(found.residual, want.residual, atol=1e-5)
+    assert np.all(np.diff(found.y, axis=1) <= 0)
+
+
+def test_a_shortlist_holds_the_best_labels_and_its_energy_has_the_others_at_0():
+    found = sx.Shortlist(SPEN, 5, steps=300)(PARAMS, X)
+    logits = np.asarray(FEATURES(PARAMS, X)["logits"])
+    np.testing.assert_array_equal(
+        np.sort(found.labels, axis=1), np.sort(by_sorting(logits, 5)[1], axis=1)
+    )
+    dense = found.matrix(N_LABELS).toarray()
+    np.testing.assert_allclose(full().energies(PARAMS, X, dense), found.energy, rtol=1e-4)
+    assert np.max(found.residual) < 1e-4
+    # Coordinate by coordinate along the shortlist nothing is lower.
+    for step in (-1e-2, 1e-2):
+        for place in range(5):
+            moved = dense.copy()
+            at = np.arange(6), found.labels[:, place]
+            moved[at] = np.clip(moved[at] + step, 0, 1)
+            assert np.all(full().energies(PARAMS, X, moved) >= found.energy - 1e-4)
+
+
+def test_a_shortlist_is_the_same_in_batches_of_sparse_rows_and_within_a_program():
+    short = sx.Shortlist(SPEN, 3, steps=4)
+    want = short(PARAMS, X)
+    for found in (
+        sx.Shortlist(SPEN, 3, steps=4, batch_size=4)(PARAMS, X),
+        sx.Shortlist(SPEN, 3, steps=4, batch_size=4)(PARAMS, sparse.csr_array(X)),
+        jax.jit(short)(PARAMS, X),
+    ):
+        np.testing.assert_array_equal(found.labels, want.labels)
+        np.testing.assert_allclose(found.y, want.y, rtol=1e-5)
+        np.testing.assert_allclose(found.energy, want.energy, rtol=1e-5)
+
+
+def test_bad_arguments_of_energies_of_many_labels_are_refused():
+    with pytest.raises(ValueError, match="needs an energies.LabelSPEN"):
+        sx.Shortlist(sx.SPEN(NETWORK), 3)
+    with pytest.raises(ValueError, match="k must be"):
+        sx.Shortlist(SPEN, 0)
+    with pytest.raises(ValueError, match="k must be at most 12"):
+        sx.Shortlist(SPEN, 13)(PARAMS, X)
+    with pytest.raises(ValueError, match="needs a hidden layer"):
+        energies.LabelSPEN(sx.FeatureNetwork(12, ())).init(jax.random.key(0), X, Y)
+    with pytest.raises(ValueError, match="each of the context's 12 labels"):
+        ENERGY(PARAMS, jax.tree.map(lambda a: a[0], FEATURES(PARAMS, X)), jnp.zeros(5))
