@@ -36,7 +36,7 @@ class LabelSPEN(nn.Module):
     global_scale: float = 1.0
 
     def setup(self):
-        """Declares W (L, H), bias (L,), C (L, M), b (M,) and c2 (M,); ValueError for a network without hidden layers."""
+        """Declares W (L, H), bias (L,), C (L, M), b (M,) and c2 (M,); ValueError for a network of no hidden layer."""
         if not self.network.widths:
             raise ValueError(
                 "a LabelSPEN needs a hidden layer, whose units its labels weigh: give widths=(150,)"

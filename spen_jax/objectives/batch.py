@@ -1,5 +1,7 @@
 """What an objective knows of a batch: the context, the truth, which parts of it count, and energies of points.
 
+x and y may be sparse rows (`sparse`); those of y become an array (B, L) in each step, so that none of (N, L) is made.
+
 Data says once which parts of y count. A batch has fields x and y, and optionally `mask` (B, ...), booleans with
 leading axes of y ((B, T) for y (B, T, K)), or `length` (B,), how many entries of y's first axis count. Where y
 is a tree, a mask is one array for all leaves or a tree of such arrays. Objectives that say so also take `weight`
@@ -52,7 +54,7 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
             f"{type(batch).__name__}"
         )
     check_dense(batch)
-    y = jax.tree.map(as_floats, y)
+    y = as_truth(y)
     if length is not None:
         if mask is not None:
             raise ValueError("a batch has a mask or a length, not both")
@@ -84,11 +86,27 @@ def weighted_mean(values: jax.Array, weight: Any) -> jax.Array:
     return jnp.where(total > 0, weight @ values / jnp.where(total > 0, total, 1), 0)
 
 
+def as_truth(y: Any) -> Any:
+    """The tree y as arrays of floats; sparse rows of any kind become arrays, here and nowhere else."""
+    return jax.tree.map(
+        lambda a: a.todense() if sparse.is_rows(a) else as_floats(a),
+        sparse.whole(y),
+        is_leaf=sparse.is_rows,
+    )
+
+
 def check_dense(batch: Any) -> None:
-    """ValueError for a y, mask or length that is sparse."""
-    for name in ("y", "mask", "length"):
-        if sparse.has_rows(field(batch, name)):
-            raise ValueError(f"x alone may be sparse: give {name} as an array, {name}.toarray()")
+    """ValueError for a mask or length that is sparse, and for either beside a y that is."""
+    for name in ("mask", "length"):
+        given = field(batch, name)
+        if sparse.has_rows(given):
+            raise ValueError(
+                f"x and y alone may be sparse: give {name} as an array, {name}.toarray()"
+            )
+        if given is not None and sparse.has_rows(field(batch, "y")):
+            raise ValueError(
+                f"all of a sparse y counts: beside a {name} give it as an array, y.toarray()"
+            )
 
 
 def _up_to(length, y):
@@ -261,6 +279,9 @@ def checking(objective: Objective, domain: Domain | None, *, corners: bool = Fal
 
 
 def _check_truth(domain, corners, data):
+    if sparse.has_rows(field(data, "y")):
+        jax.tree.map(partial(_check_stored, domain, corners), sparse.matrices(y=field(data, "y")))
+        return
     says = field(data, "mask") is not None or field(data, "length") is not None
     y, mask = field(data, "y"), read(data, weighted=True).mask if says else None
     check_inside(domain, y, "data.y", mask)
@@ -274,6 +295,22 @@ def _check_truth(domain, corners, data):
                 f"{y.size} numbers do not, such as {y[at]:.4g} at data.y[{', '.join(map(str, at))}]; round them, or "
                 "take an objective for relaxed y, such as end_to_end"
             )
+
+
+def _check_stored(domain, corners, y):
+    """The numbers of a sparse y, and the 0 of what it does not store."""
+    if not isinstance(y, sparse.Matrix) or domain.parts(np.zeros(1)) != (1,):
+        raise ValueError(
+            "a sparse y is one matrix of numbers, each in a domain of its own, such as Box(), but here they lie in "
+            f"{domain}: give an array"
+        )
+    numbers = np.append(y.values, np.zeros(1, y.dtype))[:, None]
+    check_inside(domain, numbers, "the numbers of data.y")
+    if corners and np.any(np.abs(numbers - np.asarray(domain.round(numbers))) > 1e-4):
+        raise ValueError(
+            f"the numbers of data.y must stand at the corners of {domain}, 0 too, which this objective goes through: "
+            "round them, or take an objective for relaxed y, such as end_to_end"
+        )
 
 
 def check_predictor(predictor: Any, unrolled: bool = False) -> None:
