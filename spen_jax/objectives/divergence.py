@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spen_jax import losses
 from spen_jax.arguments import handing, once
 from spen_jax.checks import as_floats, check_whole, checked_shape
 from spen_jax.domains import Box, Domain
 from spen_jax.objectives.batch import (
-    as_truth,
     check_least,
     check_predictor,
     checking,
@@ -40,8 +40,8 @@ def replay(data: Any, key: jax.Array, *, chains: int = 1, domain: Domain = Box()
     `spen_jax.data.Split`.
     """
     check_whole("chains", chains, 1)
-    y = as_truth(field(data, "y"))
-    n, *shape = jnp.shape(y)
+    y = field(data, "y")
+    n, *shape = np.shape(y)
     points = domain.round(domain.random(key, (n, chains, *shape)))
     return Replay(field(data, "x"), y, points, read(data).mask)
 
