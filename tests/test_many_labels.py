@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import sparse
+from test_parallel import run
 
 import spen_jax as sx
 from spen_jax import energies, exact
@@ -187,3 +188,29 @@ def test_bad_arguments_of_energies_of_many_labels_are_refused():
         energies.LabelSPEN(sx.FeatureNetwork(12, ())).init(jax.random.key(0), X, Y)
     with pytest.raises(ValueError, match="each of the context's 12 labels"):
         ENERGY(PARAMS, jax.tree.map(lambda a: a[0], FEATURES(PARAMS, X)), jnp.zeros(5))
+
+
+# Labels spread over devices
+
+
+@pytest.mark.slow
+def test_a_step_over_devices_of_labels_says_one_sum_and_finds_the_answers_of_one_device():
+    found = run("labels_on_eight_devices.py")
+    for name, sums, rows in (("1 x 8", "f32[8,16]", 64), ("2 x 4", "f32[4,16]", 128)):
+        one = found[name]
+        assert one["collectives"] == {"all-reduce": 1}  # in the whole program, and it is the loop's
+        assert one["in loops"] == [sums]  # (B, M) of the examples of a row of devices
+        assert one["gap"] < 1e-5 and one["energy"] < 1e-5
+        assert set(one["rows of W"]) == {rows} and "labels" in one["y lies"]
+        assert one["training"]["gap"] < 1e-4 and one["training"]["C lies"] == "P('labels',)"
+
+
+def test_labels_are_spread_over_a_mesh_that_names_them_and_divides_them():
+    mesh = sx.parallel.label_mesh()
+    put = sx.parallel.by_label(PARAMS, N_LABELS, mesh)
+    jax.tree.map(np.testing.assert_array_equal, put, PARAMS)
+    with pytest.raises(ValueError, match="batch must divide the number of devices"):
+        sx.parallel.label_mesh(1000)
+    batch_alone = jax.make_mesh((1,), ("batch",))
+    with pytest.raises(ValueError, match="the axis 'labels' of a mesh that also has 'batch'"):
+        sx.parallel.by_label(PARAMS, N_LABELS, batch_alone)
