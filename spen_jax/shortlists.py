@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 
 from spen_jax import sparse
@@ -24,7 +23,7 @@ class Shortlisted(NamedTuple):
     """Answers over k labels of each example, the best first; all other labels stand at 0."""
 
     labels: jax.Array
-    """(B, k), by falling y, of equal ones the lower label first."""
+    """(B, k), by falling y, of equal ones, such as those that float32 rounds to 1, the larger s first."""
     y: jax.Array
     """(B, k), how much each of these labels is on."""
     energy: jax.Array
@@ -85,7 +84,7 @@ class Shortlist:
         """The answers over given shortlists."""
         p = self.predictor
         found = minimize(p.energy, params, context, p.points(context), **p.options(params))
-        labels, y = _best_first(context["labels"], found.y)
+        labels, y = _best_first(context["labels"], context["logits"], found.y)
         return Shortlisted(labels, y, found.energy, found.residual)
 
 
@@ -105,6 +104,6 @@ def _context(features, params, x):
 
 
 @jax.jit
-def _best_first(labels, y):
-    y, place = lax.top_k(y, y.shape[1])
-    return jnp.take_along_axis(labels, place, axis=1), y
+def _best_first(labels, logits, y):
+    place = jnp.lexsort((-logits, -y), axis=1)
+    return tuple(jnp.take_along_axis(a, place, axis=1) for a in (labels, y))

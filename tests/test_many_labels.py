@@ -164,6 +164,14 @@ def test_a_shortlist_holds_the_best_labels_and_its_energy_has_the_others_at_0():
             assert np.all(full().energies(PARAMS, X, moved) >= found.energy - 1e-4)
 
 
+def test_of_labels_that_are_all_on_the_larger_potential_comes_first():
+    bias = 40.0 + np.arange(N_LABELS)
+    params = PARAMS | {"W": 0 * PARAMS["W"], "bias": bias.astype(np.float32)}
+    found = sx.Shortlist(SPEN, 4, steps=1)(params, X)
+    assert np.all(np.asarray(found.y) == 1)
+    np.testing.assert_array_equal(found.labels, np.tile([11, 10, 9, 8], (6, 1)))
+
+
 def test_a_shortlist_is_the_same_in_batches_of_sparse_rows_and_within_a_program():
     short = sx.Shortlist(SPEN, 3, steps=4)
     want = short(PARAMS, X)

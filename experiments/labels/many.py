@@ -105,34 +105,37 @@ def step_seconds(one: Any, split: sx.data.Split, s: Settings) -> float:
     return float(np.median(each) / steps) if len(each) else float("nan")
 
 
-def measured(y: np.ndarray, truth: np.ndarray, rules: Rules, p: np.ndarray) -> dict[str, float]:
-    """F1 by each rule, and both precisions at 1, 3 and 5, in percent."""
-    found = rules.f1(y, truth, "test")
+def precisions(ranks: Any, truth: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    """Both precisions at 1, 3 and 5, in percent."""
+    found = {}
     for k in AT:
-        found[f"precision_at_{k}"] = 100 * metrics.precision_at_k(y, truth, k)
-        scored = metrics.propensity_scored_precision_at_k(y, truth, k, p)
+        found[f"precision_at_{k}"] = 100 * metrics.precision_at_k(ranks, truth, k)
+        scored = metrics.propensity_scored_precision_at_k(ranks, truth, k, p)
         found[f"propensity_scored_at_{k}"] = 100 * scored
     return found
 
 
-def answers(module: Any, k: int | None, steps: int, params: Any, x: Any) -> np.ndarray:
-    """Relaxed labels y (N, L) over shortlists of k, all others 0, or over all labels."""
+def answers(module: Any, k: int | None, steps: int, params: Any, x: Any) -> tuple[np.ndarray, Any]:
+    """Relaxed labels y (N, L) over shortlists of k, all others 0, or over all labels; and what ranks them."""
     if k is None:
-        return np.asarray(models.predictor_of(module, steps)(params, x).y)
+        y = np.asarray(models.predictor_of(module, steps)(params, x).y)
+        return y, y
     found = sx.Shortlist(module, k, steps=steps)(params, x)
-    return found.matrix(module.network.n_labels).toarray()
+    labels = module.network.n_labels
+    return found.matrix(labels).toarray(), metrics.ranked(found.labels, labels)
 
 
 def tested(
     module: Any, k: int | None, s: Settings, both: tuple[Any, Any], rows: protocol.Rows
 ) -> dict[str, float]:
     """Rules tuned on the validation rows' answers of this kind, and all measures on the test rows."""
-    valid, test = (
+    (valid, _), (test, ranks) = (
         answers(module, k, s.steps, params, split.x)
         for params, split in zip(both, (rows.valid, rows.test), strict=True)
     )
     rules = Rules.tune(valid, rows.valid.y, rows.allow_empty)
-    return measured(test, rows.test.y, rules, metrics.propensities(rows.data.y))
+    f1 = rules.f1(test, rows.test.y, "test")
+    return f1 | precisions(ranks, rows.test.y, metrics.propensities(rows.data.y))
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -164,7 +167,9 @@ def table_of(result: dict[str, Any]) -> Table:
     """A row for each form of the data, then for each length of the shortlists."""
     columns = "tuned", "expect.", *(f"P@{k}" for k in AT), *(f"PSP@{k}" for k in AT)
     mark = " (quick run: these figures mean nothing)" * result["quick"]
-    table = Table("F1:", *columns, "s", title=f"{result['data']['name']}, test rows, %{mark}", padding=(0, 0))
+    table = Table(
+        "F1:", *columns, "s", title=f"{result['data']['name']}, test rows, %{mark}", padding=(0, 0)
+    )
     keys = "test_f1_tuned", "test_f1_expected", *(f"precision_at_{k}" for k in AT)
     keys = *keys, *(f"propensity_scored_at_{k}" for k in AT)
     for name, found in result["forms"].items():
