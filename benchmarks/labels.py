@@ -74,7 +74,7 @@ def table_of_steps(rows: list[dict]) -> str:
 
 def table_of_many(rows: list[dict]) -> str:
     """Seconds, memory and precision."""
-    headers = ["labels", "inference over", "20 steps, s", "before them, s", "GiB", "precision@5"]
+    headers = ["labels", "inference over", "20 steps, s", "before them, s", "GiB", "precision@5, %"]
     cells = [
         [
             f"{r['labels']:,}",
@@ -109,7 +109,7 @@ def main() -> None:
             harness.write_json(given.json, rows)
     if given.only != "steps":
         rows = many()
-        print("\nOf 32 examples: inference, the potentials and the choice before it\n")
+        print("\nOf 32 examples: inference, and the potentials and the choice before it\n")
         print(table_of_many(rows))
         if given.json:
             harness.write_json(given.json, rows)

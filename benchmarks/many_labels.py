@@ -88,10 +88,14 @@ def row(labels: int, shortlist: int | None) -> dict[str, Any]:
     from spen_jax import metrics
 
     module, params, x, truth = task(labels)
-    found, all_labels = [], over_all if shortlist is None else over_best
+    found = []
     times: dict[str, float] = {}
     for first in range(0, JUDGED, BATCH):
-        best, one = all_labels(module, params, x[first : first + BATCH], shortlist, first == 0)
+        given = module, params, x[first : first + BATCH]
+        if shortlist is None:
+            best, one = over_all(*given, timed=first == 0)
+        else:
+            best, one = over_best(*given, shortlist, timed=first == 0)
         found.append(best)
         times |= one
     y = metrics.label_sets(truth, labels)
@@ -107,7 +111,7 @@ def row(labels: int, shortlist: int | None) -> dict[str, Any]:
     }
 
 
-def over_all(module: Any, params: Any, x: Any, _: Any, timed: bool) -> tuple[Any, dict]:
+def over_all(module: Any, params: Any, x: Any, timed: bool) -> tuple[Any, dict]:
     """The five best labels of a batch by inference over all labels, and the seconds of it and of the potentials."""
     import jax
 
@@ -138,7 +142,7 @@ def over_best(module: Any, params: Any, x: Any, k: int, timed: bool) -> tuple[An
 
     @jax.jit
     def choose(params, x):
-        found = short.predictor.features(params, x)
+        found = short.context(params, x)
         return {name: found[name] for name in ("labels", "logits")}
 
     gather = jax.jit(lambda C, labels: C[labels])

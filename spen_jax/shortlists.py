@@ -59,8 +59,9 @@ class Shortlist:
             )
         check_whole("k", k, 1)
         self.spen, self.k = spen, int(k)
+        module: Any = spen
         options = {"start": logits_of(spen)} | options
-        self.predictor = Predictor(functions_of(spen)[1], _chosen(spen, self.k), **options)
+        self.predictor = Predictor(functions_of(spen)[1], _chosen(module, self.k), **options)
 
     def __call__(self, params: Any, x: Any) -> Shortlisted:
         """The answers for x (B, D), an array or a SciPy matrix.

@@ -124,7 +124,7 @@ def ranked(labels: ArrayLike, n_labels: int) -> Any:
     return _matrix(labels.ravel(), scores, np.arange(n + 1) * k, n_labels)
 
 
-def label_sets(lists: Iterable[Sequence[int]], n_labels: int) -> Any:
+def label_sets(lists: Iterable[Sequence[int] | np.ndarray], n_labels: int) -> Any:
     """The label numbers of each example, a list of lists, as a CSR matrix (N, n_labels) of 0 and 1.
 
     ValueError as `ranked`.
