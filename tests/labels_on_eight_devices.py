@@ -70,5 +70,5 @@ def of_training(mesh):
     return {"gap": float(max(jax.tree.leaves(gaps))), "C lies": str(found["C"].sharding.spec)}
 
 
-MESHES = {"1 x 8": sx.parallel.label_mesh(), "2 x 4": sx.parallel.label_mesh(2)}
-say({name: on(mesh) | {"training": of_training(mesh)} for name, mesh in MESHES.items()})
+ALONG, BOTH = sx.parallel.label_mesh(), sx.parallel.label_mesh(2)
+say({"1 x 8": on(ALONG), "2 x 4": on(BOTH), "training": of_training(ALONG)})

@@ -210,7 +210,7 @@ def test_a_step_over_devices_of_labels_says_one_sum_and_finds_the_answers_of_one
         assert one["in loops"] == [sums]  # (B, M) of the examples of a row of devices
         assert one["gap"] < 1e-5 and one["energy"] < 1e-5
         assert set(one["rows of W"]) == {rows} and "labels" in one["y lies"]
-        assert one["training"]["gap"] < 1e-4 and one["training"]["C lies"] == "P('labels',)"
+    assert found["training"]["gap"] < 1e-4 and found["training"]["C lies"] == "P('labels',)"
 
 
 def test_labels_are_spread_over_a_mesh_that_names_them_and_divides_them():

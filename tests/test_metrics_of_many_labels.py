@@ -57,8 +57,9 @@ def test_label_numbers_make_scores_and_sets():
         for labels, words in (([[4]], "in 0..3"), ([[-1]], "in 0..3"), ([[1, 1]], "twice")):
             with pytest.raises(ValueError, match=words):
                 make(labels, 4)
-    with pytest.raises(ValueError, match="whole numbers"):
-        metrics.ranked([[0.5]], 4)
+        for labels in ([[0.5]], [[True]]):
+            with pytest.raises(ValueError, match="whole numbers"):
+                make(labels, 4)
 
 
 def test_propensities_are_those_of_the_formula():

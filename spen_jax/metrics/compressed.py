@@ -129,7 +129,7 @@ def label_sets(lists: Iterable[Sequence[int] | np.ndarray], n_labels: int) -> An
 
     ValueError as `ranked`.
     """
-    each = [real_array("lists", np.asarray(one if len(one) else (), int)) for one in lists]
+    each = [real_array("labels", one if len(one) else np.zeros(0, int)) for one in lists]
     ends = np.cumsum([0, *map(len, each)])
     flat = np.concatenate(each) if each else np.zeros(0, int)
     return _matrix(flat, np.ones(len(flat)), ends, n_labels)
