@@ -9,8 +9,8 @@ Protocol: end to end by the settings of `bibtex.py --dataset delicious`. A seede
 epoch and tunes every decision rule, for each shortlist anew; then all training rows are trained on for as many epochs.
 Nothing is chosen on the test rows. "Arrays" is a SPEN on arrays x and y, "sparse" a LabelSPEN on SciPy matrices.
 Precision@k, and propensity-scored precision@k with the propensities of the training rows, are those of the
-Extreme Classification Repository; its Delicious has as many rows, words and labels. The table's seconds are those of the
-processor, of both trainings with their validation scores; result.json also has those of training alone, by the clock.
+Extreme Classification Repository; its Delicious has as many rows, words and labels. The table's seconds are the
+processor's, of both trainings with their validation scores; result.json also has those of training alone, by the clock.
 Minutes: four of one core for each seed, and as many again for tuning the rules of all lengths.
 """
 
