@@ -50,7 +50,7 @@ class Config:
     data_dir: runs.DataDir = None
     out: runs.Out = None
     quick: runs.Quick = False
-    features: Path | None = None  # start from this features-seed<N>.npz of a run of the same seed
+    features: Path | None = None  # start from this features-seed<N>.spen of a run of the same seed
     refit: bool = True  # train again on all training rows once epochs and decision rules are chosen
     run: Path | None = None  # folder of a finished run to predict with, instead of training
     # With --run: an ARFF file, or the words of one entry; prints the tags of each.
@@ -63,13 +63,12 @@ def load_features(config: Config, split: dict[str, Any], expected: Any) -> Train
     """The network in --features, which must not have seen this run's validation rows."""
     assert config.features is not None
     try:
-        params, meta = checkpoints.load(config.features)
-        checkpoints.check_like(params, expected, config.features)
+        params, meta = checkpoints.load(config.features, like=expected)
     except (OSError, ValueError) as error:
-        shared.fail(f"--features: {error}; give the features-seed<N>.npz of a finished run")
+        shared.fail(f"--features: {error}; give the features-seed<N>.spen of a finished run")
     if meta.get("split") != split:
         shared.fail(
-            f"{config.features} may have seen this run's validation rows: give the features-seed<N>.npz "
+            f"{config.features} may have seen this run's validation rows: give the features-seed<N>.spen "
             "of a run on the same data, with the same --seeds and --quick"
         )
     return Trained(params, meta["epoch"])
@@ -98,11 +97,11 @@ def run_seed(
             more |= {"settings": dataclasses.asdict(settings), "seed": seed}
             kept = {k: v for k, v in inputs._asdict().items() if v is not None}
             tree = {"model": tree, "inputs": kept}
-        checkpoints.save(run.folder / f"{name}-seed{seed}.npz", tree, meta | more)
+        checkpoints.save(run.folder / f"{name}-seed{seed}.spen", tree, meta | more)
     (selected,) = outcomes["network"].chosen
     # Only this network has not seen the validation rows, so only its file says what the split was.
     of_the_split = meta | {"split": split, "epoch": selected.epoch}
-    checkpoints.save(run.folder / f"features-seed{seed}.npz", selected.params, of_the_split)
+    checkpoints.save(run.folder / f"features-seed{seed}.spen", selected.params, of_the_split)
     return outcomes, rows
 
 
@@ -157,7 +156,7 @@ def finished(folder: Path) -> Finished:
     """That of a run's first seed."""
     try:
         seed = json.loads((folder / "result.json").read_text())["seeds"][0]
-        tree, meta = checkpoints.load(folder / f"spen-seed{seed}.npz")
+        tree, meta = checkpoints.load(folder / f"spen-seed{seed}.spen")
     except (OSError, ValueError, KeyError) as error:
         shared.fail(f"--run needs the folder of a finished run, {folder} is none: {error}")
     settings, n_labels = Settings(**meta["settings"]), len(meta["labels"])

@@ -1,11 +1,13 @@
 """What the experiments share: a run's folder and its files, checks of settings, and progress bars."""
 
 import ctypes
+import importlib.util
 import io
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -27,8 +29,8 @@ from rich.text import Text
 
 import spen_jax as sx
 from spen_jax import training
+from spen_jax.bundles import replacing
 from spen_jax.training import Stopped, Trained
-from spen_jax.training.checkpoints import replacing
 from spen_jax.training.resuming import locked
 
 matplotlib.use("Agg")
@@ -70,15 +72,23 @@ def run(
 
     `--resume DIR` goes on with the run in DIR that was broken off, by its settings: trainings by `fit` and `train` go
     on where they stood, all else is done again. SIGTERM and Ctrl-C end it with 143 and 130, and say so.
+    `--tensorboard` writes what `metrics.jsonl` says as TensorBoard's events too, a run for each training.
     """
     arguments = _resumed(sys.argv[1:])
-    about = f"{description}\n--resume DIR goes on with a run that was broken off."
+    _run.shown = "--tensorboard" in arguments
+    arguments = [a for a in arguments if a != "--tensorboard"]
+    about = (
+        f"{description}\n--resume DIR goes on with a run that was broken off. --tensorboard writes the lines of "
+        "metrics.jsonl as TensorBoard's events too."
+    )
     settings = tyro.cli(config, description=about, args=arguments)
     if all_cores:
         sx.parallel.all_cores()
     keep_memory()
     signal.signal(signal.SIGTERM, _end)
     with _run.open:
+        if _run.shown and importlib.util.find_spec("tensorboardX") is None:
+            fail("--tensorboard needs tensorboardX: pip install 'spen_jax[tensorboard]'")
         try:
             main(settings)
         except (KeyboardInterrupt, Stopped) as end:
@@ -97,7 +107,8 @@ class _Run:
 
     def __init__(self):
         self.folder: Path | None = None
-        self.goes_on = self.locked = False
+        self.goes_on = self.locked = self.shown = False
+        self.board: tuple[Path, training.TensorBoard] | None = None
         self.arguments: Sequence[str] | None = None
         self.logged: set[tuple[int, int, int]] | None = None
         self.trainings = 0
@@ -314,8 +325,22 @@ def _log(name: str, stage: int, trained: Trained) -> None:
     _run.logged.add(key)
     line: dict[str, Any] = {"training": name}
     line |= dict(zip(("number", "stage", "epoch"), key, strict=True))
-    line |= {"seconds": trained.seconds, **trained.metrics}
+    figures: dict[str, Any] = {"seconds": trained.seconds, **trained.metrics}
     if trained.scores:
-        line["score"] = trained.scores[-1]
+        figures["score"] = trained.scores[-1]
+    if _run.shown:
+        _board_of(name, *key[:2])(key[2], figures)
     with open(path, "a") as file:
-        file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+        file.write(json.dumps(_plain(line | figures), allow_nan=False) + "\n")
+
+
+def _board_of(name: str, number: int, stage: int) -> training.TensorBoard:
+    """That of a training's stage; the one before it is closed."""
+    assert _run.folder is not None
+    words = re.sub(r"[^\w.=-]+", "-", name)
+    folder = _run.folder / "tensorboard" / f"{number}-{words}-{stage}"
+    if _run.board is None or _run.board[0] != folder:
+        if _run.board is not None:
+            _run.board[1].close()
+        _run.board = folder, _run.open.enter_context(training.TensorBoard(folder))
+    return _run.board[1]

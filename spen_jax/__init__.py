@@ -1,9 +1,13 @@
 """Energy-based structured prediction in JAX: define an energy, minimise it over outputs, train it."""
 
+from spen_jax import starting as starting  # before all that takes its time
+
+# isort: split
 from pathlib import Path
 from typing import Any
 
 from spen_jax import (
+    bundles,
     data,
     domains,
     energies,
@@ -48,11 +52,19 @@ __version__ = "0.1.0"
 def load(path: str | Path) -> Any:
     """A fitted estimator, of the file that its `save(path)` wrote; see `spen_jax.estimators.saving`.
 
-    Needs `pip install 'spen_jax[estimators]'`. ValueError for any other file.
+    Needs `pip install 'spen_jax[estimators]'`. `BundleError`, a ValueError, for any other file.
     """
     from spen_jax.estimators import load
+    from spen_jax.training.checkpoints import holds_parameters
 
-    return load(path)
+    try:
+        return load(path)
+    except bundles.BundleError:
+        if holds_parameters(bundles.read(path)):
+            raise bundles.BundleError(
+                f"{path} holds parameters alone: spen_jax.training.load reads it"
+            ) from None
+        raise
 
 
 __all__ = [

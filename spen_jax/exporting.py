@@ -30,12 +30,14 @@ class Program(NamedTuple):
       weights: arrays by name.
       inputs: an example of them, such as {"x": x}; how many rows it has plays no part.
       sizes: of the batches that it is compiled for, rising.
+      known: an example of what calls may be told besides, the input "known"; None for nothing.
     """
 
     function: Callable[[list[Any], Any], Any]
     weights: dict[str, jax.Array]
     inputs: dict[str, Any]
     sizes: list[int]
+    known: Any = None
 
 
 def export(
@@ -67,7 +69,8 @@ def export(
       names: those of the outputs, for the bundle's `names`.
 
     Raises:
-      ValueError: for an example that does not fit, a start with a point for each row, and a rule of another kind.
+      ValueError: for an example that does not fit, a start with a point for each row, a rule of another kind, and an
+        algorithm that runs on the host, `MinCut` and `LinearProgramme`.
       TypeError: for parameters that no file can hold, such as random keys.
     """
     # A program that reports has no form to be kept in.
@@ -92,23 +95,37 @@ def exported(contents: Contents, program: Program, serving: dict[str, Any]) -> C
     """Contents with programs added, their weights, and `serving`, what the bundle has to know beside."""
     like = {name: template(value, name) for name, value in program.inputs.items()}
     programs = _programs(program, like)
+    told = {} if program.known is None else {"known": template(program.known, "known")}
+    for name, one in _programs(program, like | told).items() if told else ():
+        programs[f"{name} known"] = one
     rule = serving["rule"]
     if rule is not None and "a" in rule:
-        y = jax.eval_shape(program.function, _shapes(program), _rows_of(like, 1))["y"]
+        y = jax.eval_shape(program.function, _shapes(program.weights), _rows_of(like, 1))["y"]
         if getattr(y, "ndim", 0) != 2:
             raise ValueError(f"a decision is about one array of labels y (N, L), got {y}")
         programs["sets"] = _sets_program(y.shape[1], rule["allow_empty"])
+        if told and not rule["allow_empty"]:  # for rows that have a label already
+            programs["sets or none"] = _sets_program(y.shape[1], True)
+    found = {"inputs": like, "optional": told, "sizes": program.sizes}
+    return described(contents, programs, program.weights, found | serving)
+
+
+def described(
+    contents: Contents,
+    programs: dict[str, bytes],
+    weights: dict[str, jax.Array],
+    serving: dict[str, Any],
+) -> Contents:
+    """Contents with programs that were made here and now, their weights in order, and what the bundle has to know."""
     found = {
-        "inputs": like,
-        "sizes": program.sizes,
-        "weights": list(program.weights),
+        "weights": list(weights),
         "jax": jax.__version__,
         "x64": jnp.result_type(float) == np.float64,
         "made": datetime.date.today().isoformat(),
     }
-    weights = {name: np.asarray(a) for name, a in program.weights.items()}
+    arrays = {name: np.asarray(a) for name, a in weights.items()}
     state = contents.state | {"serving": found | serving}
-    return Contents(state, contents.arrays | weights, contents.programs | programs)
+    return Contents(state, contents.arrays | arrays, contents.programs | programs)
 
 
 def rule_of(decision: Any) -> dict[str, Any]:
@@ -151,33 +168,36 @@ def _of_template(wanted, size):
     return tuple(parts) if kind == "tuple" else parts
 
 
-def _shapes(program):
-    return [
-        jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type)
-        for a in program.weights.values()
-    ]
+def _shapes(weights):
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in weights.values()]
 
 
 def _programs(program, like):
     """Serialised programs by the number of their rows, in digits, and `ANY`."""
     found, platforms = {}, PLATFORMS[:1]
-    weights = _shapes(program)
+    weights = _shapes(program.weights)
     try:
         rows = _rows_of(like, _open())
-        found[ANY] = _serialised(program.function, PLATFORMS, weights, rows)
+        found[ANY] = serialised(program.function, PLATFORMS, weights, rows)
     except (
         Exception
     ):  # whatever comes of a number that nobody knows; what is wrong beside comes again
         platforms = PLATFORMS
     for size in program.sizes:
         rows = _rows_of(like, size)
-        found[str(size)] = _serialised(program.function, platforms, weights, rows)
+        try:
+            found[str(size)] = serialised(program.function, platforms, weights, rows)
+        except NotImplementedError as error:
+            raise ValueError(
+                "no file can hold this program: what asks the host in between, such as MinCut and LinearProgramme, "
+                f"cannot leave; choose another method ({error})"
+            ) from None
     return found
 
 
 def _sets_program(labels, allow_empty):
     p = {"p": jax.ShapeDtypeStruct((_open(), labels), jnp.result_type(float))}
-    return _serialised(lambda given: best_sizes(given["p"], allow_empty), PLATFORMS, p)
+    return serialised(lambda given: best_sizes(given["p"], allow_empty), PLATFORMS, p)
 
 
 def _open():
@@ -187,7 +207,8 @@ def _open():
     return export.symbolic_shape("b")[0]
 
 
-def _serialised(function, platforms, *args):
+def serialised(function: Callable[..., Any], platforms: tuple[str, ...], *args: Any) -> bytes:
+    """The program of function(*args), by the arguments' shapes, some of which may be open."""
     from jax import export
 
     return bytes(export.export(jax.jit(function), platforms=platforms)(*args).serialize())

@@ -195,6 +195,7 @@ class Matrix:
             else (0, 0, 0)
         )
         self._mean, self._spread, self._most = moments
+        self._shares: Any = None
         self.shape, self.dtype = csr.shape, dtype
 
     @property
@@ -226,15 +227,49 @@ class Matrix:
             return jax.tree.map(lambda *a: np.stack(a), *(self._cut(one, size) for one in which))
         return self._cut(which, max(self._size(which), LEAST))
 
+    def some(self, which: np.ndarray) -> "Matrix":
+        """The rows `which` (B,) as a matrix of their own."""
+        return Matrix("rows", self._csr[which])
+
+    def touched(self, which: Any, least: int = 0) -> tuple[Rows, np.ndarray]:
+        """The rows `which` (B,) over the columns alone in which one of them holds a number, and these columns (U,).
+
+        U is the same for nearly all draws of so many rows. What is left of it is filled up with columns that hold
+        nothing: with D, which is none, or where there are to be at least so many with others, drawn by the rows.
+        """
+        part = self._csr[which]
+        found, local = np.unique(part.indices, return_inverse=True)
+        size = self._touched_size(len(which), len(found), least)
+        ids = np.full(size, self.shape[1])
+        ids[: len(found)] = found
+        if least:
+            ids, draw = found, np.random.default_rng(np.asarray(which))
+            while len(ids) < size:
+                others = draw.integers(self.shape[1], size=size - len(ids))
+                ids = np.union1d(ids, others)
+            local = np.searchsorted(ids, part.indices)
+        part = type(part)((part.data, local, part.indptr), shape=(len(which), size))
+        return self._compressed(part, max(self._size(which), LEAST)), ids.astype(np.int32)
+
+    def _touched_size(self, rows, found, least):
+        """For how many columns there is to be room: what nearly all draws of so many rows touch, and at most all."""
+        if self._shares is None:  # of rows in which each column that occurs is on
+            counts = np.bincount(self._csr.indices, minlength=self.shape[1])
+            self._shares = counts[counts > 0] / max(len(self), 1)
+        hit = 1 - (1 - self._shares) ** rows
+        usual = hit.sum() + 4 * (hit * (1 - hit)).sum() ** 0.5
+        return min(max(_rounded_up(max(usual, found, 1)), least), self.shape[1])
+
     def _size(self, which):
         """For how many entries there is to be room: what nearly all draws of so many rows need, rounded up."""
         n = len(which)
         usual = min(n * self._mean + 4 * n**0.5 * self._spread, n * self._most)
-        need = max(usual, self._counts[which].sum(), 1)
-        return next(m for k in range(40) for j in range(4, 8) if (m := j * 2**k // 4) >= need)
+        return _rounded_up(max(usual, self._counts[which].sum(), 1))
 
     def _cut(self, which, size):
-        part = self._csr[which]
+        return self._compressed(self._csr[which], size)
+
+    def _compressed(self, part, size):
         numbers = np.arange(part.nnz, dtype=np.int32)
         turned = type(part)((numbers, part.indices, part.indptr), shape=part.shape).tocsc()
 
@@ -251,6 +286,11 @@ class Matrix:
             filled(turned.indices, np.int32),
             turned.indptr.astype(np.int32, copy=False),
         )
+
+
+def _rounded_up(need):
+    """The least of few sizes that a need fits in."""
+    return next(m for k in range(40) for j in range(4, 8) if (m := j * 2**k // 4) >= need)
 
 
 def rows(x: Any, which: Any = None) -> Any:

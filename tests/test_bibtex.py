@@ -69,7 +69,7 @@ def test_the_main_job_offline_runs_on_the_stand_in_and_says_so_in_every_line(
 
     for figure in ("inference", "training", "tags", "examples"):
         assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-    for parameters in out.glob("*.npz"):
+    for parameters in out.glob("*.spen"):
         assert checkpoints.load(parameters)[1]["synthetic"]
     assert not list(out.glob("*.part"))
 
@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_run_and_its_features_start_another(tmp_pat
         )
         with contextlib.redirect_stdout(io.StringIO()):
             result = bibtex.main(config)
-        params, _ = checkpoints.load(tmp_path / name / "spen-seed0.npz")
+        params, _ = checkpoints.load(tmp_path / name / "spen-seed0.spen")
         return result, params
 
     first, params = run("first")
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_run_and_its_features_start_another(tmp_pat
     np.testing.assert_array_equal(params["model"]["C1"], same["model"]["C1"])
 
     # Without training the features again, the same energy follows from the saved ones.
-    features = tmp_path / "first" / "features-seed0.npz"
+    features = tmp_path / "first" / "features-seed0.spen"
     reused, same = run("reused", features=features)
     np.testing.assert_array_equal(params["model"]["C1"], same["model"]["C1"])
     assert reused["control"]["test_f1_tuned"] == first["control"]["test_f1_tuned"]

@@ -3,10 +3,12 @@
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +16,21 @@ import pytest
 
 import spen_jax as sx
 from spen_jax import bundles, serving
-from spen_jax.estimators import SPENClassifier, SPENRegressor, SPENSequenceTagger
-from spen_jax.exact import Chain
+from spen_jax.estimators import SPENClassifier, SPENRegressor
+from spen_jax.exact import (
+    BeliefPropagation,
+    Chain,
+    DualDecomposition,
+    Elimination,
+    Enumeration,
+    FactorGraph,
+    Grid,
+    MeanField,
+    MinCut,
+    Tables,
+    TreeReweighted,
+    at_most_one,
+)
 
 pytest.importorskip("flatbuffers", reason="jax needs it to write and to read programs")
 
@@ -113,6 +128,52 @@ def test_exact_answers_of_known_parts_leave_too(tmp_path):
         assert same(found["y"], want.y) and same(found["energy"], want.energy)
     with pytest.raises(ValueError, match="takes known, x, got x"):
         bundle(x)
+
+
+RING = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
+DEARER = [
+    (Enumeration(), np.inf),
+    (MeanField(), 1.0),
+    (TreeReweighted(steps=20), 1.0),
+    (DualDecomposition(), np.inf),
+]
+CHEAPER = (Elimination(), 1.0), (BeliefPropagation(steps=20), np.inf)
+METHODS = [pytest.param(*each, marks=pytest.mark.slow) for each in CHEAPER]
+METHODS += [pytest.param(*each, marks=pytest.mark.long) for each in DEARER]
+
+
+@pytest.mark.parametrize(("method", "beta"), METHODS)
+@pytest.mark.parametrize("kind", ["graph", "grid"])
+def test_grids_and_factor_graphs_leave_with_an_open_batch(kind, method, beta, tmp_path):
+    x, A = RNG.normal(size=(20, 2, 3, 3)).astype(np.float32), RNG.normal(size=(3, 3))
+
+    def structure(A, h):
+        if kind == "grid":
+            return Grid(h, A, -A, method=method)
+        own = A[None] + h[0, :1, :1, None]  # energies of each example's own
+        return FactorGraph(
+            h.reshape(6, 3), [Tables(RING, own), at_most_one([[3, 4, 5]])], method=method
+        )
+
+    predictor, A = sx.Predictor.of_structure(structure, beta=beta, batch_size=8), A.astype("f4")
+    sx.export(predictor, A, tmp_path / "a", x=x[:1])
+    assert sorted(bundles.read(tmp_path / "a").programs) == ["1", "8", "any"]
+    bundle, want = serving.load(tmp_path / "a"), predictor(A, x)
+    found = bundle(x)
+    assert same(found["y"], want.y) and same(found["energy"], want.energy)
+    bundle.sizes = [5]
+    np.testing.assert_allclose(bundle(x)["y"], want.y, atol=1e-5)
+    np.testing.assert_allclose(bundle(x)["energy"], want.energy, rtol=1e-4, atol=1e-5)
+
+
+def test_what_asks_the_host_cannot_leave(tmp_path):
+    def structure(A, h):
+        return Grid(h, A, A, method=MinCut())
+
+    predictor = sx.Predictor.of_structure(structure, batch_size=1)
+    A = np.array([[0, 1], [1, 0]], np.float32)
+    with pytest.raises(ValueError, match="MinCut and LinearProgramme, cannot leave"):
+        sx.export(predictor, A, tmp_path / "a", x=np.zeros((1, 2, 2, 2), np.float32))
 
 
 def test_one_program_runs_any_number_of_rows(exported):
@@ -227,7 +288,7 @@ def test_classes_numbers_and_sparse_rows_are_served(tmp_path):
 
 
 ALONE = """
-import importlib.util, sys
+import sys
 import numpy as np
 
 class Refusing:
@@ -236,9 +297,8 @@ class Refusing:
             raise ImportError(name)
 
 sys.meta_path.insert(0, Refusing())
-spec = importlib.util.spec_from_file_location("serving", sys.argv[1])
-serving = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(serving)
+sys.path.insert(0, sys.argv[1])
+import copied as serving
 given = np.load(sys.argv[2])
 for path, name in zip(sys.argv[3:], ("y", "p")):
     bundle = serving.load(path)
@@ -262,7 +322,8 @@ def test_bundles_are_read_without_the_library(exported, weather, tmp_path):
         )
     np.savez(tmp_path / "want.npz", **want)
     rewritten(weather[1], f"{path}.expired", jax="0.0.1", made="2020-02-02")
-    paths = serving.__file__, tmp_path / "want.npz", path, weather[1]
+    shutil.copytree(Path(serving.__file__).parent, tmp_path / "folder" / "copied")
+    paths = tmp_path / "folder", tmp_path / "want.npz", path, weather[1]
     # The bits are those of the same compiler settings.
     env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
@@ -430,6 +491,15 @@ def test_threads_share_a_bundle(exported):
     assert wrong == [] and len(counts) == 16 and min(counts) > 0
 
 
+@pytest.mark.long
+def test_sixteen_threads_are_answered_rightly_in_memory_that_stays_level(weather):
+    from benchmarks.serving import threads
+
+    found = threads(serving.load(weather[1]), X, 30.0)
+    assert found["wrong"] == 0 and found["least of a thread"] > 0
+    assert found["MB grown"] < 5
+
+
 def test_what_does_not_fit_is_said(exported, weather):
     bundle = serving.load(exported[1])
     for x, message in (
@@ -462,16 +532,7 @@ def test_what_cannot_leave_is_said(tmp_path):
         export(decision=0.5)
     with pytest.raises(TypeError, match="random key"):
         export(params=PARAMS | {"key": jax.random.key(0)})
-    tagger = SPENSequenceTagger(hidden_units=4, epochs=1, random_state=0)
-    with pytest.raises(TypeError, match="no programs yet"):
-        bundles_with(tagger)
     assert not [*tmp_path.iterdir()]
-
-
-def bundles_with(estimator):
-    from spen_jax.estimators.programs import with_programs
-
-    return with_programs(estimator, bundles.Contents({}, {}, {}))
 
 
 def test_the_header_says_what_wrote_it(exported):

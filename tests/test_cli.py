@@ -199,6 +199,27 @@ def test_numbers_become_classes_where_the_task_says_so(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["labels"] == ["4", "5", "6"]
 
 
+def test_several_nominal_columns_are_answered_with_one_value_each(tmp_path, capsys):
+    rows = [
+        (i % 3, "red green blue".split()[i % 3], "yes no".split()[i % 2 == 0]) for i in range(30)
+    ]
+    rows = [(*row[:2], "big small tiny".split()[(i + 1) % 3], row[2]) for i, row in enumerate(rows)]
+    source = written(tmp_path / "a.csv", rows, ["x", "colour", "size", "new"])
+    labels = "--labels", "colour", "size", "new"
+    assert command("train", source, "--out", tmp_path / "m", *labels, "--quiet", *SMALL) == 0
+    assert command("predict", tmp_path / "m", source) == 0
+    found = [*csv.reader(io.StringIO(capsys.readouterr().out))]
+    assert found[0] == ["colour", "size", "new"] and len(found) == 31
+    assert {row[0] for row in found[1:]} <= {"red", "green", "blue"}
+    assert {row[1] for row in found[1:]} <= {"big", "small", "tiny"}
+    assert {row[2] for row in found[1:]} <= {"0", "1"}
+    assert command("evaluate", tmp_path / "m", source, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "labels"
+    assert command("predict", tmp_path / "m", source, "--proba") == 0
+    header = capsys.readouterr().out.split("\n")[0]
+    assert header == "colour=blue,colour=green,colour=red,size=big,size=small,size=tiny,new"
+
+
 @pytest.mark.slow
 def test_libsvm_text_and_arff_are_read_by_their_content(tmp_path, capsys):
     svm, arff = tmp_path / "a.svm", tmp_path / "a.arff"
@@ -281,6 +302,14 @@ def nonsense(place, trained, sentences):
         folder.mkdir(exist_ok=True)
     (broken / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-9])
     (alone / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    odd, begun, pipe = place / "odd", place / "begun", place / "pipe"
+    os.mkfifo(pipe)
+    for folder in (odd, begun):
+        folder.mkdir(exist_ok=True)
+    (odd / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    said = json.loads((model / "reading.json").read_text())
+    (odd / "reading.json").write_text(json.dumps(said | {"columns": [["text"]]}))
+    (begun / "begun.json").write_text(json.dumps({"data": source, "seed": "x"}))
     out = "--out", place / "new"
     labels = "--labels", "tags"
     return {
@@ -305,6 +334,9 @@ def nonsense(place, trained, sentences):
         "not a model": (("predict", source, source), 1, "is damaged, or no"),
         "broken": (("predict", broken, source), 1, "damaged"),
         "alone": (("predict", alone, source), 1, "reading.json is missing"),
+        "odd": (("predict", odd, source), 1, "odd/reading.json is damaged"),
+        "begun": (("train", "--resume", begun), 1, "what was begun there is damaged"),
+        "under a file": (("train", source, "--out", empty / "m", *labels), 1, "is no folder"),
         "a word": (("predict", model, other), 1, "other.csv:2: expected a number for 'hours'"),
         "label": (("evaluate", model, more), 1, "more.csv:2: expected for 'tags'"),
         "sentences": (("predict", model, sentences), 1, "tags.txt"),
@@ -312,6 +344,7 @@ def nonsense(place, trained, sentences):
         "nowhere": (("predict", model, source, "--out", place / "a/b"), 1, "is no folder"),
         "export": (("export", model), 2, "--out PATH names the file"),
         "export what": (("export", place / "no", "--out", place / "b"), 1, "no: No such file"),
+        "export to": (("export", model, "--out", pipe), 1, "is a device or a pipe"),
         "data name": (("data", "fetch", "no"), 2, "takes one of bibtex"),
         "no data name": (("data", "verify"), 2, "got none"),
         "data list": (("data", "list", "bibtex"), 2, "takes no name"),
@@ -332,12 +365,21 @@ def test_whatever_is_wrong_has_its_exit_code_and_one_line(place, trained, senten
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nonsense",), ("train",), ("train", "a", "--out", "b", "--no"), ("data", "go")]
+    ("arguments", "words"),
+    [
+        (("nonsense",), "Unrecognized options: nonsense; Available subcommands: train, evaluate"),
+        (("train",), "train takes DATA and --out DIR"),
+        (("train", "a", "--out", "b", "--no"), "Unrecognized options: --no; --help says more"),
+        (("train", "a", "--epochs", "many"), "--epochs takes N, got 'many'; --help says more"),
+        (("train", "a", "--task", "go"), "invalid choice 'go' for argument '--task'"),
+        (("data", "go"), "invalid choice 'go'"),
+        (("predict",), "Missing from spen-jax predict: MODEL, DATA; --help says more"),
+    ],
 )
-def test_arguments_that_cannot_be_parsed_are_usage(arguments, capsys):
+def test_arguments_that_cannot_be_parsed_are_usage_in_one_line(arguments, words, capsys):
     assert command(*arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "Traceback" not in err
+    assert out == "" and len(err.splitlines()) == 1 and err.startswith(f"spen-jax: {words}")
 
 
 @pytest.mark.parametrize("name", ["", "train", "evaluate", "predict", "data", "info"])
@@ -503,7 +545,7 @@ def test_a_process_that_is_terminated_ends_soon_with_its_code(tmp_path):
     model = tmp_path / "m"
     options = ("--labels", "tags", "--set", "early_stopping=False", "--epochs", 100_000)
     with started("train", source, "--out", model, *options) as process:
-        while not model.exists():
+        while not (model / "metrics.jsonl").exists():
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
@@ -511,6 +553,24 @@ def test_a_process_that_is_terminated_ends_soon_with_its_code(tmp_path):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and time.monotonic() - began < 10
     assert err.splitlines()[-1] == f"spen-jax: terminated; spen-jax train --resume {model} goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is seen there")
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_while_it_is_imported_ends_it_in_one_line(number, code, word):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("the signal is ignored, as of jobs in the background")
+    with started("info", stdout=subprocess.PIPE) as process:
+        while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (code, "", f"spen-jax: {word}\n")
 
 
 @pytest.mark.slow
@@ -566,7 +626,7 @@ def test_a_model_is_exported_and_answers_alone(place, trained, capsys):
     model, _ = trained
     out = place / "one.bundle"
     assert command("export", model, "--out", out) == 0
-    assert "for spen_jax/serving.py" in capsys.readouterr().err
+    assert "for spen_jax.serving" in capsys.readouterr().err
     estimator = sx.load(model / "model.safetensors")
     x = np.zeros((3, estimator.n_features_in_))
     found = serving.load(out)(x)

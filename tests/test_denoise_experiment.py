@@ -80,7 +80,7 @@ def test_the_whole_experiment_runs(tmp_path, monkeypatch):
     for name in ("noise", "problems", "objections", "steps"):
         assert (tmp_path / "run" / f"{name}.png").stat().st_size > 5000
     config = denoise.Config(
-        quick=True, weights=(tmp_path / "run" / "energy-0.npz",), out=tmp_path / "again"
+        quick=True, weights=(tmp_path / "run" / "energy-0.spen",), out=tmp_path / "again"
     )
     again = denoise.main(config)
     assert again["psnr"]["25"]["energy"] == pytest.approx(result["psnr"]["25"]["energy"])
@@ -89,9 +89,9 @@ def test_the_whole_experiment_runs(tmp_path, monkeypatch):
 def test_weights_of_another_kind_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         denoise.main(
-            denoise.Config(quick=True, weights=(tmp_path / "none.npz",), out=tmp_path / "a")
+            denoise.Config(quick=True, weights=(tmp_path / "none.spen",), out=tmp_path / "a")
         )
-    assert "none.npz" in capsys.readouterr().err
+    assert "none.spen" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         denoise.main(denoise.Config(models=("deep",), out=tmp_path / "b"))
     assert "--models knows" in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_weights_that_come_along_clean_as_the_page_says():
-    params, meta = checkpoints.load(Path(denoise.__file__).parent / "denoise_energy.npz")
+    params, meta = checkpoints.load(Path(denoise.__file__).parent / "denoise_energy.spen")
     model = denoise_models.models()[meta["model"]]
     image = denoise_data.photographs().tested[:1]
     for level, at_least in ((25, 29.4), (75, 23.9)):

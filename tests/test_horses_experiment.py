@@ -120,5 +120,5 @@ def test_a_quick_run_writes_what_it_found_and_pictures(tmp_path):
     assert all(0 <= v <= 100 for of in values.values() for v in of)
     written = json.loads((tmp_path / "run" / "result.json").read_text())
     assert written["found"] == result["found"]
-    names = "steps-hidden.png", "objections-hidden.png", "spen-hidden-0.npz", "unet-plain-0.npz"
+    names = "steps-hidden.png", "objections-hidden.png", "spen-hidden-0.spen", "unet-plain-0.spen"
     assert all((tmp_path / "run" / name).exists() for name in names)

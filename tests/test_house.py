@@ -6,9 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "types arguments trees numbers serving bundles tiles sparse checks convolutions parallel blocks domains networks "
-    "exact energies inference sampling losses predictor shortlists objectives training interop exporting estimators "
-    "cli __main__"
+    "starting types arguments trees numbers serving bundles tiles sparse checks convolutions parallel blocks domains "
+    "networks exact energies inference sampling losses predictor shortlists objectives training interop exporting "
+    "estimators cli __main__"
 ).split()
 ALONE = (
     "data",

@@ -18,6 +18,7 @@ HEAVY = {
     "safetensors",
     "scipy",
     "sklearn",
+    "tensorboardX",
     "tensorstore",
     "torch",
     "tyro",

@@ -145,6 +145,12 @@ def test_the_page_on_data_prints_what_it_says(capsys, tmp_path, monkeypatch):
         None,
     )
     assert names["more"].x.tolist() == [[70, 2.5]]
+    kept, pictures = names["kept"], names["pictures"]
+    assert [a.shape for a in kept.fields.values()] == [(3, 4), (3, 3)]
+    assert [*kept.feature_names] == ["1", "2", "3", "4"] and kept.label_names == ("0", "1", "2")
+    assert names["test"].fields["x"].toarray().tolist() == [[0, 0, 1, 0]]
+    shapes = {name: a.shape for name, a in pictures.fields.items()}
+    assert shapes == {"x": (500, 8, 8), "words": (500, 50_000), "y": (500, 3)}
 
 
 def test_the_page_on_data_splits_bibtex_as_it_says(capsys):

@@ -318,10 +318,10 @@ def test_a_sparse_y_is_checked_by_its_numbers():
 
     end_to_end, flips = of.end_to_end(PREDICTOR), of.pseudo_likelihood(PREDICTOR)
     end_to_end.check_data({"x": X, "y": scipy.sparse.csr_array(Y / 2)})
-    assert "the numbers of data.y does not lie in Box" in said(3 * Y, end_to_end)
+    assert "data.y does not lie in Box" in said(3 * Y, end_to_end)
     assert "at the corners" in said(Y / 2, flips)
     simplex = of.end_to_end(Predictor(lambda p, x, y: y @ y, shape=(4,), domain=Simplex()))
-    assert "a domain of its own" in said(Y, simplex)
+    assert "label sets in a Box" in said(Y, simplex)
     answers = of.maximum_likelihood(PREDICTOR, answers=np.eye(4))
     assert "none of the 4 answers" in said(Y, answers)
 
@@ -402,12 +402,9 @@ def test_bad_rows_are_refused_by_name():
     wrong.data[3] = np.nan
     refused({"x": wrong, "y": Y}, r"data\['x'\] must be finite, but 1 of its values are not")
     refused({"x": CSR.astype(complex), "y": Y}, r"data\['x'\] must hold booleans or real numbers")
-    mask = np.ones((90, 4), bool)
     refused(
-        {"x": CSR, "y": scipy.sparse.csr_array(Y), "mask": mask},
-        "beside a mask give it as an array",
+        {"x": CSR, "y": Y, "mask": scipy.sparse.csr_array(Y)}, "x and y may be sparse: give mask"
     )
-    refused({"x": CSR, "y": Y, "mask": scipy.sparse.csr_array(mask)}, "x and y alone may be sparse")
     refused({"x": CSR, "y": Y[:5]}, "share a leading axis")
     refused({"x": scipy.sparse.coo_array(np.ones(90)), "y": Y}, "of two axes")
     with pytest.raises(
@@ -416,6 +413,22 @@ def test_bad_rows_are_refused_by_name():
         PART @ W[1:]
     with pytest.raises(ValueError, match="x must hold booleans or real numbers"):
         PREDICTOR(PARAMS, CSR.astype(complex))
+
+
+def test_a_sparse_truth_is_the_same_training():
+    truth = scipy.sparse.csr_array(Y)
+    judged = of.feed_forward(lambda params, x: x @ params["W"])
+
+    def last(**data):
+        return fit(judged, ADAM, start(), {"x": CSR, **data}, epochs=1).last()
+
+    (got, metrics), (want, others) = last(y=truth), last(y=Y)
+    assert metrics == others
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+    with pytest.raises(ValueError, match=r"data.y does not lie in Box"):
+        last(y=2 * truth)
+    with pytest.raises(ValueError, match="a sparse y holds label sets in a Box that count in full"):
+        last(y=truth, mask=Y > 0)
 
 
 def test_nothing_is_made_dense_in_silence():

@@ -16,10 +16,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from spen_jax.data import load_letters
 from spen_jax.estimators import SPENSequenceTagger
 from spen_jax.estimators.tagger_inputs import Bags, reader_of
-from spen_jax.estimators.tagger_learning import _answers as compiled_answers
+from spen_jax.estimators.tagger_learning import answer as compiled_answers
 from spen_jax.estimators.tagger_learning import passes, widths_of
 from spen_jax.estimators.tagger_model import Shape, fields_like, spen_of, started, unravel_of
-from spen_jax.estimators.tagger_targets import read_tags
+from spen_jax.serving.tags import read_tags
 from spen_jax.training.steps import compiled_step
 
 SMALL = {"hidden_units": 8, "window_units": 4, "steps": 2, "epochs": 15, "batch_size": 8}

@@ -150,7 +150,7 @@ def main(config: Config) -> dict:
                     f1, params = evaluate(one, dataset, draw, config.updates, progress)
                     task[name].append(f1)
                     meta = {"model": name, "size": size, "noise": noise, "draw": draw}
-                    file = folder / f"{name}-{size}-noise{noise}-draw{draw}.npz"
+                    file = folder / f"{name}-{size}-noise{noise}-draw{draw}.spen"
                     checkpoints.save(file, params, meta)
                 if not noise:
                     clean = params, dataset.test.x[:500]

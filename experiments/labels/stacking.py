@@ -193,7 +193,7 @@ def run_seed(run: Run, seed: int, progress: Any) -> dict[str, dict[str, Any]]:
             "seconds": time.perf_counter() - began,
         }
         meta = {"model": name, "seed": seed, "synthetic": run.dataset.synthetic}
-        checkpoints.save(run.folder / f"{name}-seed{seed}.npz", outcome.params, meta)
+        checkpoints.save(run.folder / f"{name}-seed{seed}.spen", outcome.params, meta)
     return result
 
 

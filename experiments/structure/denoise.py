@@ -113,7 +113,7 @@ def _trained(config: Config, known: Any, images: Photographs, run: Any) -> Itera
                     progress.update(bar, advance=1, note=f"loss {loss:.3g}")
                 progress.remove_task(bar)
                 meta = {"model": name, "seed": seed, "steps": config.steps}
-                checkpoints.save(run.folder / f"{name}-{seed}.npz", params, meta)
+                checkpoints.save(run.folder / f"{name}-{seed}.spen", params, meta)
                 yield name, seed, params
 
 
@@ -121,12 +121,12 @@ def _loaded(config: Config, known: Any) -> list[Any]:
     found = []
     for path in config.weights:
         try:
-            params, meta = checkpoints.load(path)
+            _, meta = checkpoints.load(path)
             name = meta.get("model")
             if name not in known:
                 shared.fail(f"--weights {path}: expected weights of {', '.join(known)}, got {name}")
             expected = jax.eval_shape(known[name].init, jax.random.key(0))
-            checkpoints.check_like(params, expected, path)
+            params, _ = checkpoints.load(path, like=expected)
         except (OSError, ValueError) as error:
             shared.fail(f"--weights: {error}")
         found.append((name, meta.get("seed"), params))

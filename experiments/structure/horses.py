@@ -126,7 +126,7 @@ def main(config: Config) -> dict[str, Any]:
         result["found"] = found
         shared.say(f"{name}, {training}, seed {seed}: {latest(found[training][name])}")
         meta = {"model": name, "training": training, "seed": seed}
-        checkpoints.save(run.folder / f"{name}-{training}-{seed}.npz", params, meta)
+        checkpoints.save(run.folder / f"{name}-{training}-{seed}.spen", params, meta)
         shared.write_json(run.folder / "result.json", result)
         if name == "spen" and seed == config.seeds[0]:
             horses_figures.draw(params, data["test"], splits["test"].x, seed, training, run.folder)

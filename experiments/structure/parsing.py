@@ -183,7 +183,7 @@ def of_seed(
     """(name, row, answers) of each training of a seed, one after another; writes their parameters to the folder."""
     parser = Parser(numbers.lexicon.sizes, len(numbers.relations))
     folder, words = run.folder, numbers.checksum()
-    name = f"first-seed{seed}.npz"
+    name = f"first-seed{seed}.spen"
     if config.first and (config.first / name).exists():
         params, about = training.load(config.first / name)
         if about.get("words") != words:
@@ -207,7 +207,7 @@ def of_seed(
         steps = tuned(method, of_arcs, data.train, key)
         trained = shared.followed(steps, progress, f"seed {seed}, {chosen}", 1)
         file = "".join(c if c.isalnum() else "-" for c in chosen)
-        training.save(folder / f"{file}-seed{seed}.npz", trained.params)
+        training.save(folder / f"{file}-seed{seed}.spen", trained.params)
         yield chosen, *row_of(parser, method, (params, trained.params), data, trained.seconds)
 
 

@@ -97,7 +97,7 @@ def measure(config: Config, folder: Path) -> tuple[dict[str, Any], Kept]:
                 found[name]["seconds"].append(done.seconds)
                 found[name]["loss"].append(done.metrics["loss"])
                 meta = {"model": name, "seed": seed}
-                checkpoints.save(folder / f"{name}-{seed}.npz", done.params, meta)
+                checkpoints.save(folder / f"{name}-{seed}.spen", done.params, meta)
                 kept[name, seed] = done.params
             shared.write_json(folder / "result.json", {"right": found})
     return found, kept

@@ -40,7 +40,7 @@ def treebank_of(paths: Sequence[Path], data_dir: Path | None, quick: bool) -> Tr
 
 def file_of(folder: Path, model: str, n: int) -> Path:
     """Where a model trained on n sentences is kept."""
-    return folder / f"{model}-{n}.npz"
+    return folder / f"{model}-{n}.spen"
 
 
 def save(folder: Path, trial: Any, n: int, units: int) -> None:
@@ -60,7 +60,7 @@ def tag_file(folder: Path | None, model: str, source: Path | None, out: Path | N
         shared.fail(f"--out {out} exists; name a new file")
     try:
         lines = read_lines(source)
-        files = sorted(folder.glob(f"{model}-*.npz"), key=lambda p: int(p.stem.split("-")[-1]))
+        files = sorted(folder.glob(f"{model}-*.spen"), key=lambda p: int(p.stem.split("-")[-1]))
         if not files:
             shared.fail(f"--run {folder} has no model {model!r}")
         params, known = checkpoints.load(files[-1])  # of most sentences

@@ -134,7 +134,7 @@ def main(config: Config) -> dict[str, Any]:
         def save(found, name, seed, params, groups, protocol=protocol):
             result[protocol] = found
             meta = {"model": name, "protocol": protocol, "seed": seed}
-            checkpoints.save(run.folder / f"{name}-{protocol}-{seed}.npz", params, meta)
+            checkpoints.save(run.folder / f"{name}-{protocol}-{seed}.spen", params, meta)
             shared.write_json(run.folder / "result.json", result)
             if protocol == "fold1" and name == "spen" and seed == config.seeds[0]:
                 words_figures.draw_steps(params, groups, run.folder / "steps.png")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spen_jax.cli import folders
+from spen_jax.cli.nominal import one_of_each, values_of
 from spen_jax.cli.options import DataPath, Flag, ModelPath, OutPath
 from spen_jax.cli.rows import Reading, read_like
 from spen_jax.cli.saying import Usage, Voice, Wrong, one_line, table
@@ -137,7 +138,7 @@ def trained_of(given: Path) -> Trained:
         raise Wrong(
             f"{where} is of {task}, but {path} is a {type(model).__name__}: they belong apart"
         )
-    return Trained(model, task, reading)
+    return Trained(one_of_each(model, reading), task, reading)
 
 
 def _with_truth(trained: Trained, path: Path) -> tuple[Any, Any]:
@@ -162,6 +163,8 @@ def _answers(reading: Reading, found: Any) -> tuple[list[str], list[list[Any]]]:
     if reading.task == "classes":
         return names if len(names) == 1 else ["class"], [[name] for name in found.tolist()]
     values = np.asarray(found)
+    if reading.task == "labels" and (nominal := values_of(reading, values)):
+        return nominal
     return reading.labels, values.reshape(len(values), -1).tolist()
 
 

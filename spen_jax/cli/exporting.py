@@ -13,7 +13,7 @@ from spen_jax.cli.saying import Usage, Voice, Wrong
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained model with its programs into one file, which spen_jax/serving.py runs with jax and numpy alone.
+    """Write a trained model with its programs into one file, which spen_jax.serving runs with jax and numpy alone.
 
     Of labels, classes and numbers; a tagger has no programs yet. The file is a model's as well: predict, info and
     spen_jax.load read it.
@@ -31,10 +31,12 @@ class Export:
         if self.out is None:
             raise Usage("--out PATH names the file to write")
         folders.check_writable(self.out)
+        if self.out.exists() and not self.out.is_file():  # it would be replaced
+            raise Wrong(f"--out {self.out} is a device or a pipe: name a file")
         model, *_ = folders.model_of(self.model)
         try:
             model.save(self.out, programs=True)
         except (TypeError, ModuleNotFoundError) as error:
             raise Wrong(str(error)) from None
         size = self.out.stat().st_size
-        Voice(self.quiet).note(f"{self.out}: {size / 1e6:.1f} MB, for spen_jax/serving.py")
+        Voice(self.quiet).note(f"{self.out}: {size / 1e6:.1f} MB, for spen_jax.serving")

@@ -11,22 +11,25 @@ from typing import IO, Any
 
 from spen_jax.cli import ending
 from spen_jax.cli.saying import Wrong, plain
-from spen_jax.training import replacing, resumable
+from spen_jax.training import TensorBoard, replacing, resumable
 
 MODEL, CONFIG, READING = "model.safetensors", "config.json", "reading.json"
-METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+METRICS, SUMMARY, EVENTS = "metrics.jsonl", "summary.json", "tensorboard"
 BEGUN, KEPT = "begun.json", "checkpoints"
 """While a training is not over."""
 
 
 def check_new(folder: Path) -> None:
-    """`Wrong` unless the folder is not there yet, or empty."""
+    """`Wrong` unless the folder is not there yet, or empty, and can be written to."""
     if (folder / BEGUN).exists():
         raise Wrong(
             f"--out {folder} holds a training that was broken off: --resume {folder} goes on, or name a new folder"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Wrong(f"--out {folder} exists and is not an empty folder: name a new one")
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise Wrong(f"--out {folder}: {above} is no folder that can be written to")
 
 
 @contextmanager
@@ -38,17 +41,19 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     made = not folder.exists()
     if arguments is not None:
         check_new(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, arguments)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / BEGUN, arguments)
+        except BaseException:  # also a signal: there is nothing yet to go on from
+            _leave_nothing(folder, made)
+            raise
     ending.advise(f"spen-jax train --resume {folder} goes on")
     try:
         with resumable(folder / KEPT):
             yield
     except Exception as error:
         if arguments is not None:
-            _empty(folder)
-            if made:
-                folder.rmdir()
+            _leave_nothing(folder, made)
         if isinstance(error, BrokenPipeError):  # of progress, not of a result
             raise Wrong("nobody reads standard error any more: --quiet") from None
         raise
@@ -57,9 +62,14 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     ending.advise(None)
 
 
-def _empty(folder: Path) -> None:
+def _leave_nothing(folder: Path, made: bool) -> None:
+    """Empties a folder that is there, and removes it where it was made for this."""
+    if not folder.is_dir():
+        return
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if made:
+        folder.rmdir()
 
 
 def broken_off(folder: Path) -> dict[str, Any]:
@@ -76,19 +86,36 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class Log:
-    """`metrics.jsonl`: a line for each epoch, as an estimator tells of it."""
+    """`metrics.jsonl` of a folder: a line for each epoch, as an estimator tells of it.
 
-    def __init__(self, path: Path):
-        self._path, self._began, self.lines = path, time.monotonic(), 0
-        path.write_text("")
+    `shown` is for TensorBoard's events too, and `Wrong` raised where tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: Path, shown: bool = False):
+        self._path, self._began, self.lines = folder / METRICS, time.monotonic(), 0
+        self._path.write_text("")
+        self._board: TensorBoard | None = None
+        if shown:
+            shutil.rmtree(folder / EVENTS, ignore_errors=True)  # a training that goes on tells all
+            try:
+                self._board = TensorBoard(folder / EVENTS)
+            except ImportError as error:
+                raise Wrong(f"--tensorboard: {error}") from None
 
     def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Adds a line: `epoch` of at most `of`, seconds since the beginning, and the figures."""
         seconds = round(time.monotonic() - self._began, 3)
         line = {"epoch": done, "of": total, "seconds": seconds, **figures}
+        if self._board is not None:
+            self._board(done, {"seconds": seconds, **figures})
         with open(self._path, "a") as file:
             file.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self.lines = done
+
+    def close(self) -> None:
+        """Closes the events."""
+        if self._board is not None:
+            self._board.close()
 
 
 def model_of(given: Path) -> tuple[Any, dict[str, Any], Path]:
@@ -108,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Wrong(f"{path} is damaged: {error}") from None
+        raise Wrong(f"{path} is damaged: {error}; copy the folder anew") from None
     if not isinstance(found, dict):
         raise Wrong(f"{path} is damaged: expected an object, got {type(found).__name__}")
     return found

@@ -3,17 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from spen_jax import data
 from spen_jax.cli.saying import Wrong
 from spen_jax.data.cells import Text
+from spen_jax.data.columns import KINDS
 from spen_jax.data.examples import Column, Examples, Numbered, several
 from spen_jax.data.reading import format_of
 
 Task = Literal["labels", "classes", "numbers", "sequences"]
+READ_KINDS = *KINDS, "binary", "tags"
 MOST_WORDS = 20_000
 """Of each column of text."""
 
@@ -90,9 +92,38 @@ class Reading:
         try:
             given = {name: value for name, value in said.items() if name != "kind"}
             words = {name: Words(**w) for name, w in given.pop("words").items()}
-            return cls(**given, words=words)
-        except (TypeError, AttributeError, KeyError) as error:
-            raise Wrong(f"{where} is damaged: {error}") from None
+            found = cls(**given, words=words)
+            found._check()
+            return found
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            raise Wrong(
+                f"{where} is damaged: {error}; train anew, or copy the folder anew"
+            ) from None
+
+    def _check(self) -> None:
+        """TypeError or ValueError unless all is what `as_json` gives."""
+        names, features = self.labels, self.features
+        numbered = isinstance(features, dict) and {*map(type, features.values())} == {int}
+        width = features["count"] if isinstance(features, dict) else len(features)
+        lengths = [(len(w.words), len(w.idf)) for w in self.words.values()]
+        right = {
+            "task": self.task in get_args(Task),
+            "labels": _are(names, str),
+            "features": numbered or _are(features, str),
+            "columns": all(
+                (type(name), type(label)) == (str, bool)
+                and kind in READ_KINDS
+                and _are(values, str)
+                for name, kind, values, label in self.columns
+            ),
+            "separator": isinstance(self.separator, str | None),
+            "decimal": self.decimal in (".", ","),
+            "fills": self.fills is None or _are(self.fills, float) and len(self.fills) == width,
+            "words": all(a == b for a, b in lengths)
+            and all(_are(w.words, str) and _are(w.idf, float) for w in self.words.values()),
+        }
+        if wrong := [name for name, holds in right.items() if not holds]:
+            raise ValueError(f"{wrong[0]!r} is not what train writes")
 
     def as_json(self) -> dict[str, Any]:
         """For `reading.json`."""
@@ -140,6 +171,10 @@ class Reading:
         return np.array(
             [self.labels[c] if k else None for c, k in zip(code, known, strict=True)], object
         )
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _fills(x: Any) -> list[float] | None:

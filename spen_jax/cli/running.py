@@ -1,6 +1,7 @@
 """From arguments to an exit code: 0, 1 wrong data, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM; no traceback for these."""
 
 import contextlib
+import importlib
 import logging
 import os
 import select
@@ -10,18 +11,18 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from spen_jax import starting
 from spen_jax.cli.ending import advise, advised
 from spen_jax.cli.saying import Usage, Wrong, one_line
+from spen_jax.starting import CODES, SAID
 from spen_jax.training import Stopped
 
 PROGRAM = "spen-jax"
 NEEDED = {"tyro", "rich", "sklearn", "safetensors", "scipy"}
 """What the extra `cli` brings, by the names of modules."""
 WRONG, USAGE = 1, 2
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-SAID = {130: "interrupted", 143: "terminated"}
 GRACE = 5.0
 """Seconds that a signal leaves to what cannot be broken off, such as a compilation; a second signal leaves none."""
 
@@ -34,14 +35,22 @@ class _Terminated(BaseException):
 
 def run() -> NoReturn:
     """The program: `main` with the arguments of the process, whose exit code becomes its own."""
+    starting.end_at_once()
+    sys.unraisablehook = _hushed
+    for name in ("stdin", "stdout", "stderr"):  # closed ones leave their numbers to files
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
     logging.getLogger("spen_jax").setLevel(logging.ERROR)  # what is said of a signal is said once
-    with _terminable(), _watched():
-        code = main()
-        _let_go_of_output()
-        sys.stderr.flush()
-        if code in SAID:
-            os._exit(code)  # threads may be compiling, and the interpreter would wait for them
-    sys.exit(code)
+    with contextlib.suppress(ImportError):  # which main speaks of
+        importlib.import_module("spen_jax.cli.commands")
+    try:
+        with _terminable(), _watched():
+            code = main()
+            _let_go_of_output()
+    except (KeyboardInterrupt, _Terminated) as end:  # right before or after it
+        code = _ended(end)
+    # Threads may be compiling, and the interpreter would wait for them; while it ends, signals have no code.
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG
 
 
+def _hushed(unraisable: Any) -> None:
+    """A signal that a callback of a library has swallowed is no traceback: the watch has heard it too."""
+    if not issubclass(unraisable.exc_type, (KeyboardInterrupt, _Terminated)):
+        sys.__unraisablehook__(unraisable)
+
+
 def _complain(what: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # nobody reads it, or it is full
         print(f"{PROGRAM}: {what}", file=sys.stderr, flush=True)
 
 
@@ -91,25 +106,30 @@ def _ended(end: BaseException) -> int:
 
 
 def _let_go_of_output() -> None:
-    """Standard output that takes no more is left, so that the interpreter does not try again."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Standard output or error that takes no more is left, so that the interpreter does not try again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C does, so that files are closed."""
+    """SIGTERM ends the block like Ctrl-C does, so that files are closed; a signal that is ignored stays so."""
 
     def end(number, frame):
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in CODES}
+    for number, how in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, end)):
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, how)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, how in before.items():
+            signal.signal(number, how)
 
 
 @contextmanager

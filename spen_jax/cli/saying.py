@@ -29,7 +29,7 @@ class Voice:
         """To standard error, unless quiet."""
         if self.quiet:
             return
-        with contextlib.suppress(BrokenPipeError):  # nobody reads them
+        with contextlib.suppress(OSError):  # nobody reads them, or the place is full
             print(*map(in_options, lines), sep="\n", file=sys.stderr, flush=True)
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:

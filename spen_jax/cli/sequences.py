@@ -8,7 +8,7 @@ from typing import Any
 
 from spen_jax import data
 from spen_jax.cli.saying import Usage, Wrong
-from spen_jax.data.lines import read_lines
+from spen_jax.data.lines import opened, read_lines
 
 _HEAD = 2**16
 _CONLLU = re.compile(r"1(?:-\d+)?\t[^\t]+(?:\t[^\t]+){8}")
@@ -32,9 +32,16 @@ class Columns:
     def from_json(cls, said: Mapping[str, Any], where: Path) -> "Columns":
         """What `as_json` gave; `Wrong` for anything else."""
         try:
-            return cls(**{name: value for name, value in said.items() if name != "kind"})
-        except TypeError as error:
-            raise Wrong(f"{where} is damaged: {error}") from None
+            found = cls(**{name: value for name, value in said.items() if name != "kind"})
+            if tuple(map(type, (found.conllu, found.count, found.label))) != (bool, int, str):
+                raise TypeError("expected what train writes")
+            if found.label not in OF_CONLLU and not 1 < int(found.label) <= found.count:
+                raise ValueError(f"there is no column {found.label}")
+            return found
+        except (TypeError, ValueError) as error:
+            raise Wrong(
+                f"{where} is damaged: {error}; train anew, or copy the folder anew"
+            ) from None
 
     def as_json(self) -> dict[str, Any]:
         """For `reading.json`."""
@@ -43,7 +50,7 @@ class Columns:
 
 def _beginning(path: Path) -> list[str]:
     """The first lines of a text, none that is cut; [] of what is no UTF-8."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(_HEAD)
     try:
         text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD else "ignore")

@@ -86,12 +86,6 @@ def _seen(examples: Examples, task: Task) -> str:
 def check_task(examples: Examples, task: Task, path: Path) -> None:
     """`Usage` where these labels cannot be what the task says."""
     labels = [c for c in examples.columns if c.label]
-    several_values = [c.name for c in labels if c.kind == "category"]
-    if len(labels) > 1 and several_values:
-        raise Usage(
-            f"{path}: of several label columns each must be of 0 and 1 or of numbers, but {several_values[0]!r} is a "
-            "category: name one column, or make one for each value"
-        )
     if task == "sequences":
         raise Usage(f"{path} has rows, not sequences: a word a line, blank lines between")
     if task == "numbers" and any(c.kind != "number" for c in labels):

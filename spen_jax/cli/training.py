@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from spen_jax import data
 from spen_jax.cli import folders
+from spen_jax.cli.nominal import one_of_each
 from spen_jax.cli.options import Flag, option
 from spen_jax.cli.rows import How, Reading, Task
 from spen_jax.cli.saying import Usage, Voice, Wrong, table
@@ -65,6 +66,8 @@ class Train:
     """other arguments of the estimator, such as members=1 dropout=0.3"""
     seed: Annotated[int, option("N")] = 0
     """decides which rows validate, and the training; by default 0"""
+    tensorboard: Flag = False
+    """write the lines of metrics.jsonl as TensorBoard's events too, into DIR/tensorboard"""
     json: Flag = False
     """print the summary as JSON"""
     quiet: Flag = False
@@ -104,13 +107,12 @@ class Train:
         train, held = self._parts(learned)
         voice.note(f"training on {train.size:,} {learned.what}, validating on {held.size:,}")
         with folders.begun(out, None if goes_on else self._as_json()):
-            log = folders.Log(out / folders.METRICS)
-            with listening(log):
+            with contextlib.closing(folders.Log(out, self.tensorboard)) as log, listening(log):
                 estimator.fit(part(learned.x, train), part(learned.y, train))
             found = {}
             if held.size:
                 of_held = part(learned.x, held), part(learned.y, held)
-                found = scores(learned.task, estimator, *of_held)
+                found = scores(learned.task, one_of_each(estimator, learned.reading), *of_held)
             summary = {
                 "model": str(out),
                 "task": learned.task,
@@ -130,6 +132,8 @@ class Train:
         return said | where | {"data_sha256": data.sha256(self.source)}
 
     def _check(self) -> None:
+        if self.separator == "":
+            raise Usage("--separator is the text between labels in a cell, got none")
         if self.valid is not None and not 0 <= self.valid < 1:
             raise Usage(f"--valid is a share from 0 to less than 1, got {self.valid:g}")
         if self.epochs is not None and self.epochs < 1:
@@ -224,11 +228,21 @@ def _said(said: Mapping[str, Any], now: Train) -> Train:
         name: tuple(v) if isinstance(v, list) else v for name, v in said.items()
     }
     kept.pop("data_sha256", None)
+    texts = "labels", "columns", "drop", "settings"
+    sure = {"data": str, "decimal": str, "seed": int} | dict.fromkeys(texts, tuple)
+    maybe = {"separator": str, "task": str, "valid": int | float, "epochs": int}
+    kinds = sure | {name: kind | None for name, kind in maybe.items()}
     try:
+        if wrong := [name for name, kind in kinds.items() if not isinstance(kept[name], kind)]:
+            raise TypeError(wrong[0])
+        if not all(isinstance(text, str) for name in texts for text in kept[name]):
+            raise TypeError(texts)
         where = {"data": Path(kept["data"]), "out": now.resume}
         return Train(**kept | where, json=now.json, quiet=now.quiet)
     except (KeyError, TypeError) as error:
-        raise Wrong(f"{now.resume}: what was begun there is damaged: {error!r}") from None
+        raise Wrong(
+            f"{now.resume}: what was begun there is damaged: {error!r}; train anew into another folder"
+        ) from None
 
 
 class Learned(NamedTuple):

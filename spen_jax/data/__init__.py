@@ -29,7 +29,10 @@ from spen_jax.data.lexicon import Lexicon
 from spen_jax.data.published import load, read_mulan
 from spen_jax.data.reading import read
 from spen_jax.data.splits import Dataset, Split, split
+from spen_jax.data.store_reader import Stored, stored
+from spen_jax.data.store_writer import Writer, storing
 from spen_jax.data.svmlight import read_svmlight
+from spen_jax.data.svmlight_store import store_svmlight
 from spen_jax.data.synthetic import exclusive_blocks, tagging_corpus
 from spen_jax.data.tables import read_table
 from spen_jax.data.vocabulary import Vocabulary
@@ -49,9 +52,11 @@ __all__ = [
     "Sentence",
     "Source",
     "Split",
+    "Stored",
     "Text",
     "Treebank",
     "Vocabulary",
+    "Writer",
     "by_length",
     "describe",
     "exclusive_blocks",
@@ -73,6 +78,9 @@ __all__ = [
     "read_table",
     "sha256",
     "split",
+    "store_svmlight",
+    "stored",
+    "storing",
     "tagging_corpus",
     "verify",
 ]

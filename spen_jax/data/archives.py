@@ -1,6 +1,7 @@
 """Arrays of `.npz` files, read without unpickling and checked. NumPy and the standard library only."""
 
 import math
+import os
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spen_jax.data.files import DataError
+from spen_jax.data.lines import TIMES, most_unpacked
 
 PIECE = 2**20
 HEADERS = {
@@ -20,7 +22,8 @@ def arrays_of(path: str | Path, names: Collection[str] | None = None) -> dict[st
     """The arrays of a `.npz` by name, all or those of these names; no more memory than they hold, nothing unpickled.
 
     OSError where the file cannot be opened, `DataError` for whatever else it is: no archive, a damaged one, one that
-    claims more than it holds, arrays of Python objects, a name that is not there.
+    claims more than it holds, one that holds more than `lines.most_unpacked` of its size, arrays of Python objects,
+    a name that is not there.
     """
     what = "whole arrays" if names is None else f"the arrays {', '.join(names)}"
     with open(path, "rb") as file:
@@ -29,6 +32,7 @@ def arrays_of(path: str | Path, names: Collection[str] | None = None) -> dict[st
                 files = [name for name in archive.namelist() if name.endswith(".npy")]
                 if len({*files}) < len(files):
                     raise ValueError("a name stands in it twice")
+                _check_sizes(archive, os.fstat(file.fileno()).st_size)
                 there = [name.removesuffix(".npy") for name in files]
                 return {name: _array(archive, name) for name in (there if names is None else names)}
         # Bytes from anywhere can make zipfile, its decompressors and NumPy's parser raise nearly anything.
@@ -37,6 +41,24 @@ def arrays_of(path: str | Path, names: Collection[str] | None = None) -> dict[st
                 f"{path}: expected a NumPy .npz file of {what}, without pickles, got "
                 f"{type(error).__name__}: {error}; make or copy the file anew"
             ) from error
+
+
+def _check_sizes(archive, size):
+    """ValueError unless what the entries claim can be held by a file of so many bytes."""
+    entries = archive.infolist()
+    for entry in entries:
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{entry.filename} is packed as np.savez_compressed does not pack")
+    if min((min(e.compress_size, e.file_size) for e in entries), default=0) < 0 or size < sum(
+        entry.compress_size for entry in entries
+    ):
+        raise ValueError(f"its entries claim more than its {size} bytes")
+    most, claimed = most_unpacked(size), sum(entry.file_size for entry in entries)
+    if claimed > most:
+        raise ValueError(
+            f"its arrays claim {claimed:,} bytes, and {most:,}, {TIMES} times the file's, are the limit; "
+            "np.savez, which does not compress, writes any"
+        )
 
 
 def _array(archive, name):
@@ -52,6 +74,8 @@ def _array(archive, name):
         if dtype.hasobject:
             raise ValueError(f"{name} holds Python objects")
         size, held = dtype.itemsize * math.prod(shape), entry.file_size - file.tell()
+        if dtype.itemsize == 0:
+            raise ValueError(f"{name} has items of no bytes")
         if size != held or min(shape, default=0) < 0:
             raise ValueError(f"{name} claims {size} bytes and holds {held}")
         array = np.empty(math.prod(shape), dtype)

@@ -37,7 +37,7 @@ _KIND = re.compile(
     r"(numeric|real|integer)(?:\s*(?:\[[^\]]*\]|\{[^}]*\}))?\s*(?:%.*)?", re.ASCII | re.IGNORECASE
 )
 _REFUSED = re.compile(r"(string|date|relational)\b", re.ASCII | re.IGNORECASE)
-_MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d*)(?![\d.])", re.ASCII)
+_MEKA = re.compile(r"[^:]*:\s*(?:[^:]*\s)?-[Cc]\s+(-?[1-9]\d{0,8})(?![\d.])", re.ASCII)
 
 
 def read_arff(
@@ -95,7 +95,11 @@ def read_arff(
     binary = np.array([c.kind == "binary" for c in columns]) | (is_label & strict & numeric)
     rows = Rows(path, attributes, columns, binary, may_lack)
     columns = [c._replace(label=bool(label)) for c, label in zip(columns, is_label, strict=True)]
-    return examples_of(rows.read(lines), columns, size, (*notes, *why))
+    entries = rows.read(lines)
+    try:
+        return examples_of(entries, columns, size, (*notes, *why))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

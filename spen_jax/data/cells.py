@@ -17,10 +17,11 @@ from spen_jax.data import columns as kinds
 from spen_jax.data.columns import Refused, is_missing
 from spen_jax.data.examples import several
 from spen_jax.data.files import DataError
-from spen_jax.data.lines import decoded, fail, short
+from spen_jax.data.lines import TIMES, decoded, fail, most_unpacked, short
 from spen_jax.data.numbers import LARGEST, NUMBER
 
 DELIMITERS = ",;\t|"
+_ARROW = "the pyarrow Table"
 _ROWS = 2000
 """Records that are turned into columns at once."""
 
@@ -193,22 +194,47 @@ def table_of(path: Path, how: Text, words: set[str]) -> Table:
 
 def _parquet(path: Path) -> Table:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError:
         raise ImportError(
             f"{path} is Parquet: pip install 'spen_jax[parquet]' for pyarrow, which reads it"
         ) from None
     try:
+        about = parquet.read_metadata(path)
+        _check_size(path, about.num_rows * about.num_columns)
         table = parquet.read_table(path)
-    except (ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: expected Parquet, got {str(error).splitlines()[0]}") from None
-    about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
-    index = [name for name in about.get("index_columns", ()) if isinstance(name, str)]
-    found = frame_of(table.drop_columns([name for name in index if name in table.column_names]))
+        said = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+        index = [name for name in said.get("index_columns", ()) if isinstance(name, str)]
+        index = [name for name in index if name in table.column_names]
+        found = frame_of(table.drop_columns(index))
+    except DataError as error:
+        raise DataError(str(error).replace(_ARROW, str(path), 1)) from None
+    except OSError as error:
+        if error.errno is not None and error.filename is not None:  # of the file system
+            raise
+        raise DataError(f"{path}: expected Parquet, got {_first(error)}") from None
+    # Arrow raises what it finds, of damaged text and dates too; ArrowException is among them.
+    except Exception as error:
+        raise DataError(f"{path}: expected Parquet, got {_first(error)}") from None
     found.where = str(path)
     if index:
         found.notes = (f"the index of the frame that was written is left out ({several(index)})",)
     return found
+
+
+def _check_size(path: Path, cells: int) -> None:
+    """`DataError` for so many cells as no table of the file's size has."""
+    most = most_unpacked(path.stat().st_size) // 8
+    if not 0 <= cells <= most:
+        expected = f"at most {most:,} cells, as of {TIMES} times its bytes"
+        raise DataError(
+            f"{path}: expected {expected}, got {cells:,}; pass the table of pyarrow.parquet.read_table"
+        )
+
+
+def _first(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -224,9 +250,13 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
             yield line
 
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(
-        lines(), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
-    )
+    try:
+        reader = csv.reader(
+            lines(), delimiter=delimiter, strict=True, skipinitialspace=delimiter not in "\t "
+        )
+    except (TypeError, ValueError) as error:  # of what sep= names
+        csv.field_size_limit(limit)
+        fail(path, 1, f"cells between one of {DELIMITERS!r}", f"{delimiter!r}: {error}")
     try:
         while True:
             line = reader.line_num + 1

@@ -158,8 +158,14 @@ def coded(cells: Sequence[str | None], column: Column) -> Told:
 
 
 def as_dates(values: Sequence[Any], name: str) -> Told:
-    """A column of dates, and times, as days since 1970."""
-    return _dates(name, np.array([np.nan if is_missing(v) else _day(v) for v in values]))
+    """A column of dates, and times, as days since 1970; `Refused` for anything else."""
+    days = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        try:
+            days[i] = np.nan if is_missing(value) else _day(value)
+        except (TypeError, AttributeError, OverflowError):
+            raise Refused(i, f"a date in {name!r}", repr(value)) from None
+    return _dates(name, days)
 
 
 def alike(column: Column, cells: Sequence[str | None], decimal: str) -> Told:
@@ -243,7 +249,7 @@ def _days(cells: Sequence[str | None]) -> np.ndarray:
     for i, cell in enumerate(cells):
         try:
             found[i] = np.nan if cell is None else _day(datetime.datetime.fromisoformat(cell))
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter of the year 1 east of Greenwich
             raise Refused(i, "a date that there is", repr(cell)) from None
     return found
 

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from spen_jax.data.files import DataError
+
 Labels = str | Path | int | Sequence[str] | None
 """Which columns are labels: names or patterns ("tag_*"), the first n or with -n the last n, the path of a Mulan .xml;
 () for none; None for those that the file itself declares."""
@@ -208,6 +210,8 @@ def examples_of(
 ) -> Examples:
     """x, y and their names from the cells of a table; `size` is that of its file in bytes.
 
+    `DataError`, which does not know the file's name, where gaps would be more NaN than fit.
+
     `tags`, CSR (n, values), are the cells of a column of that kind, which is the only label.
     """
     make = _dense_side if entries.rows is None else _sparse_side
@@ -257,7 +261,9 @@ def _dense_side(entries: Entries, side: np.ndarray, columns: Sequence[Column], s
     width = sum(len(c.features) for c in columns)
     if not fits(entries.n, width, size):
         rows, places = (a.ravel() for a in np.indices(raw.shape))
-        return _csr(Entries(entries.n, raw.ravel(), rows, places, np.zeros(len(columns))), columns)
+        return _csr(
+            Entries(entries.n, raw.ravel(), rows, places, np.zeros(len(columns))), columns, size
+        )
     out = np.zeros((entries.n, width), np.float32)
     at = 0
     for codes, column in zip(raw.T, columns, strict=True):
@@ -283,13 +289,14 @@ def _sparse_side(entries: Entries, side: np.ndarray, columns: Sequence[Column], 
         raw = np.tile(absent.astype(np.float32), (n, 1))
         raw[rows, places] = values
         return _dense_side(Entries(n, raw.ravel()), np.ones(len(columns), bool), columns, size)
-    return _csr(Entries(n, values, rows, places, absent), columns)
+    return _csr(Entries(n, values, rows, places, absent), columns, size)
 
 
-def _csr(entries: Entries, columns: Sequence[Column]) -> Any:
+def _csr(entries: Entries, columns: Sequence[Column], size: int) -> Any:
     from scipy import sparse
 
     n, values, rows, places, absent = entries
+    nans = 0
     assert rows is not None and places is not None and absent is not None
     widths = np.array([len(c.features) for c in columns], np.int64)
     starts = np.concatenate([[0], np.cumsum(widths)])
@@ -300,6 +307,12 @@ def _csr(entries: Entries, columns: Sequence[Column]) -> Any:
         own, codes = places == place, np.full(n, absent[place])
         codes[rows[own]] = values[own]
         known, width = ~np.isnan(codes), widths[place]
+        nans += int((~known).sum() * width)
+        if not fits(nans, 1, size):
+            name = columns[place].name
+            raise DataError(
+                f"expected few gaps in columns of many values, got {nans:,} NaN as far as {name!r}; drop= leaves it out"
+            )
         if columns[place].kind == "category":
             parts.append(
                 (

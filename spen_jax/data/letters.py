@@ -74,6 +74,11 @@ def read_letters(path: str | Path) -> Letters:
     ranges = ("pixels", pixels, 1), ("labels", labels, 25), ("folds", folds, len(folds))
     for name, array, last in ranges:
         expect_range(path, name, array, last)
+    longest = int(np.diff(offsets.astype(np.int64)).max())
+    padding = len(folds) * longest <= max(2**17, 100 * n)
+    expect(
+        path, padding, f"words that padded are at most 100 times {n} letters", f"one of {longest}"
+    )
     inner = offsets[1:-1].astype(np.int64)
     x, mask = padded(np.split(pixels.astype(np.float32), inner))
     y, _ = padded(np.split(labels.astype(np.int32), inner), fill=-1)

@@ -3,10 +3,9 @@
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,30 +25,70 @@ OTHERS = {
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
+ROOM, TIMES = 2**26, 250
+
+
+def most_unpacked(size: int) -> int:
+    """Bytes that a packed file of so many may hold: 64 MiB, or 250 times as many as it has itself where that is more.
+
+    Text and arrays of numbers stay far below; what is beyond was made to fill a memory, or holds next to nothing.
+    """
+    return max(ROOM, TIMES * size)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a packed file holds; `DataError` where it is damaged, or holds more than `most_unpacked`."""
+
+    def __init__(self, path: Path, file: Any):
+        self._path, self._file, self._at = path, file, 0
+        self._most = most_unpacked(path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            piece = self._file.read(len(buffer))
+        except OSError as error:
+            if error.errno is not None:  # of the file system
+                raise
+            self._fail("a whole packed file", str(error))
+        except (EOFError, zlib.error, lzma.LZMAError, ValueError, MemoryError) as error:
+            self._fail("a whole packed file", str(error) or type(error).__name__)
+        self._at += len(piece)
+        if self._at > self._most:
+            what = f"more; unpack it first (gunzip, bunzip2, unxz): {TIMES} times the packed size is the limit"
+            self._fail(f"at most {self._most:,} bytes once unpacked", what)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _fail(self, expected: str, found: str) -> NoReturn:
+        raise DataError(f"{self._path}: expected {expected}, got {found}") from None
+
+
 def opened(path: Path) -> Any:
-    """A file of bytes, unpacked where it begins as gzip, bzip2 or xz do."""
+    """A file of bytes, unpacked where it begins as gzip, bzip2 or xz do.
+
+    Reading raises `DataError` where what is packed is damaged, or more than `most_unpacked` says.
+    """
     with open(path, "rb") as file:
         start = file.read(8)
     for mark, how in PACKED.items():
         if start.startswith(mark):
-            return how(path, "rb")
+            return io.BufferedReader(_Unpacked(path, how(path, "rb")), 2**17)
     return open(path, "rb")
-
-
-@contextmanager
-def unpacking(path: Path) -> Iterator[None]:
-    """`DataError` for a packed file that is damaged."""
-    try:
-        yield
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the file system
-            raise
-        raise DataError(f"{path}: expected a whole packed file, got {error}") from None
 
 
 def content(path: Path) -> bytes:
     """All bytes of a file, unpacked; `DataError` for archives that are damaged or files of other kinds."""
-    with unpacking(path), opened(path) as file:
+    with opened(path) as file:
         found = file.read()
     for mark, what in OTHERS.items():
         if found.startswith(mark):
@@ -73,11 +112,22 @@ def decoded(path: Path, encoding: str | None = None) -> tuple[str, tuple[str, ..
             if said or encoding != "utf-8":
                 raise
             line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
-            text = raw.decode("cp1252")
+            try:
+                text = raw.decode("cp1252")
+            except UnicodeDecodeError:
+                fail(
+                    path,
+                    line,
+                    "text",
+                    f"the byte {byte:#04x}: it is not text, or encoding= says which",
+                )
             notes = (
                 f"line {line} is not UTF-8 (byte {byte:#04x}): read as Windows-1252; encoding= says otherwise",
             )
-    except (UnicodeError, LookupError) as error:
+        text.encode()  # half a pair of UTF-16, which UTF-7 lets pass
+    except DataError:
+        raise
+    except (ValueError, LookupError, ArithmeticError) as error:  # codecs raise what they like
         at = getattr(error, "start", None)
         line = "" if at is None else f":{1 + raw[:at].count(NEWLINE)}"
         raise DataError(f"{path}{line}: expected text in {encoding}, got {error}") from None
@@ -95,14 +145,14 @@ def decoded(path: Path, encoding: str | None = None) -> tuple[str, tuple[str, ..
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without a byte order mark; `DataError` for other bytes."""
+    """The lines of a UTF-8 file, packed or not, without a byte order mark; `DataError` for other bytes."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         fail(path, line, "UTF-8 text", f"the byte {error.object[error.start]:#04x}")
     # Not splitlines(), which also breaks lines at characters that editors do not count.
-    return text.split("\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def fail(path: Path, line: int, expected: str, found: str) -> NoReturn:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 """What counts as a number: no underscores, no infinities, no hexadecimal digits."""
 LARGEST = float(np.finfo(np.float32).max)
 _SIGNS = frozenset("0123456789+-.eE ")

@@ -8,6 +8,7 @@ import numpy as np
 from spen_jax.data.arff import attributes_of, read_arff
 from spen_jax.data.examples import Examples
 from spen_jax.data.files import (
+    DataError,
     Progress,
     check_reader,
     find,
@@ -15,7 +16,7 @@ from spen_jax.data.files import (
     sha256,
     verify,
 )
-from spen_jax.data.lines import fail
+from spen_jax.data.lines import ROOM, TIMES, fail
 from spen_jax.data.splits import Dataset, Split
 
 
@@ -53,8 +54,8 @@ def read_mulan(folder: str | Path, name: str) -> Dataset:
     features, labels = splits[0].feature_names, splits[0].label_names
     return Dataset(
         name,
-        _dense(splits[0]),
-        _dense(splits[1]),
+        _dense(splits[0], train),
+        _dense(splits[1], test),
         tuple(features),
         tuple(labels),
         checksums,
@@ -62,6 +63,13 @@ def read_mulan(folder: str | Path, name: str) -> Dataset:
     )
 
 
-def _dense(examples: Examples) -> Split:
-    x = examples.x if isinstance(examples.x, np.ndarray) else examples.x.toarray()
+def _dense(examples: Examples, path: Path) -> Split:
+    x, most = examples.x, max(ROOM, TIMES * path.stat().st_size)
+    if not isinstance(x, np.ndarray):
+        if 4 * x.shape[0] * x.shape[1] > most:
+            raise DataError(
+                f"{path}: expected at most {most:,} bytes of features, {TIMES} times the file's, got {x.shape}; "
+                "read_arff keeps them sparse"
+            )
+        x = x.toarray()
     return Split(x, examples.y, examples.mask)

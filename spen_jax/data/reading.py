@@ -10,7 +10,7 @@ from spen_jax.data.arff import read_arff
 from spen_jax.data.cells import Text
 from spen_jax.data.examples import Examples, Labels, Missing
 from spen_jax.data.files import DataError
-from spen_jax.data.lines import MARKS, OTHERS, opened, unpacking
+from spen_jax.data.lines import MARKS, OTHERS, opened
 from spen_jax.data.numbers import NUMBER
 from spen_jax.data.svmlight import read_svmlight
 from spen_jax.data.tables import read_table
@@ -99,7 +99,7 @@ def _checked(found: Examples, like: Examples, source: Any) -> Examples:
 
 def format_of(path: Path, text: Text = Text()) -> str:
     """Whether a file is "arff", "libsvm" or a "table", by its beginning; `DataError` for what is none of them."""
-    with unpacking(path), opened(path) as file:
+    with opened(path) as file:
         head = file.read(_HEAD)
     for mark, what in OTHERS.items():
         if head.startswith(mark):
@@ -107,7 +107,10 @@ def format_of(path: Path, text: Text = Text()) -> str:
     if head.startswith(b"PAR1"):
         return "table"
     coding = next((c for mark, c in MARKS.items() if head.startswith(mark)), "latin-1")
-    content = head.decode(text.encoding or coding, "replace")
+    try:
+        content = head.decode(text.encoding or coding, "replace")
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise DataError(f"{path}: expected text in {text.encoding}, got {error}") from None
     lines = [line.strip() for line in content.split("\n")]
     if len(head) == _HEAD and len(lines) > 1:
         lines = lines[:-1]  # it may be cut

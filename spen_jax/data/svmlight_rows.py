@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -67,6 +67,22 @@ def _plain(chunk: bytes) -> bytes:
     if b"#" in chunk:
         chunk = _COMMENT.sub(b"", _COMMENT_LINE.sub(b"", chunk))
     return _QUERY.sub(b"", chunk) if b"qid:" in chunk else chunk
+
+
+class Census(NamedTuple):
+    """What there is to be read, counted before."""
+
+    chunks: int
+    rows: int
+    pairs: int
+
+
+def census(path: Path, header: Any) -> Census:
+    """How many chunks there are, rows, blank ones at the end included, and pairs; `DataError` for rows that lack."""
+    n, rows, pairs = 0, 0, 0
+    for chunk in chunks(path, header):
+        n, rows, pairs = n + 1, rows + chunk.count(b"\n"), pairs + chunk.count(b":")
+    return Census(n, rows_of(path, header, rows), pairs)
 
 
 def rows_of(path: Path, header: Any, n: int) -> int:
@@ -154,6 +170,34 @@ def cells_of(chunk: bytes) -> Cells | None:
     falls[row_ends[(row_ends > 0) & (row_ends < len(indices))] - 1] = False
     label_ends = np.searchsorted(places, newlines)
     return Cells(indices, values, row_ends, labels, label_ends, not falls.any())
+
+
+def parts(
+    path: Path, header: Any, told: Callable[[int], None] = lambda number: None
+) -> Iterator[Cells]:
+    """The cells of all chunks, in every row by ascending index; `told` is called with the number of each.
+
+    `DataError` names the first line that is not what it should be, or has an index twice.
+    """
+    row = 0
+    for number, chunk in enumerate(chunks(path, header), 1):
+        cells = cells_of(chunk)
+        if cells is None:
+            explain(path, header)
+        yield cells if cells.ascending else _in_order(path, header, cells, row)
+        row += len(cells.ends)
+        told(number)
+
+
+def _in_order(path: Path, header: Any, cells: Cells, row: int) -> Cells:
+    """The same by ascending index; the first row has that number."""
+    rows = np.repeat(np.arange(len(cells.ends)), np.diff(cells.ends, prepend=0))
+    order = np.lexsort((cells.indices, rows))
+    indices = cells.indices[order]
+    for entry in np.flatnonzero((np.diff(indices) == 0) & (np.diff(rows) == 0))[:1]:
+        line = line_of(path, header, row + int(rows[entry]))
+        fail(path, line, "each index once in a row", str(indices[entry]))
+    return cells._replace(indices=indices, values=cells.values[order], ascending=True)
 
 
 def _rows_in_words(path: Path, header: Any) -> Iterator[tuple[int, str]]:

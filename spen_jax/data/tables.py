@@ -105,7 +105,10 @@ def _together(table: Table, told: list[Told], notes: tuple[str, ...], y: Any) ->
     values = np.stack([t.values for t in told], 1)
     said = (*table.notes, *notes, *(t.note for t in told if t.note))
     entries = Entries(table.n, values.ravel())
-    found = examples_of(entries, [t.column for t in told], table.size, said, y)
+    try:
+        found = examples_of(entries, [t.column for t in told], table.size, said, y)
+    except DataError as error:
+        raise DataError(f"{table.where}: {error}") from None
     found.text.update({t.column.name: t.text for t in told if t.text is not None})
     return found
 

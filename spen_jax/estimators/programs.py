@@ -1,7 +1,7 @@
-"""Estimators of rows as programs, which `spen_jax.serving` runs alone: what `save(path, programs=True)` adds to a file.
+"""Estimators as programs, which `spen_jax.serving` runs alone: what `save(path, programs=True)` adds to a file.
 
 Scaling and decision are NumPy's and stand in the bundle as numbers; the network and inference are one program of CHUNK
-rows, as the estimator itself runs them, and one of any number of rows for other devices.
+rows, as the estimator itself runs them, and one of any number of rows for other devices. Taggers: `tagger_programs`.
 """
 
 from functools import partial
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spen_jax.bundles import Contents
+from spen_jax.estimators import tagger_programs
 from spen_jax.estimators.learning import CHUNK, mean_of_members
 from spen_jax.estimators.saving import contents_of, load
 from spen_jax.exporting import Program, exported, rule_of
@@ -20,13 +21,11 @@ FLATS = "fitted.flats_"
 
 
 def with_programs(estimator: Any, contents: Contents) -> Contents:
-    """A fitted estimator's contents with its programs; TypeError for a kind that has none."""
-    shape: Any = getattr(estimator, "shape_", None)
-    kind = getattr(shape, "kind", None)
-    if kind not in ("labels", "classes", "numbers"):
-        raise TypeError(
-            f"a {type(estimator).__name__} has no programs yet: save it without, and load it by spen_jax.load"
-        )
+    """A fitted estimator's contents with its programs."""
+    shape: Any = estimator.shape_
+    kind = shape.kind
+    if hasattr(estimator, "reader_"):
+        return tagger_programs.with_programs(estimator, contents)
     function = partial(_answers, shape.answering)
     row = np.zeros((1, shape.inputs), np.float32)
     weights = {FLATS: jnp.asarray(estimator.flats_)}
@@ -52,7 +51,10 @@ def with_programs(estimator: Any, contents: Contents) -> Contents:
         decision = estimator.decision_
         rule = {"count": decision.count} if decision.rule is None else rule_of(decision.rule)
         serving |= {"rule": rule, "calibration": [float(decision.a), float(decision.b)]}
-    return exported(contents, Program(function, weights, {"x": row}, [CHUNK]), serving)
+    none = np.zeros((1, shape.outputs))
+    known = (none.astype(bool), none.astype(np.float32)) if kind == "labels" else None
+    program = Program(function, weights, {"x": row}, [CHUNK], known)
+    return exported(contents, program, serving)
 
 
 def exported_anew(path: str | Path) -> Contents:
@@ -62,4 +64,4 @@ def exported_anew(path: str | Path) -> Contents:
 
 
 def _answers(shape, weights, given):
-    return {"y": mean_of_members(shape, weights[0], given["x"], None)}
+    return {"y": mean_of_members(shape, weights[0], given["x"], given.get("known"))}

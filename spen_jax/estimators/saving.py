@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from spen_jax import metrics
-from spen_jax.bundles import BundleError, Contents, read, write
+from spen_jax.bundles import BundleError, Contents, read
 from spen_jax.data import Lexicon, Vocabulary
 from spen_jax.estimators import tagger_inputs, tagger_model
 from spen_jax.estimators.deciding import Decision
@@ -38,11 +38,6 @@ TRAINING = "moments_", "rng_"
 """What training alone needs: `partial_fit` on a loaded estimator begins with new ones."""
 
 
-def save(estimator: Any, path: str | Path) -> None:
-    """Writes a fitted estimator, under a temporary name that is then renamed; TypeError as in `contents_of`."""
-    write(path, contents_of(estimator))
-
-
 def contents_of(estimator: Any) -> Contents:
     """A fitted estimator as a bundle without programs.
 
@@ -67,7 +62,7 @@ def contents_of(estimator: Any) -> Contents:
 
 
 def load(path: str | Path) -> Any:
-    """The estimator of `save`, ready to predict.
+    """The estimator of a file that its `save` wrote, ready to predict.
 
     OSError where there is no file; `BundleError`, a ValueError, for a file of another kind, a damaged one, and one of a
     later version.

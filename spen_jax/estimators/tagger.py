@@ -9,20 +9,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from spen_jax.bundles import write
 from spen_jax.checks import check_whole
+from spen_jax.estimators.programs import with_programs
 from spen_jax.estimators.progress import reporting
-from spen_jax.estimators.saving import save
-from spen_jax.estimators.tagger_inputs import (
-    Reader,
-    least_of,
-    places_of,
-    reader_of,
-    reads,
-    sequences_of,
-)
+from spen_jax.estimators.saving import contents_of
+from spen_jax.estimators.tagger_inputs import Reader, least_of, reader_of, reads
 from spen_jax.estimators.tagger_learning import (
     MANY,
-    MOST_WIDTH,
     Corpus,
     Settings,
     answers,
@@ -32,7 +26,8 @@ from spen_jax.estimators.tagger_learning import (
     widths_of,
 )
 from spen_jax.estimators.tagger_model import Shape, started, with_rates
-from spen_jax.estimators.tagger_targets import NOT_KNOWN, read_tags, tags_of
+from spen_jax.serving.sequences import MOST_WIDTH, places_of, sequences_of
+from spen_jax.serving.tags import NOT_KNOWN, read_tags, tags_of
 
 FEWEST = 20
 """Sequences below which none are held out."""
@@ -198,10 +193,14 @@ class SPENSequenceTagger(BaseEstimator):
         self.moments_ = jax.tree.map(np.asarray, state.opt_state)
         return self
 
-    def save(self, path: str | Path) -> None:
-        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`."""
+    def save(self, path: str | Path, programs: bool = False) -> None:
+        """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`.
+
+        With `programs` it can be served without this library too, see `spen_jax.serving`.
+        """
         check_is_fitted(self)
-        save(self, path)
+        contents = contents_of(self)
+        write(path, with_programs(self, contents) if programs else contents)
 
     def _check(self):
         for name in ("hidden_units", "window_units", "steps", "epochs", "batch_size"):

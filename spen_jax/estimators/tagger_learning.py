@@ -14,14 +14,11 @@ import numpy as np
 from spen_jax.estimators.keeping import SoFar, kept
 from spen_jax.estimators.learning import OPTIMIZER, Moments, Numbers
 from spen_jax.estimators.progress import Report
-from spen_jax.estimators.tagger_inputs import Places, power_of_2
 from spen_jax.estimators.tagger_model import Shape, factors, model_of
+from spen_jax.serving.sequences import LEAST_WIDTH, MOST_WIDTH, Places, inputs_at, power_of_2
+from spen_jax.serving.sequences import answers as in_batches
 from spen_jax.training import State, init, step
 
-CHUNK = 32
-"""Sequences that are answered at once, fewer of the widest: another number of them is no other program."""
-LEAST_WIDTH, MOST_WIDTH = 8, 256
-"""Of training; what is longer is learned from in pieces, and answered whole."""
 MANY = 500
 """Sequences from which on several widths are worth their compilation."""
 FEW = 0.1
@@ -73,11 +70,6 @@ class Corpus(NamedTuple):
             "mask": labels >= 0,
             "weight": self.weight[rows],
         }
-
-
-def inputs_at(places: Places, at: np.ndarray) -> dict[str, Any]:
-    """x of a model, of the places at (B, T)."""
-    return {"fields": {name: a[at] for name, a in places.fields.items()}, "mask": at >= 0}
 
 
 def widths_of(lengths: np.ndarray) -> list[int]:
@@ -229,7 +221,8 @@ def error(shape: Shape, flat: Any, corpus: Corpus, rows: np.ndarray) -> float:
 
 
 @partial(jax.jit, static_argnums=0)
-def _answers(shape, flat, x, known):
+def answer(shape: Shape, flat: Any, x: Any, known: Any) -> jax.Array:
+    """y (B, T, K) of a batch, from parameters (P,); `known` is (mask, y)."""
     model = model_of(shape)
     return model.predictor(model.unravel(flat), x, known=known).y
 
@@ -242,21 +235,5 @@ def answers(
     known: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """y (T, K) of each sequence, or of those `rows`; `known` are labels (S + 1,) held fixed, -1 elsewhere."""
-    rows = np.arange(len(places.lengths)) if rows is None else rows
-    lengths, K, found = places.lengths[rows], shape.labels, []
-    labels = np.full(len(next(iter(places.fields.values()))), -1) if known is None else known
-    width = np.array([power_of_2(n, LEAST_WIDTH) for n in lengths], int)
-    for w in np.unique(width[lengths > 0]):
-        of_width = np.flatnonzero((width == w) & (lengths > 0))
-        many = max(CHUNK * MOST_WIDTH // max(int(w), MOST_WIDTH), 1)
-        for first in range(0, len(of_width), many):
-            chunk = of_width[first : first + many]
-            at = places.at(rows[np.resize(chunk, many)], int(w))
-            told = labels[at]
-            hold = told >= 0, (told[..., None] == np.arange(K)).astype(np.float32)
-            found.append((chunk, _answers(shape.answering, flat, inputs_at(places, at), hold)))
-    result = [np.zeros((0, K), np.float32)] * len(rows)
-    for chunk, y in found:
-        for i, one in zip(chunk, np.asarray(y), strict=False):
-            result[i] = one[: lengths[i]]
-    return result
+    run = partial(answer, shape.answering, flat)
+    return in_batches(run, places, shape.labels, rows=rows, known=known)

@@ -217,7 +217,7 @@ def kl(structure: Any, other: Any, beta: jax.Array) -> jax.Array:
     barred = mean(jax.tree.map(lambda e: jnp.isinf(e).astype(e.dtype), others)) > 0
     for ours, its in zip(structure.support(), other.support(), strict=True):
         alike = ours == its
-        barred |= ~jnp.all(alike.reshape(len(alike), -1), 1)
+        barred |= ~jnp.all(alike.reshape(alike.shape[0], -1), 1)
     found = (mean(_allowed(others)) - other.free(others)) - (mean(_allowed(tables)) - free)
     found = jnp.where(barred & jnp.isfinite(free), jnp.inf, _rounded_up(structure, found))
     return in_batch(structure, found)

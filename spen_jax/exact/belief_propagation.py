@@ -38,7 +38,7 @@ class _Messages:
 
         silent = field.silent(ready)
         if not jax.tree.leaves(silent):
-            return ready, silent, jnp.zeros(len(tables.nodes), tables.nodes.dtype)
+            return ready, silent, jnp.zeros(tables.nodes.shape[0], tables.nodes.dtype)
         return ready, *repeated(step, silent, steps, self.tolerance)
 
     def passed(self, field, ready, messages):
@@ -107,7 +107,7 @@ class BeliefPropagation(_Messages):
         ready, messages, _ = self.messages(field, lax.stop_gradient(tables), True)
         y = polished(field, tables, jnp.argmin(field.gathered(ready, messages), -1))
         if field.depth() is None:
-            return y, jnp.full(len(y), -jnp.inf, tables.nodes.dtype)
+            return y, jnp.full(y.shape[0], -jnp.inf, tables.nodes.dtype)
         return y, field.bethe(field.prepared(tables, None, True), messages)
 
 

@@ -55,7 +55,7 @@ class DualDecomposition:
         """The best found, measured at temperature 0 at the end of each stage."""
         size = jnp.maximum(sum(map(size_of, jax.tree.leaves(tables))), 1e-30)
         rates = field.rates()
-        size = jnp.broadcast_to(size, len(tables.nodes))
+        size = jnp.broadcast_to(size, tables.nodes.shape[0])
 
         def each(a, like):
             return a.reshape(-1, *[1] * (like.ndim - 1))

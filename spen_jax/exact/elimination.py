@@ -100,7 +100,7 @@ def _joined(terms, sizes, algebra):
     total: Any = None
     for own, table in sorted(terms, key=lambda t: len(t[0])):
         shape = [sizes[v] if v in own else 1 for v in scope]
-        table = table.reshape(len(table), *shape, *table.shape[1 + len(own) :])
+        table = table.reshape(table.shape[0], *shape, *table.shape[1 + len(own) :])
         total = table if total is None else algebra.both(total, table)
     full = (total.shape[0], *(sizes[v] for v in scope))
     return scope, jnp.broadcast_to(total, (*full, *total.shape[len(full) :]))

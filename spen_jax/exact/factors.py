@@ -5,6 +5,7 @@ below, B or m 1 where all share them; a message of a factor to the j-th variable
 with minimum 0. Forbidden values count `BARRED` here, so that nothing is subtracted from infinity.
 """
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -130,7 +131,7 @@ class Factors(Arrays):
         """The energies, (B or 1, m or 1, ...)."""
         own = self.own_shape(labels)
         factors = self.energies.shape[-len(own) - 1]
-        size = int(np.prod(batch)) if self.energies.ndim > len(own) + 1 else 1
+        size = math.prod(batch) if self.energies.ndim > len(own) + 1 else 1
         return self.energies.reshape(size, factors, *own)
 
     def there(self) -> jax.Array:

@@ -249,7 +249,7 @@ def _free_jvp(primals, tangents):
     value, beliefs, _ = field.method.expectations(field, tables)
     beliefs = field.parts(beliefs)
     each = [
-        jnp.sum((p * jnp.broadcast_to(d, p.shape)).reshape(len(p), -1), 1)
+        jnp.sum((p * jnp.broadcast_to(d, p.shape)).reshape(p.shape[0], -1), 1)
         for p, d in zip(jax.tree.leaves(beliefs), jax.tree.leaves(change), strict=True)
     ]
     return value, jnp.where(jnp.isfinite(value), sum(each), 0)

@@ -70,7 +70,8 @@ class GraphMessages(Field):
         """Zeros."""
         nodes = ready[0].nodes
         return tuple(
-            jnp.zeros((len(nodes), *f.shape, nodes.shape[-1]), nodes.dtype) for f in self.factors
+            jnp.zeros((nodes.shape[0], *f.shape, nodes.shape[-1]), nodes.dtype)
+            for f in self.factors
         )
 
     def _asked(self, gathered, messages, f):

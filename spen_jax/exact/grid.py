@@ -130,7 +130,7 @@ class Grid(GridMessages):
         """A table for each link."""
         _, height, width, labels = self.size
         shape = max(height - offset[0], 0), max(width - abs(offset[1]), 0)
-        return jnp.broadcast_to(table, (len(table), *shape, labels, labels))
+        return jnp.broadcast_to(table, (table.shape[0], *shape, labels, labels))
 
     def support(self):
         """Which pixels count."""

@@ -22,7 +22,7 @@ def dual(tables: Tables, counts: jax.Array | None, shares: jax.Array, cold: bool
     if not families:
         families = [(OFFSETS.down, jnp.zeros((1, 1, 1, *nodes.shape[-1:] * 2), nodes.dtype))]
     scale = 1 if cold else len(families)
-    total = jnp.zeros(len(nodes), nodes.dtype)
+    total = jnp.zeros(nodes.shape[0], nodes.dtype)
     for (offset, table), mine in zip(families, shares, strict=True):
         mask = linked(counts, offset)
         if mask is None:
@@ -61,7 +61,7 @@ def of_chains(
         least = lax.stop_gradient(jnp.min(energies, -1))
         return energies - least[..., None], total + jnp.sum(least, 1)
 
-    first = normal(nodes[:, 0], jnp.zeros(len(nodes), nodes.dtype))
+    first = normal(nodes[:, 0], jnp.zeros(nodes.shape[0], nodes.dtype))
     rows = jnp.moveaxis(nodes[:, 1:], 1, 0), jnp.moveaxis(mask, 1, 0), tables
     (last, total), _ = lax.scan(step, first, rows)
     return total + jnp.sum(algebra.either(last, 2), 1)

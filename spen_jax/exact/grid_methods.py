@@ -178,7 +178,7 @@ class GridMessages(Field):
     def energies_at(self, tables, y):
         """Sums of what answers have in the tables."""
         size, height, width, labels = self.size
-        flat = y.reshape(len(y), -1)
+        flat = y.reshape(y.shape[0], -1)
         (_, nodes), *links = self.smalls(tables)
         total = jnp.sum(nodes[:, np.arange(height * width), flat], 2)
         for scopes, table in links:

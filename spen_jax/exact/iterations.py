@@ -39,7 +39,7 @@ def moved(old: Any, new: Any) -> jax.Array:
 
     def of(a, b):
         change = jnp.where(jnp.minimum(a, b) < 1e15, jnp.abs(b - a), 0)
-        return jnp.max(change.reshape(len(a), -1), 1, initial=0)
+        return jnp.max(change.reshape(a.shape[0], -1), 1, initial=0)
 
     each = jax.tree.leaves(jax.tree.map(of, old, new))
     return jnp.max(jnp.stack(each), 0)

@@ -100,7 +100,7 @@ class MeanField:
         """F(q), and what q says of single and of joint values."""
         y, residual = self._settled(field, tables)
         entropy = -jnp.sum(
-            jnp.where(y > 0, y * jnp.log(jnp.where(y > 0, y, 1)), 0).reshape(len(y), -1), 1
+            jnp.where(y > 0, y * jnp.log(jnp.where(y > 0, y, 1)), 0).reshape(y.shape[0], -1), 1
         )
         energy = field.multilinear(tables, y)
         value = jnp.where(energy > 1e20, jnp.inf, energy - entropy)
@@ -160,7 +160,7 @@ class Gibbs:
             return jnp.argmax(y, -1)
 
         y = jax.vmap(chain, out_axes=1)(jax.random.split(key, n))
-        return y, jnp.zeros(len(y), tables.nodes.dtype)
+        return y, jnp.zeros(y.shape[0], tables.nodes.dtype)
 
     def expectations(self, field, tables):
         """Averages; there is no derivative."""
@@ -191,7 +191,7 @@ def _averages(method, field, tables):
     first = _mean(jax.tree.map(lambda a: a[:half], found))
     second = _mean(jax.tree.map(lambda a: a[half:], found))
     mean = _mean(found)
-    return jnp.full(len(tables.nodes), jnp.nan, tables.nodes.dtype), mean, moved(first, second)
+    return jnp.full(tables.nodes.shape[0], jnp.nan, tables.nodes.dtype), mean, moved(first, second)
 
 
 @_averages.defjvp
@@ -257,7 +257,7 @@ def _mean(tree):
 
 def unbounded(y: jax.Array) -> jax.Array:
     """No bound, for each of the answers (B, ...)."""
-    return jnp.full(len(y), -jnp.inf)
+    return jnp.full(y.shape[0], -jnp.inf)
 
 
 def better(
@@ -292,13 +292,13 @@ def _drawn(field, tables, y, key, temperature=None):
 
 def _temperatures(tables, steps):
     """Temperatures of each example that fall from the size of its energies to a hundredth, (steps, B)."""
-    size = sum(map(size_of, jax.tree.leaves(tables))) + jnp.zeros(len(tables.nodes))
+    size = sum(map(size_of, jax.tree.leaves(tables))) + jnp.zeros(tables.nodes.shape[0])
     return jnp.maximum(size, 1e-30)[None] * jnp.geomspace(1, 0.01, steps)[:, None]
 
 
 def size_of(energies: jax.Array) -> jax.Array:
     """The spread of finite energies of each example, (B or 1,)."""
-    flat = energies.reshape(len(energies), -1)
+    flat = energies.reshape(energies.shape[0], -1)
     there = jnp.isfinite(flat)
     count = jnp.maximum(jnp.sum(there, 1), 1)
     mean = jnp.sum(jnp.where(there, flat, 0), 1) / count

@@ -303,7 +303,7 @@ def _check_known(plan, known, start):
     batch = jax.tree.leaves(start)[0].shape[0]
     parts = jax.tree.leaves(
         plan.domain.parts(one_of(start)),
-        is_leaf=lambda s: isinstance(s, tuple) and all(isinstance(n, int) for n in s),
+        is_leaf=lambda s: isinstance(s, tuple) and jax.tree_util.all_leaves(s),
     )
     want = [(batch, *part) for part in parts]
     got = [jnp.shape(m) for m in jax.tree.leaves(mask)]

@@ -1,7 +1,5 @@
 """What an objective knows of a batch: the context, the truth, which parts of it count, and energies of points.
 
-x and y may be sparse rows (`sparse`); those of y become an array (B, L) in each step, so that none of (N, L) is made.
-
 Data says once which parts of y count. A batch has fields x and y, and optionally `mask` (B, ...), booleans with
 leading axes of y ((B, T) for y (B, T, K)), or `length` (B,), how many entries of y's first axis count. Where y
 is a tree, a mask is one array for all leaves or a tree of such arrays. Objectives that say so also take `weight`
@@ -19,7 +17,7 @@ import numpy as np
 from spen_jax import sparse, trees
 from spen_jax.checks import as_floats, check_energy
 from spen_jax.convolutions import fast
-from spen_jax.domains import Domain, check_inside, counting
+from spen_jax.domains import Box, Domain, check_inside, counting
 from spen_jax.exact import structure_of, structured
 from spen_jax.predictor import Predictor
 from spen_jax.types import Energy, Objective
@@ -67,6 +65,15 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
     return Batch(field(batch, "x"), y, mask, weight)
 
 
+def as_truth(y: Any) -> Any:
+    """The tree y as arrays of floats; sparse rows of any kind become arrays, here and nowhere else."""
+    return jax.tree.map(
+        lambda a: as_floats(a.todense() if sparse.is_rows(a) else a),
+        sparse.whole(y),
+        is_leaf=sparse.is_rows,
+    )
+
+
 def _weight(weight, n, weighted):
     if not weighted:
         raise ValueError(
@@ -86,27 +93,11 @@ def weighted_mean(values: jax.Array, weight: Any) -> jax.Array:
     return jnp.where(total > 0, weight @ values / jnp.where(total > 0, total, 1), 0)
 
 
-def as_truth(y: Any) -> Any:
-    """The tree y as arrays of floats; sparse rows of any kind become arrays, here and nowhere else."""
-    return jax.tree.map(
-        lambda a: a.todense() if sparse.is_rows(a) else as_floats(a),
-        sparse.whole(y),
-        is_leaf=sparse.is_rows,
-    )
-
-
 def check_dense(batch: Any) -> None:
-    """ValueError for a mask or length that is sparse, and for either beside a y that is."""
+    """ValueError for a mask or length that is sparse."""
     for name in ("mask", "length"):
-        given = field(batch, name)
-        if sparse.has_rows(given):
-            raise ValueError(
-                f"x and y alone may be sparse: give {name} as an array, {name}.toarray()"
-            )
-        if given is not None and sparse.has_rows(field(batch, "y")):
-            raise ValueError(
-                f"all of a sparse y counts: beside a {name} give it as an array, y.toarray()"
-            )
+        if sparse.has_rows(field(batch, name)):
+            raise ValueError(f"x and y may be sparse: give {name} as an array, {name}.toarray()")
 
 
 def _up_to(length, y):
@@ -279,11 +270,16 @@ def checking(objective: Objective, domain: Domain | None, *, corners: bool = Fal
 
 
 def _check_truth(domain, corners, data):
-    if sparse.has_rows(field(data, "y")):
-        jax.tree.map(partial(_check_stored, domain, corners), sparse.matrices(y=field(data, "y")))
-        return
     says = field(data, "mask") is not None or field(data, "length") is not None
-    y, mask = field(data, "y"), read(data, weighted=True).mask if says else None
+    y = sparse.matrices(y=field(data, "y"))
+    if isinstance(y, sparse.Matrix):
+        if says or not isinstance(domain, Box):
+            raise ValueError(
+                f"a sparse y holds label sets in a Box that count in full, got {domain}"
+                f"{' and a mask or length' if says else ''}: give y as an array, y.toarray()"
+            )
+        y = np.append(y.values, 0)[None]  # what is not stored is 0
+    mask = read(data, weighted=True).mask if says else None
     check_inside(domain, y, "data.y", mask)
     if corners:
         y = as_floats(y)
@@ -295,22 +291,6 @@ def _check_truth(domain, corners, data):
                 f"{y.size} numbers do not, such as {y[at]:.4g} at data.y[{', '.join(map(str, at))}]; round them, or "
                 "take an objective for relaxed y, such as end_to_end"
             )
-
-
-def _check_stored(domain, corners, y):
-    """The numbers of a sparse y, and the 0 of what it does not store."""
-    if not isinstance(y, sparse.Matrix) or domain.parts(np.zeros(1)) != (1,):
-        raise ValueError(
-            "a sparse y is one matrix of numbers, each in a domain of its own, such as Box(), but here they lie in "
-            f"{domain}: give an array"
-        )
-    numbers = np.append(y.values, np.zeros(1, y.dtype))[:, None]
-    check_inside(domain, numbers, "the numbers of data.y")
-    if corners and np.any(np.abs(numbers - np.asarray(domain.round(numbers))) > 1e-4):
-        raise ValueError(
-            f"the numbers of data.y must stand at the corners of {domain}, 0 too, which this objective goes through: "
-            "round them, or take an objective for relaxed y, such as end_to_end"
-        )
 
 
 def check_predictor(predictor: Any, unrolled: bool = False) -> None:

@@ -11,7 +11,7 @@ arrays they are given; `split`, `everywhere` and `sharded` put them by hand. The
 """
 
 from spen_jax.parallel.calls import beside, call, fetched, operations, worth_it
-from spen_jax.parallel.compiled import keep_compiled
+from spen_jax.parallel.compiled import keep_compiled, keep_memory
 from spen_jax.parallel.meshes import (
     all_cores,
     all_devices,
@@ -19,7 +19,9 @@ from spen_jax.parallel.meshes import (
     everywhere,
     in_use,
     label_mesh,
+    of_own_rows,
     on_host,
+    own_rows,
     sharded,
     split,
     use,
@@ -37,12 +39,15 @@ __all__ = [
     "fetched",
     "in_use",
     "keep_compiled",
+    "keep_memory",
     "kept",
     "label_mesh",
     "mesh_of",
+    "of_own_rows",
     "on_host",
     "over_devices",
     "operations",
+    "own_rows",
     "places",
     "sharded",
     "specs",

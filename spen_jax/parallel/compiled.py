@@ -1,5 +1,7 @@
-"""Cold starts: what was compiled once is found again by later processes."""
+"""Cold starts and memory: what was compiled once is found again, and what was freed is used again."""
 
+import ctypes
+import os
 from pathlib import Path
 
 import jax
@@ -22,3 +24,18 @@ def keep_compiled(folder: str | Path) -> Path:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
+
+
+def keep_memory() -> bool:
+    """Keeps freed memory in this process, for steps on a CPU that make arrays of more than 32 MB; whether it can.
+
+    The C library gives large blocks back to the system, which makes new pages of zeros of them in the next step: half
+    of the time of a step that is little but memory. Afterwards the process holds the most that it ever needed. glibc's
+    `mallopt` alone: False, and nothing is changed, elsewhere. To be called before anything is computed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    settings = {-8: 1, -3: 2**30, -1: 2**31 - 1, -2: 2**28}
+    return all([mallopt(*setting) == 1 for setting in settings.items()])

@@ -168,6 +168,22 @@ def by_label(tree: Any, n_labels: int, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
+def own_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """Which of the rows of a batch lie on devices of this process; ValueError where the devices do not divide them."""
+    if count % mesh.shape[axis_of(mesh)]:
+        raise ValueError(
+            f"memory-mapped data on {mesh.shape[axis_of(mesh)]} devices need a batch size that these divide, got {count}"
+        )
+    places = NamedSharding(mesh, P(axis_of(mesh))).addressable_devices_indices_map((count,))
+    return np.unique(np.concatenate([np.arange(count)[at] for at in places.values() if at]))
+
+
+def of_own_rows(mesh: Mesh, part: np.ndarray, count: int) -> jax.Array:
+    """The batch of `count` rows of which each process gives its `own_rows`."""
+    sharding = NamedSharding(mesh, P(axis_of(mesh)))
+    return jax.make_array_from_process_local_data(sharding, part, (count, *part.shape[1:]))
+
+
 def axis_of(mesh: Any, otherwise: Any = "error") -> Any:
     """The axis of a mesh that batches lie along; ValueError, or what is given otherwise, where none is named so."""
     names = mesh.axis_names

@@ -1,6 +1,7 @@
 """Training with Optax: one step, epochs, a compiled loop, recipes and protocols."""
 
-from spen_jax.training.checkpoints import check_like, load, replacing, save
+from spen_jax.bundles import replacing
+from spen_jax.training.checkpoints import load, save
 from spen_jax.training.epochs import Epochs
 from spen_jax.training.fit import fit, steps_per_epoch
 from spen_jax.training.optimizers import Averaged, average_of, averaged, spectral, stable
@@ -9,6 +10,8 @@ from spen_jax.training.protocol import Phase, Refitted, choose_then_refit, fit_p
 from spen_jax.training.recipe import Best, Recipe, Trained, train
 from spen_jax.training.resuming import Checkpoints, Stopped, resumable
 from spen_jax.training.steps import State, init, scan, step
+from spen_jax.training.tensorboard import TensorBoard
+from spen_jax.training.touching import touching
 
 __all__ = [
     "Averaged",
@@ -21,10 +24,10 @@ __all__ = [
     "Refitted",
     "State",
     "Stopped",
+    "TensorBoard",
     "Trained",
     "average_of",
     "averaged",
-    "check_like",
     "choose_then_refit",
     "fit",
     "fit_phases",
@@ -38,5 +41,6 @@ __all__ = [
     "stable",
     "step",
     "steps_per_epoch",
+    "touching",
     "train",
 ]

@@ -16,6 +16,9 @@ from spen_jax.objectives.batch import check_dense
 from spen_jax.sparse import Matrix, has_rows, is_rows, matrices
 
 
+SHOWN = 1024
+
+
 def fields_of(data: Any) -> dict[str, Any]:
     """The fields of a NamedTuple, a dict or a dataclass by name; none of other data."""
     if isinstance(data, dict):
@@ -43,21 +46,35 @@ def checked(data: Any) -> tuple[Any, int]:
     check_arrays(data=data)
     n = shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
     check_dense(data)
-    data = jax.tree.map(lambda a: a if isinstance(a, Matrix) else jnp.asarray(a), data)
-    check_finite(data)
+    data = jax.tree.map(
+        lambda a: a if isinstance(a, Matrix | np.memmap) else jnp.asarray(a), data
+    )
+    check_finite(shown(data))
     return data, n
 
 
-def cut_all(data: Any, rows: Any) -> Any:
-    """The examples `rows` of data whose sparse `Rows` are cut already."""
-    leaves, structure = jax.tree.flatten(data, is_leaf=is_rows)
-    arrays = iter(_cut([a for a in leaves if not is_rows(a)], rows))
-    return structure.unflatten([a if is_rows(a) else next(arrays) for a in leaves])
+def shown(data: Any) -> Any:
+    """The data; where some are memory-mapped SHOWN examples at even distances, for to look at all would read all."""
+    leaves, structure = jax.tree.flatten(data)
+    if not any(is_mapped(a) for a in leaves):
+        return data
+    rows = np.unique(np.linspace(0, np.shape(leaves[0])[0] - 1, SHOWN).astype(int))
+    some = [a.some(rows) if isinstance(a, Matrix) else jnp.asarray(a[rows]) for a in leaves]
+    return structure.unflatten(some)
+
+
+def is_mapped(a: Any) -> bool:
+    """Whether an array lies in a file, `np.memmap`; a `Matrix` whether its numbers do."""
+    a = a.values if isinstance(a, Matrix) else a
+    while isinstance(a, np.ndarray) and not isinstance(a, np.memmap):
+        a = a.base
+    return isinstance(a, np.memmap)
 
 
 @jax.jit
-def _cut(arrays, rows):
-    return [a[rows] for a in arrays]
+def rows_of_all(arrays: Any, rows: Any) -> Any:
+    """The examples `rows` of a tree of arrays."""
+    return jax.tree.map(lambda a: a[rows], arrays)
 
 
 def shared_axis(tree: Any, need: str) -> int:

@@ -1,6 +1,7 @@
 """Training: a generator of epochs. Logging, evaluation and saving stay with the caller."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ from spen_jax.checks import check_whole
 from spen_jax.data import Groups
 from spen_jax.predictor import Predictor
 from spen_jax.training.epochs import Epochs
-from spen_jax.training.fields import checked, fields_in, with_fields, written_back
+from spen_jax.training.fields import checked, fields_in, shown, with_fields, written_back
 from spen_jax.training.positions import CheckpointError, Position, fingerprint
 from spen_jax.training.resuming import Checkpoints, checkpoints_of
-from spen_jax.training.steps import State, compiled_step, cut_sparse, each_sound, step
+from spen_jax.training.feeding import ahead, any_stays, cut, stays
+from spen_jax.training.steps import (
+    State,
+    begun,
+    compiled_step,
+    each_sound,
+    ended,
+    mesh_for,
+    step_on,
+    with_key,
+)
+from spen_jax.training.touching import Touching
 from spen_jax.types import Objective
 
 TRIES = 3
@@ -78,7 +90,9 @@ def fit(
     check_whole("batch_size", batch_size, 1)
     groups = [checked(group)[0] for group in (data if isinstance(data, Groups) else (data,))]
     for group in groups:
-        getattr(objective, "check_data", lambda _: None)(group)
+        getattr(objective, "check_data", lambda _: None)(shown(group))
+        if isinstance(optimizer, Touching):
+            optimizer.check(state.params, group)
     if not groups:
         raise ValueError("fit needs at least one group of examples, got none")
     sizes = [min(batch_size, n) for n in sizes_of(groups)]
@@ -91,15 +105,22 @@ def fit(
         return step.jaxpr.jaxpr
 
     if sparse.has_rows(groups):
-        for group, size in zip(groups, sizes, strict=True):
-            cut_sparse(state, group, np.arange(size))
+        mesh_for(state, groups)
     elif parallel.mesh_of(state, groups) is None and parallel.worth_it(
         of_step, state.params, sizes[most]
     ):
         state = parallel.everywhere(state)
-    state, groups = parallel.beside((state, groups), (state, groups))
+    state, groups = _beside(state, groups)
     kept = checkpoints_of(checkpoints)
     return Epochs(_fit(objective, optimizer, state, groups, int(epochs), sizes, kept), "fit")
+
+
+def _beside(state, groups):
+    """State and groups on the mesh that one of them stands on, but for what stays on the host."""
+    leaves, structure = jax.tree.flatten((state, groups))
+    moved = [a for a in leaves if not stays(a)]
+    found = iter(parallel.beside(moved, moved))
+    return structure.unflatten([a if stays(a) else next(found) for a in leaves])
 
 
 def _check(objective, optimizer, state):
@@ -127,8 +148,8 @@ def _fit(objective, optimizer, state, groups, epochs, sizes, checkpoints):
     if not epochs:
         return
     programs = _programs(objective, optimizer, state, groups, sizes)
-    begun = fingerprint(start, groups, str(sizes), *programs)
-    with checkpoints.training(start, begun) as at:
+    first = fingerprint(start, [shown(group) for group in groups], str(sizes), *programs)
+    with checkpoints.training(start, first) as at:
         if at.epoch > epochs:
             raise CheckpointError(
                 f"{checkpoints.folder} has {at.epoch} epochs of this training, and {epochs} were asked for: "
@@ -156,48 +177,56 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
     owned: list[set[str]] = [set() for _ in groups]
     groups = with_fields(groups, at.fields, owned)
     state, order_key, history, steps, means = at.state, at.order_key, at.history, at.steps, at.means
+    mesh, state = parallel.mesh_of(state), begun(optimizer, state)
 
-    def taken(state, g, rows):
-        state, metrics = step(objective, optimizer, state, groups[g], rows)
+    def prepared(g, rows):
+        return cut(optimizer, groups[g], rows, mesh) if any_stays(groups[g]) else None
+
+    def taken(state, g, rows, found):
+        state, metrics = step_on(objective, optimizer, state, groups[g], rows, found)
         groups[g], metrics = written_back(groups[g], rows, metrics, owned[g])
         return state, metrics
 
-    def after(epoch, ended=False):
-        if checkpoints is not None:
+    def after(state, epoch, over=False):
+        def now():
             fields = fields_in(groups, owned)
-            now = Position(state, fields, history, order_key, means, epoch, steps)
-            checkpoints.after_step(now, ended)
+            return Position(ended(state), fields, history, order_key, means, epoch, steps)
+
+        if checkpoints is not None:
+            checkpoints.after_step(steps, now, over)
 
     for epoch in range(at.epoch, epochs):
         if not history:
             key, order_key = jax.random.split(state.key)
-            state = state._replace(key=key)
+            state = with_key(state, key)
         batches = _order(order_key, groups, sizes)
-        for g, rows in batches[len(history) :]:
-            state, metrics = taken(state, g, rows)
+        left = batches[len(history) :]
+        fed = ahead(prepared, left) if any_stays(groups) else zip(left, repeat(None), strict=False)
+        for (g, rows), found in fed:
+            state, metrics = taken(state, g, rows, found)
             history.append(metrics)
             steps += 1
-            after(epoch)
+            after(state, epoch)
         state, history, missing = _again(
-            taken, objective, optimizer, state, groups, batches, history
+            taken, prepared, objective, optimizer, state, groups, batches, history
         )
         means, history = _means(history, missing), []
         if checkpoints is not None:
             checkpoints.epochs = epoch + 1
             checkpoints.heard.working = False
         try:
-            yield state, means
+            yield ended(state), means
         except GeneratorExit:
             # Elsewhere the caller's extra may be that of the epoch before.
             if checkpoints is not None and checkpoints.over(checkpoints.extra):
-                after(epoch + 1, ended=True)
+                after(state, epoch + 1, over=True)
             raise
         if checkpoints is not None:
             checkpoints.heard.working = True
-        after(epoch + 1, ended=epoch + 1 == epochs)
+        after(state, epoch + 1, over=epoch + 1 == epochs)
 
 
-def _again(taken, objective, optimizer, state, groups, batches, history):
+def _again(taken, prepared, objective, optimizer, state, groups, batches, history):
     """The batches that were left out, once more with their sound examples; how many examples no step saw."""
     history, missing = jax.device_get(history), set()
     for i in np.flatnonzero([metrics["left_out"] for metrics in history]):
@@ -207,7 +236,7 @@ def _again(taken, objective, optimizer, state, groups, batches, history):
             state, rows = _sound_rows(objective, optimizer, state, groups[g], tried)
             if not len(rows):
                 break
-            state, metrics = taken(state, g, rows)
+            state, metrics = taken(state, g, rows, prepared(g, rows))
             if not metrics["left_out"]:
                 history[i] = jax.device_get(metrics)
                 break
@@ -234,11 +263,9 @@ def _batches(key, n, batch_size):
 def _sound_rows(objective, optimizer, state, data, rows):
     """The state with another key, and those of a batch's rows on which alone a step could be taken."""
     key, each_key = jax.random.split(state.key)
-    alone = state._replace(key=each_key)
-    state = state._replace(key=key)
+    alone, state = with_key(state, each_key), with_key(state, key)
     try:
-        alone_too = cut_sparse(state, data, rows[:, None])
-        sound = each_sound(objective, optimizer, alone, alone_too, rows)
+        sound = each_sound(objective, optimizer, alone, data, rows)
     except (AssertionError, IndexError, TypeError, ValueError):  # it wants larger batches
         return state, rows[:0]
     return state, rows[np.asarray(sound)]

@@ -56,8 +56,9 @@ def rows_of(history: Any) -> list[dict[str, Any]]:
     return [{name: rows[i] for name, rows in history.items()} for i in range(count)]
 
 
-def _is_key(leaf):
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf, or the shape of one, is of typed random keys."""
+    return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(float)), jax.dtypes.prng_key)
 
 
 def arrays_of_tree(tree: Any) -> dict[str, np.ndarray]:
@@ -67,7 +68,7 @@ def arrays_of_tree(tree: Any) -> dict[str, np.ndarray]:
     """
 
     def of(path, leaf):
-        array = np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        array = np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         if array.dtype.kind not in "biufcV":
             raise CheckpointError(
                 f"extra{path} is {array.dtype}: it may hold numbers and arrays only"
@@ -89,7 +90,7 @@ def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
     def leaf(path, old):
         array = arrays[jax.tree_util.keystr(path)]
-        if _is_key(old):
+        if is_key(old):
             return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
         if isinstance(old, jax.Array):
             return jax.device_put(array, old.sharding)
@@ -116,7 +117,7 @@ def fingerprint(start: Position, data: Any, *texts: str) -> str:
     found = hashlib.sha256(digest("", arrays_of_tree(start.state)).encode())
     for leaf in jax.tree.leaves(data):
         for a in leaf.parts if isinstance(leaf, Matrix) else (leaf,):
-            values = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
+            values = np.asarray(jax.random.key_data(a) if is_key(a) else a)
             found.update(f"{values.dtype} {values.shape}".encode())
             found.update(np.ascontiguousarray(values).tobytes())
     for text in texts:

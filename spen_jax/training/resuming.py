@@ -104,18 +104,18 @@ class Checkpoints:
             finally:
                 self._settle()
 
-    def after_step(self, now: Position, ended: bool = False) -> None:
-        """Writes the position if it is time, or the training has ended; `Stopped` where a signal has come."""
+    def after_step(self, steps: int, now: Callable[[], Position], ended: bool = False) -> None:
+        """Writes the position after so many steps if it is time, or all is over; `Stopped` where a signal has come."""
         minutes = (time.monotonic() - self._clock) / 60
         due = self.every_minutes is not None and minutes >= self.every_minutes
-        due |= self.every_steps is not None and now.steps % self.every_steps == 0
+        due |= self.every_steps is not None and steps % self.every_steps == 0
         number, self.heard.number = self.heard.number, None
         if due or ended or number:
-            self._write(now)
+            self._write(now())
         if number:
             self._settle()
             name = signal.Signals(number).name
-            log.warning("%s: step %d is written to %s", name, now.steps, self.folder)
+            log.warning("%s: step %d is written to %s", name, steps, self.folder)
             raise Stopped(CODES[signal.Signals(number)])
 
     def _write(self, now):

@@ -1,6 +1,7 @@
 """One compiled Optax step on some examples of the data, and a compiled loop of steps for small problems."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from spen_jax import parallel, sparse
 from spen_jax.convolutions import fast
-from spen_jax.training.fields import cut_all, shared_axis
+from spen_jax.training.feeding import Cut, any_stays, cut, joined, one_by_one
+from spen_jax.training.fields import shared_axis
+from spen_jax.training.touching import Packed, Touching, packed
 from spen_jax.trees import all_finite, every, select
 from spen_jax.types import Objective
 
@@ -46,13 +49,45 @@ def step(
 
     Where state and data stand on a mesh (`parallel.everywhere`), each device works on its own of the rows, and the
     step is that of one device: gradient and metrics are summed once. The state stays where it stands.
-    The rows of a SciPy matrix in `data` are cut on the host, and run on one device: ValueError where the state stands
-    on a mesh.
+    The rows of SciPy matrices and memory-mapped arrays in `data` are cut on the host; those of a SciPy matrix run on
+    one device: ValueError where the state stands on a mesh. With `touching` a copy is made of the whole state, which
+    `fit` does once an epoch.
     """
-    places = parallel.places(state)
     data = sparse.matrices(data=data)
-    if sparse.has_rows(data):  # what is compiled then serves any number of rows
-        data, rows = cut_all(cut_sparse(state, data, rows), rows), np.arange(len(rows))
+    found = None
+    if isinstance(optimizer, Touching):
+        optimizer.check(state.params, data)
+    if any_stays(data):
+        found = cut(optimizer, data, np.asarray(rows), mesh_for(state, data))
+    state, metrics = step_on(objective, optimizer, begun(optimizer, state), data, rows, found)
+    return ended(state), metrics
+
+
+def begun(optimizer: Any, state: State) -> State | Packed:
+    """The state as steps of the optimizer take it, which for `Touching` is a copy."""
+    return packed(optimizer, *state) if isinstance(optimizer, Touching) else state
+
+
+def ended(state: State | Packed) -> State:
+    """The state that steps have come to."""
+    return State(*state.parts(), jnp.copy(state.key)) if isinstance(state, Packed) else state
+
+
+def with_key(state: State | Packed, key: jax.Array) -> Any:
+    """The state with another key."""
+    return replace(state, key=key) if isinstance(state, Packed) else state._replace(key=key)
+
+
+def step_on(
+    objective: Objective, optimizer: Any, state: Any, data: Any, rows: Any, found: Cut | None
+) -> tuple[Any, dict[str, jax.Array]]:
+    """`step` on a state that has `begun`, with what was cut already of what stays on the host."""
+    places = parallel.places(state)
+    if found is not None:
+        batch = joined(data, rows, found, parallel.mesh_of(state))
+        if isinstance(state, Packed):
+            return _touching_step(objective, optimizer, state, batch, found.columns)
+        return compiled_step(objective, optimizer, places, state, batch, None)
     if places is not None:
         rows = parallel.beside(state, rows)
     return compiled_step(objective, optimizer, places, state, data, rows)
@@ -67,12 +102,12 @@ def compiled_step(
     data: Any,
     rows: Any,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """`step` on arrays; `places` are those of the state on its mesh."""
+    """`step` on arrays, of which the rows None are all; `places` are those of the state on its mesh."""
 
     def of_arrays(state, data, rows):
-        batch = parallel.taken(data, rows)
+        batch = data if rows is None else parallel.taken(data, rows)
         state, metrics, sound = _step(objective, optimizer, state, batch)
-        metrics |= {"left_out": jnp.where(sound, 0, len(rows))}
+        metrics |= {"left_out": jnp.where(sound, 0, _size(batch))}
         return parallel.kept(state, places), metrics
 
     return parallel.automatic(
@@ -80,14 +115,34 @@ def compiled_step(
     )
 
 
-def cut_sparse(state: Any, data: Any, rows: Any) -> Any:
-    """The data with the rows, of each step where they are (S, B), of what is sparse."""
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _touching_step(objective, optimizer, state, batch, columns):
+    """The state with new rows in place of the touched ones: its arrays are given away."""
+    part, metrics, sound = _touching(objective, optimizer, state, batch, columns)
+    new = state.with_rows(columns, packed(optimizer, *part), sound)
+    return new, metrics | {"left_out": jnp.where(sound, 0, _size(batch))}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _touching(objective, optimizer, state, batch, columns):
+    """`_step` on the touched rows of each table, which the new state has alone."""
+    rows = state.rows(columns)
+    return _step(objective, optimizer, State(*rows.parts(), rows.key), batch)
+
+
+def _size(batch):
+    return len(jax.tree.leaves(batch, is_leaf=sparse.is_rows)[0])
+
+
+def mesh_for(state: Any, data: Any) -> Any:
+    """The mesh that a state stands on; ValueError where it, or data, are on one and some of the data are sparse."""
+    mesh = parallel.mesh_of(state)
     if sparse.has_rows(data) and parallel.mesh_of(state, data) is not None:
         raise ValueError(
             "sparse rows are trained on one device, but state or data stand on a mesh of several: leave them where "
             "they were made, without parallel.everywhere, sharded or split, or give dense rows, x.toarray()"
         )
-    return sparse.cut(data, rows)
+    return mesh
 
 
 def _step(objective, optimizer, state, batch):
@@ -115,10 +170,24 @@ def _loses(old, new):
     return jax.lax.cond(all_finite(new), lambda: jnp.array(False), some_lost)
 
 
-@partial(jax.jit, static_argnames=("objective", "optimizer"))
-def each_sound(objective, optimizer, state, data, rows):
-    """Whether a step on each of the examples alone could be taken, (len(rows),); sparse rows are cut one by one."""
+def each_sound(objective: Objective, optimizer: Any, state: Any, data: Any, rows: Any) -> Any:
+    """Whether a step on each of the examples alone could be taken from a state that has begun, (len(rows),)."""
+    if isinstance(optimizer, Touching):
+        return np.array([_sound_alone(objective, optimizer, state, data, row) for row in rows])
+    if any_stays(data):
+        data, rows = one_by_one(data, rows), np.arange(len(rows))
+    return _each_sound(objective, optimizer, state, data, rows)
 
+
+def _sound_alone(objective, optimizer, state, data, row):
+    row = np.array([row])
+    found = cut(optimizer, data, row)
+    batch = joined(data, row, found)
+    return _touching(objective, optimizer, state, batch, found.columns)[2]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _each_sound(objective, optimizer, state, data, rows):
     def of_arrays(state, data, rows):
         def sound(at):
             place, row = at

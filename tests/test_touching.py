@@ -1,0 +1,275 @@
+"""Tables of which a batch touches few rows, and data that stay in files, against trainings on everything at once."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.sparse
+
+import spen_jax as sx
+from spen_jax import sparse, training
+from spen_jax.objectives import feed_forward
+from spen_jax.training import Recipe, fit, init, step, touching
+
+RNG = np.random.default_rng(0)
+N, D, L, H = 70, 60, 9, 4
+X = scipy.sparse.random_array((N, D), density=0.06, rng=RNG, dtype=np.float32).tocsr()
+Y = (RNG.random((N, L)) < 0.3).astype(np.float32)
+DATA = {"x": X, "y": Y}
+TABLE = {"in/W": "x"}
+LABELS = {"out/W": "y", "out/b": "y"}
+
+
+def logits(params, x):
+    return jnp.tanh(x @ params["in"]["W"]) @ params["out"]["W"].T + params["out"]["b"][None]
+
+
+OBJECTIVE = feed_forward(logits)
+PARAMS = {
+    "in": {"W": RNG.normal(size=(D, H)).astype(np.float32)},
+    "out": {"W": RNG.normal(size=(L, H)).astype(np.float32), "b": np.zeros(L, np.float32)},
+}
+
+
+def trained(optimizer, data=DATA, epochs=2, **options):
+    state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+    return list(fit(OBJECTIVE, optimizer, state, data, epochs=epochs, batch_size=16, **options))
+
+
+def same(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def near(got, want):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, want)
+
+
+def test_gradient_descent_is_the_training_on_whole_tables():
+    got, want = trained(touching(optax.sgd(0.5), TABLE)), trained(optax.sgd(0.5))
+    for (state, metrics), (whole, others) in zip(got, want, strict=True):
+        near(state.params, whole.params)
+        np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
+
+
+def test_a_step_is_that_of_the_optimizer_in_the_touched_rows_and_leaves_all_others():
+    rows = np.arange(5)
+    on = np.unique(X[rows].indices)
+    off = np.setdiff1d(np.arange(D), on)
+    assert 0 < len(on) < D - 10
+    adam = optax.adam(0.1)
+    state = init(jax.tree.map(jnp.asarray, PARAMS), adam, jax.random.key(1))
+    state, _ = step(OBJECTIVE, adam, state, DATA, np.arange(N))  # moments that are not 0
+    whole, _ = step(OBJECTIVE, adam, state, DATA, rows)
+    part, _ = step(OBJECTIVE, touching(adam, TABLE), state, DATA, rows)
+    for pick in (lambda s: s.params, lambda s: s.opt_state[0].mu, lambda s: s.opt_state[0].nu):
+        old, got, want = (np.asarray(pick(s)["in"]["W"]) for s in (state, part, whole))
+        np.testing.assert_allclose(got[on], want[on], atol=1e-6)
+        np.testing.assert_array_equal(got[off], old[off])
+        near(pick(part)["out"], pick(whole)["out"])
+    assert np.abs(whole.params["in"]["W"][off] - state.params["in"]["W"][off]).max() > 1e-3
+
+
+def test_recipes_averages_and_parts_of_optimizers_keep_what_they_know_of_a_row_with_it():
+    recipe = Recipe(2, 0.05, 1e-3, batch_size=16, average=0.9, rates=(("out", 0.5),))
+    optimizer = touching(recipe.optimizer(N), TABLE)
+    (first, _), (second, _) = trained(optimizer)
+    average = training.average_of(second)
+    assert jax.tree.map(jnp.shape, average) == jax.tree.map(jnp.shape, PARAMS)
+    assert np.isfinite(average["in"]["W"]).all()
+    assert not np.array_equal(first.params["in"]["W"], second.params["in"]["W"])
+
+
+def test_labels_of_a_batch_and_others_are_all_that_the_objective_sees():
+    seen = []
+
+    def watched(params, batch, key):
+        seen.append((batch["y"].shape, params["out"]["W"].shape, params["out"]["b"].shape))
+        return OBJECTIVE(params, batch, key)
+
+    sparse_y = scipy.sparse.csr_array(Y)
+    optimizer = touching(optax.sgd(0.5), TABLE | LABELS, least={"y": 3})
+    state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+    data = {"x": X, "y": sparse_y}
+    on = np.unique(sparse_y[[4, 7]].indices)
+    new, _ = step(watched, optimizer, state, data, np.array([4, 7]))
+    ((shape, *tables),) = {*seen}
+    assert tables == [(shape[1], H), (shape[1],)] and len(on) <= shape[1] <= L
+    assert set(on) <= set(np.flatnonzero(np.any(new.params["out"]["W"] != PARAMS["out"]["W"], 1)))
+
+
+def test_with_room_for_all_labels_it_is_the_whole_training():
+    data = {"x": X, "y": scipy.sparse.csr_array(Y)}
+    optimizer = touching(optax.sgd(0.5), TABLE | LABELS, least={"y": L})
+    near(trained(optimizer, data)[-1][0].params, trained(optax.sgd(0.5))[-1][0].params)
+
+
+def test_touched_columns_are_those_of_the_rows_and_others_are_drawn_evenly():
+    matrix, rows = sparse.Matrix("x", X), np.arange(4, 9)
+    part, columns = matrix.touched(rows)
+    found = columns[columns < D]
+    np.testing.assert_array_equal(found, np.unique(X[rows].indices))
+    np.testing.assert_array_equal(part.todense()[:, : len(found)], X[rows].toarray()[:, found])
+    assert (columns[len(found) :] == D).all()
+    counts = np.zeros(D)
+    for row in range(N):
+        part, columns = matrix.touched(np.array([row]), 30)
+        assert len(columns) == len(np.unique(columns)) == 30 and columns.max() < D
+        np.testing.assert_array_equal(part.todense(), X[[row]].toarray()[:, columns])
+        counts[columns] += 1
+    assert counts.min() > 15 and counts.max() < 60
+
+
+def test_what_the_caller_holds_is_not_changed_and_the_same_call_gives_the_same():
+    optimizer = touching(optax.adam(0.1), TABLE)
+    state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+    epochs = iter(fit(OBJECTIVE, optimizer, state, DATA, epochs=2, batch_size=16))
+    first, _ = next(epochs)
+    kept = jax.tree.map(np.array, first.params)
+    last, _ = next(epochs)
+    same(first.params, kept)
+    near(state.params, PARAMS)
+    same(trained(optimizer)[-1][0].params, last.params)
+
+
+def test_a_broken_training_goes_on_to_the_bit(tmp_path):
+    optimizer = touching(optax.adam(0.1), TABLE)
+    straight = trained(optimizer, epochs=3)[-1]
+    checkpoints = training.Checkpoints(tmp_path, every_steps=2, every_minutes=None)
+    whole = training.Checkpoints.after_step
+
+    def after_step(self, steps, *rest):
+        whole(self, steps, *rest)
+        if steps == 7:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Checkpoints, "after_step", after_step)
+        trained(optimizer, epochs=3, checkpoints=checkpoints)
+    state, metrics = trained(optimizer, epochs=3, checkpoints=tmp_path)[-1]
+    same(state.params, straight[0].params)
+    same(state.opt_state, straight[0].opt_state)
+    assert metrics == straight[1]
+
+
+def test_an_example_without_a_finite_loss_is_left_out_and_its_batch_is_tried_again():
+    def fussy(params, batch, key):
+        loss, metrics = OBJECTIVE(params, batch, key)
+        return loss + jnp.where(jnp.any(batch["bad"]), jnp.nan, 0), metrics
+
+    optimizer = touching(optax.sgd(0.5), TABLE)
+    state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+    data = DATA | {"bad": np.arange(N) == 3}
+    new, metrics = fit(fussy, optimizer, state, data, epochs=1, batch_size=16).last()
+    assert metrics["left_out"] == 1
+    assert np.isfinite(new.params["in"]["W"]).all()
+
+
+def test_a_training_compiles_one_step():
+    def counted(params, batch, key):
+        compiled.append(1)
+        return OBJECTIVE(params, batch, key)
+
+    compiled = []
+    optimizer = touching(optax.adam(0.1), TABLE)
+    state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+    fit(counted, optimizer, state, DATA, epochs=4, batch_size=16).last()
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize(
+    ("tables", "data", "match"),
+    [
+        ({"in/V": "x"}, DATA, r"the table 'in/V' is none of the parameters' arrays: in/W, out/W"),
+        (TABLE, DATA | {"x": X.toarray()}, r"'in/W' of shape \(60, 4\) needs a field 'x' .* SciPy"),
+        ({"out/W": "x"}, DATA, r"'out/W' of shape \(9, 4\) .* of shape \(70, 60\)"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_by_name(tables, data, match):
+    with pytest.raises(ValueError, match=match):
+        trained(touching(optax.sgd(0.1), tables), data)
+
+
+def test_touching_needs_tables_and_whole_numbers():
+    with pytest.raises(ValueError, match="touching needs tables, such as"):
+        touching(optax.sgd(0.1), {})
+    with pytest.raises(ValueError, match="in least fields among theirs"):
+        touching(optax.sgd(0.1), TABLE, least={"y": 3})
+    with pytest.raises(ValueError, match=r"least\['x'\]"):
+        touching(optax.sgd(0.1), TABLE, least={"x": 0})
+
+
+# Data in files
+
+
+def mapped(path, array):
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+def test_memory_mapped_data_are_the_same_training_to_the_bit(tmp_path):
+    x = mapped(tmp_path / "x.npy", X.toarray())
+    got = trained(optax.adam(0.1), {"x": x, "y": mapped(tmp_path / "y.npy", Y)})
+    want = trained(optax.adam(0.1), {"x": X.toarray(), "y": Y})
+    assert [m for _, m in got] == [m for _, m in want]
+    same(got[-1][0].params, want[-1][0].params)
+    half = trained(optax.adam(0.1), {"x": x, "y": Y})
+    same(half[-1][0].params, want[-1][0].params)
+
+
+def test_sparse_rows_of_a_stored_folder_are_the_same_training_to_the_bit(tmp_path):
+    with sx.data.storing(tmp_path / "rows") as writer:
+        for first in range(0, N, 16):
+            writer.append(x=X[first : first + 16], y=Y[first : first + 16])
+    data = sx.data.stored(tmp_path / "rows").fields
+    optimizer = touching(optax.adam(0.1), TABLE)
+    same(trained(optimizer, data)[-1][0].params, trained(optimizer)[-1][0].params)
+
+
+def test_a_bad_row_of_a_file_is_left_out_of_its_step(tmp_path):
+    x = X.toarray()
+    x[5] = np.nan
+    y = mapped(tmp_path / "y.npy", Y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spen_jax.training.fields.SHOWN", 2)  # of large data few rows are looked at
+        (_, metrics), *_ = trained(optax.sgd(0.5), {"x": mapped(tmp_path / "x.npy", x), "y": y}, 1)
+    assert metrics["left_out"] == 1
+    with pytest.raises(ValueError, match=r"data\['x'\] must be finite"):
+        trained(optax.sgd(0.5), {"x": mapped(tmp_path / "x.npy", x), "y": y})
+
+
+WIDE = """
+import resource, sys
+import jax, numpy as np, optax, scipy.sparse
+import spen_jax as sx
+rows, columns, on, hidden, labels = 100_000, 10**6, 20, 16, 20
+rng = np.random.default_rng(0)
+indices = np.sort(rng.integers(0, columns, (rows, on), dtype=np.int32))
+starts = np.arange(0, rows * on + 1, on, dtype=np.int32)
+x = scipy.sparse.csr_array((np.ones(rows * on, np.float32), indices.ravel(), starts), (rows, columns))
+y = (rng.random((rows, labels)) < 0.1).astype(np.float32)
+network = sx.FeatureNetwork(labels, (hidden,))
+objective = sx.objectives.feed_forward(lambda params, x: network.apply({"params": params}, x))
+optimizer = sx.training.touching(optax.adam(1e-3), {"hidden_0/kernel": "x"})
+params = network.init(jax.random.key(0), x[:1])["params"]
+state = sx.training.init(params, optimizer, jax.random.key(1))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for state, metrics in sx.fit(objective, optimizer, state, {"x": x, "y": y}, epochs=2, batch_size=1000):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sum(a.nbytes for a in jax.tree.leaves((state.params, state.opt_state))) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kibibytes of getrusage")
+def test_a_training_on_a_million_features_holds_three_copies_of_its_state_and_no_gradient_of_it():
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    grown, state = map(float, done.stdout.split())
+    # Beside the caller's own: the rows in work, what is yielded, and what the caller has not let go of.
+    assert state > 180_000 and grown < 3 * state + 200_000
