@@ -43,6 +43,7 @@ from spen_jax.inference import (
 from spen_jax.networks import FeatureNetwork, functions_of, logits_of
 from spen_jax.predictor import Predictor
 from spen_jax.sampling import GibbsWithGradients, HamiltonianMonteCarlo, Langevin, sample
+from spen_jax.shortlists import Shortlist
 from spen_jax.training import fit
 
 __version__ = "0.1.0"
@@ -85,6 +86,7 @@ __all__ = [
     "Product",
     "Reals",
     "SPEN",
+    "Shortlist",
     "Simplex",
     "Solution",
     "Unrolled",

@@ -141,3 +141,17 @@ def test_the_benchmark_of_structures_refuses_a_part_it_does_not_know():
     done = run("--only", "lattice", script=ROOT / "benchmarks" / "structure.py")
     assert done.returncode == 2
     assert "invalid choice: 'lattice'" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_many_labels_writes_a_row_with_its_own_memory(tmp_path):
+    file, rows = tmp_path / "row.json", []
+    for shortlist in ("all", "200"):
+        given = ["--row", "3000", shortlist, "--json", str(file)]
+        done = run(*given, script=ROOT / "benchmarks" / "labels.py")
+        assert done.returncode == 0, done.stderr
+        rows += json.loads(file.read_text())
+    assert [(row["labels"], row["shortlist"]) for row in rows] == [(3000, None), (3000, 200)]
+    assert all(row["seconds"] > 0 and 0.05 < row["gib"] < 2 for row in rows)
+    precisions = [row["precision_at_5"] for row in rows]
+    assert min(precisions) > 0.3 and abs(precisions[0] - precisions[1]) < 0.02

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "starting types arguments trees numbers serving bundles tiles sparse checks convolutions parallel blocks domains "
-    "networks exact energies inference sampling losses predictor objectives training interop exporting estimators cli "
-    "__main__"
+    "networks exact energies inference sampling losses predictor shortlists objectives training interop exporting "
+    "estimators cli __main__"
 ).split()
 ALONE = (
     "data",

@@ -173,6 +173,15 @@ def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_many_labels_runs_as_printed(capsys):
+    run("docs/many_labels.md")
+    precisions, shape, *sound = capsys.readouterr().out.splitlines()
+    short, full = map(float, precisions.split())
+    assert abs(short - full) < 0.02 and full > 0.2
+    assert (shape, sound) == ("(4, 3)", ["True", "True", "True"])
+
+
+@pytest.mark.slow
 def test_the_page_on_energies_runs_as_printed(capsys):
     names = run("docs/energies.md")
     printed = capsys.readouterr().out.splitlines()

@@ -11,8 +11,20 @@ import pytest
 import scipy.sparse
 from test_compilations import BUILT, builds, listen
 
-from spen_jax import SPEN, FeatureNetwork, Predictor, fit, functions_of, logits_of, sparse, training
+from spen_jax import (
+    SPEN,
+    FeatureNetwork,
+    Predictor,
+    Simplex,
+    fit,
+    functions_of,
+    logits_of,
+    sampling,
+    sparse,
+    training,
+)
 from spen_jax import objectives as of
+from spen_jax.data import Split
 from spen_jax.sparse import Rows, on_values, rows
 from spen_jax.training.steps import compiled_step
 
@@ -274,6 +286,44 @@ def test_a_spen_trained_on_sparse_rows_is_that_of_dense_ones():
         for x in (X, CSR)
     ]
     jax.tree.map(close, *(end.params for end in ends))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["end to end", "feed forward", "max margin", "persistent"])
+def test_a_training_on_a_sparse_y_is_that_on_an_array(kind):
+    def end(y):
+        data, objective = {"x": X, "y": y}, of.end_to_end(PREDICTOR)
+        if kind == "feed forward":
+            objective = of.feed_forward(lambda params, x: x @ params["W"])
+        if kind == "max margin":
+            objective = of.max_margin(PREDICTOR)
+        if kind == "persistent":
+            sampler = sampling.GibbsWithGradients()
+            objective = of.contrastive_divergence(PREDICTOR, sampler=sampler, persistent=True)
+            data = of.replay(Split(X, y), jax.random.key(3))
+        params = start().params if kind == "feed forward" else PARAMS
+        state = training.init(params, ADAM, jax.random.key(1))
+        return fit(objective, ADAM, state, data, epochs=2, batch_size=32).last()
+
+    (got, measured), (want, as_array) = end(scipy.sparse.csr_array(Y)), end(Y)
+    jax.tree.map(close, got.params, want.params)
+    assert measured == pytest.approx(as_array, rel=1e-4)
+
+
+def test_a_sparse_y_is_checked_by_its_numbers():
+    def said(y, objective):
+        with pytest.raises(ValueError) as error:
+            objective.check_data({"x": X, "y": scipy.sparse.csr_array(y)})
+        return str(error.value)
+
+    end_to_end, flips = of.end_to_end(PREDICTOR), of.pseudo_likelihood(PREDICTOR)
+    end_to_end.check_data({"x": X, "y": scipy.sparse.csr_array(Y / 2)})
+    assert "data.y does not lie in Box" in said(3 * Y, end_to_end)
+    assert "at the corners" in said(Y / 2, flips)
+    simplex = of.end_to_end(Predictor(lambda p, x, y: y @ y, shape=(4,), domain=Simplex()))
+    assert "label sets in a Box" in said(Y, simplex)
+    answers = of.maximum_likelihood(PREDICTOR, answers=np.eye(4))
+    assert "none of the 4 answers" in said(Y, answers)
 
 
 @pytest.mark.slow

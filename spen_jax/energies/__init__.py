@@ -33,6 +33,7 @@ from spen_jax.energies.explain import (
 )
 from spen_jax.energies.graphs import GraphSPEN, Messages
 from spen_jax.energies.images import ImageSPEN, Neighbours, Patches
+from spen_jax.energies.labels import LabelSPEN
 from spen_jax.energies.measurements import Blurred, Incomplete, Measurement, Noisy
 from spen_jax.energies.posed import Posed, moved
 from spen_jax.energies.predictive import PredictiveCoding
@@ -75,6 +76,7 @@ __all__ = [
     "ImplicitRegressor",
     "Incomplete",
     "JointEmbedding",
+    "LabelSPEN",
     "LanguageModel",
     "LinearMachine",
     "Matcher",

@@ -3,6 +3,7 @@
 from spen_jax.exact.alignment import Alignment, AlignmentParts, distances
 from spen_jax.exact.arguments import check_beta
 from spen_jax.exact.belief_propagation import BeliefPropagation, TreeReweighted
+from spen_jax.exact.candidates import Largest, largest, largest_products
 from spen_jax.exact.chain import Chain, ChainParts
 from spen_jax.exact.constituency_tree import ConstituencyParts, ConstituencyTree
 from spen_jax.exact.counts import Counts, at_most_one, parity
@@ -84,6 +85,7 @@ __all__ = [
     "Grid",
     "HiddenMarkov",
     "IntegerProgramme",
+    "Largest",
     "LinearProgramme",
     "Marginals",
     "MeanField",
@@ -111,6 +113,8 @@ __all__ = [
     "free_energy_of",
     "gauss_hermite",
     "gauss_legendre",
+    "largest",
+    "largest_products",
     "local_minima",
     "log_probabilities",
     "monte_carlo",

@@ -1,5 +1,6 @@
 """How good predicted label sets, rankings, sequences and images are, and how to turn scores into label sets."""
 
+from spen_jax.metrics.compressed import label_sets, ranked
 from spen_jax.metrics.decisions import (
     Expected,
     Fixed,
@@ -18,6 +19,8 @@ from spen_jax.metrics.labels import (
     macro_f1,
     micro_f1,
     precision_at_k,
+    propensities,
+    propensity_scored_precision_at_k,
 )
 from spen_jax.metrics.sequences import (
     Attachment,
@@ -42,12 +45,16 @@ __all__ = [
     "example_f1",
     "expected_f1_sets",
     "hamming_error",
+    "label_sets",
     "macro_f1",
     "mean_iou",
     "micro_f1",
     "pixel_accuracy",
     "precision_at_k",
+    "propensities",
+    "propensity_scored_precision_at_k",
     "psnr",
+    "ranked",
     "token_accuracy",
     "tune_expected",
     "tune_threshold",

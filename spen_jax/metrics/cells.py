@@ -37,6 +37,9 @@ def read(name: str, values: ArrayLike, truth: ArrayLike, mask: ArrayLike | None)
 
     Where the mask is False both may be anything, NaN included, and are read as 0.
     """
+    for what, given in ((name, values), ("truth", truth)):
+        if hasattr(type(given), "tocsr"):
+            raise ValueError(f"{what} is a sparse matrix, and this takes arrays: give .toarray()")
     found, y = real_array(name, values).astype(np.float64), real_array("truth", truth)
     if y.ndim != 2 or y.size == 0 or y.shape != found.shape:
         raise ValueError(

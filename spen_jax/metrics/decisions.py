@@ -9,7 +9,7 @@ A `Rule` does either for the relaxed labels y (N, L) of inference: `rule(y)` are
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spen_jax.metrics.cells import Cells, along, falling, number, read, read_mask
+from spen_jax.metrics.compressed import is_compressed
 from spen_jax.numbers import real_array
 
 
@@ -101,17 +102,32 @@ class Expected:
         return expected_f1_sets(p, mask, allow_empty=self.allow_empty)
 
 
-def decide(scores: ArrayLike, threshold: float = 0.5, mask: ArrayLike | None = None) -> np.ndarray:
+def decide(scores: Any, threshold: float = 0.5, mask: ArrayLike | None = None) -> Any:
     """Return scores >= threshold, bool (N, L) or of any other shape; a score at the threshold counts, NaN does not.
 
     Scores of floats are compared in their own type, to which the threshold is rounded. ValueError for scores that
-    are no real numbers, and for a threshold that is not one number.
+    are no real numbers, and for a threshold that is not one number. Of a sparse matrix of scores the sets are one
+    too, without a mask, at a threshold above 0.
     """
+    if is_compressed(scores):
+        return _decide_stored(scores, number("threshold", threshold), mask)
     values, least = real_array("scores", scores), np.asarray(number("threshold", threshold))
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # beyond the type a threshold is infinite
             least = least.astype(_type_of(scores)).astype(values.dtype)
     return (values >= least) & read_mask(mask, values.shape)
+
+
+def _decide_stored(scores, threshold, mask):
+    if mask is not None or not threshold > 0:
+        raise ValueError(
+            "sparse scores need a threshold above 0, which what is not stored stays below, and no mask, got "
+            f"threshold {threshold} and {'no' if mask is None else 'a'} mask"
+        )
+    matrix = scores.tocsr().copy()
+    matrix.data = decide(matrix.data, threshold)
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def _type_of(scores: ArrayLike) -> np.dtype:

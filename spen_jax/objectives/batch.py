@@ -52,7 +52,7 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
             f"{type(batch).__name__}"
         )
     check_dense(batch)
-    y = jax.tree.map(_dense, y, is_leaf=sparse.is_rows)
+    y = as_truth(y)
     if length is not None:
         if mask is not None:
             raise ValueError("a batch has a mask or a length, not both")
@@ -65,9 +65,13 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
     return Batch(field(batch, "x"), y, mask, weight)
 
 
-def _dense(y):
-    """Floats; of sparse rows of a batch the array that they are."""
-    return as_floats(y.todense() if sparse.is_rows(y) else y)
+def as_truth(y: Any) -> Any:
+    """The tree y as arrays of floats; sparse rows of any kind become arrays, here and nowhere else."""
+    return jax.tree.map(
+        lambda a: as_floats(a.todense() if sparse.is_rows(a) else a),
+        sparse.whole(y),
+        is_leaf=sparse.is_rows,
+    )
 
 
 def _weight(weight, n, weighted):
@@ -267,7 +271,7 @@ def checking(objective: Objective, domain: Domain | None, *, corners: bool = Fal
 
 def _check_truth(domain, corners, data):
     says = field(data, "mask") is not None or field(data, "length") is not None
-    y = field(data, "y")
+    y = sparse.matrices(y=field(data, "y"))
     if isinstance(y, sparse.Matrix):
         if says or not isinstance(domain, Box):
             raise ValueError(

@@ -5,12 +5,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spen_jax import losses
 from spen_jax.arguments import handing, once
 from spen_jax.checks import as_floats, check_whole, checked_shape
 from spen_jax.domains import Box, Domain
-from spen_jax.objectives.batch import check_least, check_predictor, checking, field, given, read
+from spen_jax.objectives.batch import (
+    check_least,
+    check_predictor,
+    checking,
+    field,
+    given,
+    read,
+)
 from spen_jax.predictor import Predictor
 from spen_jax.sampling import Sampler, sample
 from spen_jax.types import Objective
@@ -33,7 +41,7 @@ def replay(data: Any, key: jax.Array, *, chains: int = 1, domain: Domain = Box()
     """
     check_whole("chains", chains, 1)
     y = field(data, "y")
-    n, *shape = jnp.shape(y)
+    n, *shape = np.shape(y)
     points = domain.round(domain.random(key, (n, chains, *shape)))
     return Replay(field(data, "x"), y, points, read(data).mask)
 

@@ -19,7 +19,15 @@ from spen_jax.arguments import once
 from spen_jax.checks import as_floats, check_whole
 from spen_jax.domains import Box, Simplex, counting
 from spen_jax.exact import structure_of
-from spen_jax.objectives.batch import Given, by_parts, check_predictor, checking, field, given
+from spen_jax.objectives.batch import (
+    Given,
+    as_truth,
+    by_parts,
+    check_predictor,
+    checking,
+    field,
+    given,
+)
 from spen_jax.predictor import Predictor
 from spen_jax.types import Objective
 
@@ -98,7 +106,7 @@ def _check_among(answers, data):
     """ValueError where y of the data is none of the answers, whose likelihood would mean nothing."""
     if field(data, "mask") is not None or field(data, "length") is not None:
         return
-    y = np.asarray(as_floats(field(data, "y")), answers.dtype) + 0  # -0 is 0
+    y = np.asarray(as_truth(field(data, "y")), answers.dtype) + 0  # -0 is 0
     if y.shape[1:] != answers.shape[1:]:
         return  # said with the shapes by the objective
     known = {answer.tobytes() for answer in answers + 0}

@@ -7,7 +7,7 @@ included.
 
 `all_cores()`, `all_devices()` or `use(mesh)` say once where `minimize`, `sample`, a `Predictor` and `fit` put the
 arrays they are given; `split`, `everywhere` and `sharded` put them by hand. The batch lies along a mesh's axis
-"batch", or the only one that it has.
+"batch", or the only one that it has. Very many labels are spread too, along an axis "labels": `label_mesh`, `by_label`.
 """
 
 from spen_jax.parallel.calls import beside, call, fetched, operations, worth_it
@@ -15,8 +15,10 @@ from spen_jax.parallel.compiled import keep_compiled, keep_memory
 from spen_jax.parallel.meshes import (
     all_cores,
     all_devices,
+    by_label,
     everywhere,
     in_use,
+    label_mesh,
     of_own_rows,
     on_host,
     own_rows,
@@ -31,6 +33,7 @@ __all__ = [
     "all_devices",
     "automatic",
     "beside",
+    "by_label",
     "call",
     "everywhere",
     "fetched",
@@ -38,6 +41,7 @@ __all__ = [
     "keep_compiled",
     "keep_memory",
     "kept",
+    "label_mesh",
     "mesh_of",
     "of_own_rows",
     "on_host",

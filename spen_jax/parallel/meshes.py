@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXIS = "batch"
+AXIS, LABELS = "batch", "labels"
 
 # On a CPU XLA cuts loops over more than a few thousand numbers in pieces for several threads. Those of a block are so
 # short that handing them over takes longer than running them, and threads in search of work hold up the other devices.
@@ -126,6 +126,44 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
             return _put(a, NamedSharding(mesh, P()))
         longest = int(np.argmax(fits))
         return _put(a, NamedSharding(mesh, P(*[None] * longest, axis)))
+
+    return jax.tree.map(put, tree)
+
+
+def label_mesh(batch: int = 1) -> Mesh:
+    """A mesh of all devices with the axes "batch" and "labels", so many along the first; see `by_label`.
+
+    ValueError for a number that does not divide that of the devices.
+    """
+    count = jax.device_count()
+    if batch < 1 or count % batch:
+        raise ValueError(f"batch must divide the number of devices, {count}, got {batch}")
+    return jax.make_mesh((batch, count // batch), (AXIS, LABELS), axis_types=(AxisType.Auto,) * 2)
+
+
+def by_label(tree: Any, n_labels: int, mesh: Mesh) -> Any:
+    """A tree of arrays, such as a LabelSPEN's parameters, with the rows of n_labels labels spread over a mesh.
+
+    An array whose first axis is n_labels long lies along the axis "labels", each other one everywhere. What is computed
+    of them follows: with x on the mesh too, by `split`, each device has its own labels' potentials, relaxed labels and
+    gradients, and a step of inference says one thing between devices, the sums over labels that the global units see,
+    (B, M). An energy that looks at two labels at once makes XLA say more.
+    ValueError for a mesh without the axes "batch" and "labels", and where the devices do not divide the labels.
+    """
+    if not {AXIS, LABELS} <= {*mesh.axis_names}:
+        raise ValueError(
+            f"labels lie along the axis {LABELS!r} of a mesh that also has {AXIS!r}, such as label_mesh(), got "
+            f"{mesh.axis_names}"
+        )
+    parts = mesh.shape[LABELS]
+    if n_labels % parts:
+        raise ValueError(
+            f"{parts} devices must divide {n_labels} labels: add {-n_labels % parts} rows of zeros whose bias is -100"
+        )
+
+    def put(a):
+        along = jnp.ndim(a) and len(a) == n_labels
+        return _put(a, NamedSharding(mesh, P(LABELS) if along else P()))
 
     return jax.tree.map(put, tree)
 

@@ -42,6 +42,8 @@ def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -
         return function(shared, batch)
     if AxisType.Explicit in mesh.axis_types:
         return automatic(partial(over_devices, function), shared, batch, batched=True)
+    if mesh.shape[axis] == 1:  # the devices lie along other axes, along which XLA cuts
+        return function(shared, batch)
     size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     short = -size % mesh.shape[axis]
     if short:
