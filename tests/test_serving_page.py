@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("flatbuffers", reason="jax needs it to write and to read programs")
 
+TestClient = pytest.importorskip("starlette.testclient").TestClient
+
 PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
 
 
@@ -73,6 +75,18 @@ def test_the_server_answers_requests_together_as_the_model_does(page):
     assert replies == [(200, model.predict(part)) for part in parts]
     assert sum(calls) == sum(map(len, parts)) and len(calls) < len(parts)
     assert asked(page, [[1, 2, 0, 0]]) == (200, [["hot", "wet"]])
+
+
+def test_a_framework_answers_and_refuses_alike(page):
+    names = page[0]
+    x, model = names["x"], names["model"]
+    with TestClient(names["app"]) as client, ThreadPoolExecutor(8) as pool:
+        parts = [x[i : i + 2] for i in range(20)]
+        replies = list(pool.map(lambda part: client.post("/", json=part.tolist()), parts))
+        assert [r.json() for r in replies] == [model.predict(part) for part in parts]
+        assert client.post("/", json=[[1, 2]]).status_code == 400
+        assert client.post("/", content=b"{").status_code == 400
+        assert client.post("/", content=b" " * (names["BYTES"] + 1)).status_code == 413
 
 
 def test_the_server_refuses_what_is_too_much_or_none(page):
