@@ -199,6 +199,7 @@ def test_numbers_become_classes_where_the_task_says_so(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["labels"] == ["4", "5", "6"]
 
 
+@pytest.mark.slow
 def test_several_nominal_columns_are_answered_with_one_value_each(tmp_path, capsys):
     rows = [
         (i % 3, "red green blue".split()[i % 3], "yes no".split()[i % 2 == 0]) for i in range(30)

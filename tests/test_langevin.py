@@ -91,6 +91,7 @@ def test_adjusted_langevin_has_the_right_variance_where_unadjusted_has_not():
     assert 0.3 < exact.info.acceptance.min() and exact.info.acceptance.max() < 0.98
 
 
+@pytest.mark.slow
 def test_adjusted_langevin_samples_a_truncated_normal():
     for beta in (1.0, 5.0):
         got = normal(**ON_BOX, beta=beta)

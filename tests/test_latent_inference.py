@@ -34,6 +34,7 @@ def cold_on_grid(radii, y, count=20_001):
     return distance.min(1), points[distance.argmin(1)]
 
 
+@pytest.mark.slow
 def test_the_inferred_z_is_the_best_of_a_fine_grid_and_its_gradient_the_envelopes():
     energy, y = Decoder(ellipse), np.float32(RNG.normal(0, 1.2, (20, 2)))
     starts = np.tile(ANGLES[None, :, None], (20, 1, 1))

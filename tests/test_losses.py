@@ -376,6 +376,7 @@ def test_nll_over_a_grid_or_over_weighted_samples_is_that_of_the_normal_density(
         assert 1e-4 < error < 0.04 and abs(estimate - want) < 4 * error
 
 
+@pytest.mark.slow
 def test_samples_of_the_model_give_the_gradient_of_the_nll_but_not_its_value(x64):
     counts = np.array([1, 2, 5, 8])  # of 16 samples, in the proportions of exp(-2 E)
     energies = -np.log(counts) / 2

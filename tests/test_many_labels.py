@@ -30,6 +30,7 @@ def test_the_largest_are_those_of_a_sort_with_the_lower_label_first_among_equals
     np.testing.assert_array_equal(found.labels, labels)
 
 
+@pytest.mark.slow
 def test_the_largest_products_are_those_of_all_products_however_many_wait(monkeypatch):
     rng = np.random.default_rng(0)
     h, W = rng.integers(-4, 5, (7, 3)).astype(np.float32), rng.integers(-4, 5, (900, 3))
@@ -101,6 +102,7 @@ def full(**options):
     return sx.Predictor(ENERGY, FEATURES, **options)
 
 
+@pytest.mark.slow
 def test_the_energy_and_its_gradient_are_those_of_a_spen():
     like = sx.SPEN(NETWORK, n_global=4, entropy=1.0)
     output = {"kernel": PARAMS["W"].T, "bias": PARAMS["bias"]}
@@ -172,6 +174,7 @@ def test_of_labels_that_are_all_on_the_larger_potential_comes_first():
     np.testing.assert_array_equal(found.labels, np.tile([11, 10, 9, 8], (6, 1)))
 
 
+@pytest.mark.slow
 def test_a_shortlist_is_the_same_in_batches_of_sparse_rows_and_within_a_program():
     short = sx.Shortlist(SPEN, 3, steps=4)
     want = short(PARAMS, X)

@@ -98,6 +98,7 @@ def test_epochs_are_chosen_on_a_part_and_all_rows_trained_on_for_as_many():
     assert history[6] == Refitted(chosen) and history[7].chosen == chosen
 
 
+@pytest.mark.slow
 def test_what_is_ready_is_taken_as_it_is_and_trained_again_on_all_rows():
     known = Trained({"w": np.float32(0.2)}, epoch=2)
     options = {"score": score, "ready": {"first": known}}

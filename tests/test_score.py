@@ -57,6 +57,7 @@ def test_the_denoising_loss_is_its_formula(masked, x64):
     np.testing.assert_allclose(nothing["explained"], 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_sliced_score_matching_has_no_slope_at_the_density_of_the_data(x64):
     batch, objective = gaussian_batch(N), sliced_score_matching(PREDICTOR)
     assert np.abs(misfits(objective, gaussian_energy(COVARIANCE), batch, N)).max() < 4.5

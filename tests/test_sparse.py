@@ -415,6 +415,7 @@ def test_bad_rows_are_refused_by_name():
         PREDICTOR(PARAMS, CSR.astype(complex))
 
 
+@pytest.mark.slow
 def test_a_sparse_truth_is_the_same_training():
     truth = scipy.sparse.csr_array(Y)
     judged = of.feed_forward(lambda params, x: x @ params["W"])

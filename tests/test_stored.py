@@ -183,6 +183,7 @@ with data.storing(sys.argv[1]) as part:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_removes_it(tmp_path):
     def start():
         child = subprocess.Popen(

@@ -82,6 +82,7 @@ def test_without_the_package_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_shows_each_training_as_a_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboardX")
     shared = pytest.importorskip("experiments.shared")

@@ -49,6 +49,7 @@ def near(got, want):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, want)
 
 
+@pytest.mark.slow
 def test_gradient_descent_is_the_training_on_whole_tables():
     got, want = trained(touching(optax.sgd(0.5), TABLE)), trained(optax.sgd(0.5))
     for (state, metrics), (whole, others) in zip(got, want, strict=True):
@@ -74,6 +75,7 @@ def test_a_step_is_that_of_the_optimizer_in_the_touched_rows_and_leaves_all_othe
     assert np.abs(whole.params["in"]["W"][off] - state.params["in"]["W"][off]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_recipes_averages_and_parts_of_optimizers_keep_what_they_know_of_a_row_with_it():
     recipe = Recipe(2, 0.05, 1e-3, batch_size=16, average=0.9, rates=(("out", 0.5),))
     optimizer = touching(recipe.optimizer(N), TABLE)
@@ -136,6 +138,7 @@ def test_what_the_caller_holds_is_not_changed_and_the_same_call_gives_the_same()
     same(trained(optimizer)[-1][0].params, last.params)
 
 
+@pytest.mark.slow
 def test_a_broken_training_goes_on_to_the_bit(tmp_path):
     optimizer = touching(optax.adam(0.1), TABLE)
     straight = trained(optimizer, epochs=3)[-1]
@@ -156,6 +159,7 @@ def test_a_broken_training_goes_on_to_the_bit(tmp_path):
     assert metrics == straight[1]
 
 
+@pytest.mark.slow
 def test_an_example_without_a_finite_loss_is_left_out_and_its_batch_is_tried_again():
     def fussy(params, batch, key):
         loss, metrics = OBJECTIVE(params, batch, key)
@@ -211,6 +215,7 @@ def mapped(path, array):
     return np.load(path, mmap_mode="r")
 
 
+@pytest.mark.slow
 def test_memory_mapped_data_are_the_same_training_to_the_bit(tmp_path):
     x = mapped(tmp_path / "x.npy", X.toarray())
     got = trained(optax.adam(0.1), {"x": x, "y": mapped(tmp_path / "y.npy", Y)})
@@ -230,6 +235,7 @@ def test_sparse_rows_of_a_stored_folder_are_the_same_training_to_the_bit(tmp_pat
     same(trained(optimizer, data)[-1][0].params, trained(optimizer)[-1][0].params)
 
 
+@pytest.mark.slow
 def test_a_bad_row_of_a_file_is_left_out_of_its_step(tmp_path):
     x = X.toarray()
     x[5] = np.nan
