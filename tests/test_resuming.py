@@ -75,8 +75,8 @@ def broken_after(monkeypatch, calls):
     """Checkpoints whose `after_step` raises once so many positions have been passed."""
     whole, count = Checkpoints.after_step, iter(range(calls))
 
-    def after_step(self, now, ended=False):
-        whole(self, now, ended)
+    def after_step(self, *now):
+        whole(self, *now)
         if next(count, None) is None:
             self._settle()
             raise Broken
@@ -197,10 +197,10 @@ def test_ctrl_c_lets_the_step_end_and_between_epochs_is_what_it_was(
 ):
     whole, calls = Checkpoints.after_step, iter(range(100))
 
-    def after_step(self, now, ended=False):
+    def after_step(self, *now):
         if next(calls) == 6:  # while the training works
             os.kill(os.getpid(), signal.SIGINT)
-        whole(self, now, ended)
+        whole(self, *now)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "after_step", after_step)

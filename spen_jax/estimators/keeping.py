@@ -58,7 +58,7 @@ def kept(
 
         def after(now: SoFar, over: bool) -> None:
             checkpoints.extra = _extra(now, rng)
-            checkpoints.after_step(_position(now), ended=over)
+            checkpoints.after_step(now.epochs, lambda: _position(now), ended=over)
 
         yield found, after
 

@@ -20,10 +20,12 @@ from spen_jax.parallel.meshes import (
     of_own_rows,
     on_host,
     own_rows,
+    put,
     sharded,
     split,
     use,
 )
+from spen_jax.parallel.processes import gathered, leading, several, together
 from spen_jax.parallel.within import automatic, kept, mesh_of, over_devices, places, specs, taken
 
 __all__ = [
@@ -34,9 +36,11 @@ __all__ = [
     "call",
     "everywhere",
     "fetched",
+    "gathered",
     "in_use",
     "keep_compiled",
     "kept",
+    "leading",
     "mesh_of",
     "of_own_rows",
     "on_host",
@@ -44,10 +48,13 @@ __all__ = [
     "operations",
     "own_rows",
     "places",
+    "put",
+    "several",
     "sharded",
     "specs",
     "split",
     "taken",
+    "together",
     "use",
     "worth_it",
 ]

@@ -58,7 +58,7 @@ def joined(data: Any, rows: np.ndarray, found: Cut, mesh: Any = None) -> Any:
     def placed(part):
         if sparse.is_rows(part) or mesh is None:
             return jax.device_put(part)
-        return parallel.split_own(mesh, part, len(rows))
+        return parallel.of_own_rows(mesh, part, len(rows))
 
     return structure.unflatten(_filled(leaves, map(placed, found.parts), rows))
 
