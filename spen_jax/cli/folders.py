@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from spen_jax import parallel
 from spen_jax.cli import ending
 from spen_jax.cli.saying import Wrong, plain
 from spen_jax.training import replacing, resumable
@@ -33,8 +34,13 @@ def check_new(folder: Path) -> None:
 def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     """Of a `with` block that trains into the folder: a new one with these arguments, or None for one to go on with.
 
-    A signal leaves what it goes on from; an error in a new folder leaves nothing.
+    A signal leaves what it goes on from; an error in a new folder leaves nothing. Of several processes the first alone
+    makes and removes what is not a checkpoint.
     """
+    if not parallel.leading():
+        with resumable(folder / KEPT):
+            yield
+        return
     made = not folder.exists()
     if arguments is not None:
         check_new(folder)
@@ -76,18 +82,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class Log:
-    """`metrics.jsonl`: a line for each epoch, as an estimator tells of it."""
+    """`metrics.jsonl`: a line for each epoch, as an estimator tells of it; None where another process writes it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | None):
         self._path, self._began, self.lines = path, time.monotonic(), 0
-        path.write_text("")
+        if path is not None:
+            path.write_text("")
 
     def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Adds a line: `epoch` of at most `of`, seconds since the beginning, and the figures."""
         seconds = round(time.monotonic() - self._began, 3)
         line = {"epoch": done, "of": total, "seconds": seconds, **figures}
-        with open(self._path, "a") as file:
-            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        if self._path is not None:
+            with open(self._path, "a") as file:
+                file.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self.lines = done
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from spen_jax.cli import hosts
 from spen_jax.cli.ending import advise, advised
 from spen_jax.cli.saying import Usage, Wrong, one_line
 from spen_jax.training import Stopped
@@ -38,6 +39,7 @@ def run() -> NoReturn:
     with _terminable(), _watched():
         code = main()
         _let_go_of_output()
+        hosts.leave(code)
         sys.stderr.flush()
         if code in SAID:
             os._exit(code)  # threads may be compiling, and the interpreter would wait for them
