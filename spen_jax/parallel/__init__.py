@@ -15,6 +15,7 @@ from spen_jax.parallel.compiled import keep_compiled
 from spen_jax.parallel.meshes import (
     all_cores,
     all_devices,
+    divides,
     everywhere,
     in_use,
     of_own_rows,
@@ -34,6 +35,7 @@ __all__ = [
     "automatic",
     "beside",
     "call",
+    "divides",
     "everywhere",
     "fetched",
     "gathered",

@@ -130,9 +130,14 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
     return jax.tree.map(part, tree)
 
 
+def divides(mesh: Any, count: int) -> bool:
+    """Whether the devices of a mesh divide so many rows; of None, one device, always."""
+    return mesh is None or not count % mesh.shape[axis_of(mesh)]
+
+
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:
     """Which of the rows of a batch lie on devices of this process; ValueError where the devices do not divide them."""
-    if count % mesh.shape[axis_of(mesh)]:
+    if not divides(mesh, count):
         raise ValueError(
             f"memory-mapped data on {mesh.shape[axis_of(mesh)]} devices need a batch size that these divide, got {count}"
         )

@@ -174,6 +174,9 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
     state, order_key, history, steps, means = at.state, at.order_key, at.history, at.steps, at.means
 
     mesh = parallel.mesh_of(state)
+    for group, size in zip(groups, sizes, strict=True):
+        if mesh is not None and any_stays(group):
+            parallel.own_rows(mesh, size)
 
     def prepared(g, rows):
         return cut(optimizer, groups[g], rows, mesh) if any_stays(groups[g]) else None

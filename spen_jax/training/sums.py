@@ -26,8 +26,8 @@ def is_cut(a: Any) -> bool:
 def sums_of(arrays: Mapping[str, Any]) -> dict[str, str]:
     """The type, shape and checksum of each array; all processes have to call it where one is cut."""
     cut = {name: a for name, a in arrays.items() if is_cut(a)}
-    found = {name: _of_host(np.asarray(a)) for name, a in arrays.items() if name not in cut}
-    found |= jax.device_get(_of_devices(cut)) if cut else {}
+    found = {name: of_host(np.asarray(a)) for name, a in arrays.items() if name not in cut}
+    found |= jax.device_get(of_devices(cut)) if cut else {}
     return {name: f"{a.dtype} {a.shape} {_hex(found[name])}" for name, a in arrays.items()}
 
 
@@ -35,7 +35,8 @@ def _hex(lanes):
     return "".join(f"{int(n):08x}" for n in lanes)
 
 
-def _of_host(a):
+def of_host(a: np.ndarray) -> list[int]:
+    """The LANES of an array of this process."""
     words = np.ascontiguousarray(a).reshape(-1)
     width = min(a.dtype.itemsize, 4)
     words, total = words.view(f"u{width}"), [0] * LANES
@@ -49,7 +50,8 @@ def _of_host(a):
 
 
 @jax.jit
-def _of_devices(arrays):
+def of_devices(arrays: Any) -> Any:
+    """Those of each array of a tree, (LANES,), wherever its parts lie."""
     return jax.tree.map(_of_array, arrays)
 
 
