@@ -153,7 +153,9 @@ def tickets(path):
     lines = ["hours,priority,tags"]
     rng = np.random.default_rng(0)
     for hours, priority in rng.uniform(0, 10, (400, 2)):
-        tags = [name for name, on in (("a", hours > 5), ("b", priority > 6), ("c", hours < 3)) if on]
+        tags = [
+            name for name, on in (("a", hours > 5), ("b", priority > 6), ("c", hours < 3)) if on
+        ]
         lines.append(f'{hours:.3f},{priority:.3f},"{";".join(tags)}"')
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -182,7 +184,7 @@ def by_hand(number, port, count=2):
 @pytest.mark.slow
 def test_a_command_that_slurm_began_ends_in_two_shells_at_the_model_of_one(tmp_path):
     source, options = tickets(tmp_path / "a.csv"), ("--labels", "tags", "--epochs", "60")
-    options += ("--set", "members=1", "early_stopping=False")
+    options += ("--set", "members=1", "early_stopping=False", "learning_rate=0.0005")
     job = random.randrange(2**12)
     running = commands(2, lambda i: under_slurm(i, job), source, "--out", tmp_path / "m", *options)
     lines = tmp_path / "m/metrics.jsonl"
@@ -204,8 +206,8 @@ def test_a_command_that_slurm_began_ends_in_two_shells_at_the_model_of_one(tmp_p
     x = np.random.default_rng(1).uniform(0, 10, (50, 2))
     np.testing.assert_allclose(one.predict_proba(x), two.predict_proba(x), atol=2e-3)
     losses = [
-        [json.loads(line)["training_loss"] for line in (tmp_path / n / "metrics.jsonl").open()]
-        for n in ("one", "m")
+        [json.loads(line)["training_loss"] for line in text.splitlines()]
+        for text in ((tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "m"))
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 

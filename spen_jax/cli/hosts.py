@@ -33,7 +33,9 @@ def settings(environment: Any = os.environ) -> dict[str, Any] | None:
         return {} if found else None
     if None in given.values() or not f"{given[COUNT]}{given[NUMBER]}".isdecimal():
         shown = ", ".join(f"{name}={value or ''}" for name, value in given.items())
-        raise Usage(f"several processes need an address host:port and two whole numbers, got {shown}")
+        raise Usage(
+            f"several processes need an address host:port and two whole numbers, got {shown}"
+        )
     count, number = int(given[COUNT] or 0), int(given[NUMBER] or 0)
     if number >= count:
         raise Usage(f"{NUMBER} is from 0 to less than {COUNT}, got {number} of {count}")

@@ -138,8 +138,9 @@ def divides(mesh: Any, count: int) -> bool:
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:
     """Which of the rows of a batch lie on devices of this process; ValueError where the devices do not divide them."""
     if not divides(mesh, count):
+        parts = mesh.shape[axis_of(mesh)]
         raise ValueError(
-            f"memory-mapped data on {mesh.shape[axis_of(mesh)]} devices need a batch size that these divide, got {count}"
+            f"memory-mapped data on {parts} devices need a batch size that these divide, got {count}"
         )
     places = NamedSharding(mesh, P(axis_of(mesh))).addressable_devices_indices_map((count,))
     return np.unique(np.concatenate([np.arange(count)[at] for at in places.values() if at]))

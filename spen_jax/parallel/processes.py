@@ -1,4 +1,4 @@
-"""Several processes: what each says is heard by all. What one of them did alone would leave the others waiting for ever.
+"""Several processes: what each says is heard by all. What one did alone would leave the others waiting for ever.
 
 With one process all of this is that process, and costs nothing. Every process has to call these functions, as often as
 the others and in the same order.

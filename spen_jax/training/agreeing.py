@@ -14,7 +14,7 @@ SECONDS = 1.0
 
 
 class Agreed:
-    """Called after each step with the `Listener` and whether it is time: the signal that one heard, and what the first says."""
+    """Called after each step with the `Listener` and whether it is time: the signal that one heard, the first's time."""
 
     def __init__(self):
         self._left, self._every, self._took, self._clock = 1, 1, SECONDS, time.monotonic()
@@ -28,7 +28,9 @@ class Agreed:
         number, heard.number = heard.number, None
         if not parallel.several():
             return number, due
-        rows = [text.split() for text in parallel.gathered(f"{number or 0} {int(due)} {self._took}")]
+        rows = [
+            text.split() for text in parallel.gathered(f"{number or 0} {int(due)} {self._took}")
+        ]
         took = max(float(seconds) for _, _, seconds in rows)
         self._every = max(1, min(2 * self._every, int(SECONDS * self._every / took)))
         self._left, now = self._every, time.monotonic()

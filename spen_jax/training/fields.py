@@ -46,9 +46,7 @@ def checked(data: Any) -> tuple[Any, int]:
     check_arrays(data=data)
     n = shared_axis(data, "fit needs data whose arrays share a leading axis of examples")
     check_dense(data)
-    data = jax.tree.map(
-        lambda a: a if isinstance(a, Matrix | np.memmap) else jnp.asarray(a), data
-    )
+    data = jax.tree.map(lambda a: a if isinstance(a, Matrix | np.memmap) else jnp.asarray(a), data)
     check_finite(shown(data))
     return data, n
 

@@ -18,7 +18,15 @@ from spen_jax.training.fields import checked, fields_in, shown, with_fields, wri
 from spen_jax.training.positions import CheckpointError, Position, fingerprint
 from spen_jax.training.resuming import Checkpoints, checkpoints_of
 from spen_jax.training.feeding import ahead, any_stays, cut, stays
-from spen_jax.training.steps import State, begun, compiled_step, each_sound, ended, mesh_for, step_on
+from spen_jax.training.steps import (
+    State,
+    begun,
+    compiled_step,
+    each_sound,
+    ended,
+    mesh_for,
+    step_on,
+)
 from spen_jax.training.touching import Touching
 from spen_jax.types import Objective
 

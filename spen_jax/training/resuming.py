@@ -19,7 +19,6 @@ import jax
 
 from spen_jax import parallel
 from spen_jax.checks import check_positive, check_whole
-from spen_jax.serving import digest
 from spen_jax.training.agreeing import Agreed
 from spen_jax.training.positions import (
     CheckpointError,

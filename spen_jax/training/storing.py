@@ -1,7 +1,7 @@
 """One checkpoint on disk: arrays by path, what is said of them, and their checksums.
 
-Arrays that a process has whole are written by the first process, and their SHA-256 stands beside them; of those cut over
-processes each writes its part, and `sums` stand beside them. Each process reads for itself, on whatever devices.
+Arrays that a process has whole are written by the first process, and their SHA-256 stands beside them; of those cut
+over processes each writes its part, and `sums` stand beside them. Each reads for itself, on whatever devices.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from spen_jax import parallel
 from spen_jax.serving import digest
 from spen_jax.training.sums import is_cut, sums_of
 
@@ -39,9 +38,10 @@ def loaded(folder: Path, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     """
     import orbax.checkpoint.experimental.v1 as ocp
 
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-    with ocp.Context(multiprocessing_options=alone):
+    alone = ocp.Context()
+    alone.multiprocessing.primary_host = jax.process_index()
+    alone.multiprocessing.active_processes = {jax.process_index()}
+    with alone:
         there = ocp.metadata(str(folder))
         said: Any = there.custom_metadata
         if said["version"] != VERSION:

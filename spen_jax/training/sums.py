@@ -1,4 +1,4 @@
-"""Checksums that are sums: of an array cut over devices and processes each adds up its own part, and none has the whole.
+"""Checksums that are sums: of an array cut over processes each adds up its own part, and none has the whole.
 
 Of the bits b of word i of an array, in its order of rows, lane k adds mix(k + mix(i) xor b) modulo 2^32; with LANES of
 them that is a number of 128 bits. mix is the finaliser of MurmurHash3 (A. Appleby, 2011). It finds what is damaged, not
