@@ -6,7 +6,7 @@ SIGKILL and SIGTERM come at moments drawn evenly over the time that a run takes;
 be killed again, until it ends.
 
     python benchmarks/reliability.py            # 30 SIGKILL and 20 SIGTERM, about 10 minutes
-    python benchmarks/reliability.py --hosts    # 10 SIGKILL to all of several processes, about 8 minutes
+    python benchmarks/reliability.py --hosts    # 10 SIGKILL to all of several processes, about 3 minutes
 
 After each kill every checkpoint that was whole before it must be there or have given way to newer ones, and all that
 are there must be readable; at the end the parameters must be those of a run that nobody broke off, to the bit, and
