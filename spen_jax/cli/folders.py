@@ -35,7 +35,7 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     """Of a `with` block that trains into the folder: a new one with these arguments, or None for one to go on with.
 
     A signal leaves what it goes on from; an error in a new folder leaves nothing. Of several processes the first alone
-    makes and removes what is not a checkpoint.
+    makes and removes what is not a checkpoint, and where there is one an error leaves it: another process may have died.
     """
     if not parallel.leading():
         with resumable(folder / KEPT):
@@ -51,7 +51,8 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
         with resumable(folder / KEPT):
             yield
     except Exception as error:
-        if arguments is not None:
+        if arguments is not None and not (parallel.several() and _has_checkpoints(folder)):
+            ending.advise(None)
             _empty(folder)
             if made:
                 folder.rmdir()
@@ -61,6 +62,10 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     shutil.rmtree(folder / KEPT, ignore_errors=True)
     (folder / BEGUN).unlink()
     ending.advise(None)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any(path.name.isdecimal() for path in (folder / KEPT).glob("*/*"))
 
 
 def _empty(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from spen_jax import parallel
+from spen_jax.cli.ending import advised
 from spen_jax.cli.saying import Usage, Wrong, one_line
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -63,7 +64,8 @@ def lost() -> Iterator[None]:
         if not parallel.several():
             raise
         words = one_line(error)[:200]
-        raise Wrong(f"another process has ended, or does not answer: {words}") from error
+        said = advised(f"another process has ended, or does not answer: {words}")
+        raise Wrong(said) from error
 
 
 def leave(code: int) -> None:
