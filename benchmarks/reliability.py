@@ -90,8 +90,8 @@ def start(folder: Path, count: int = 0) -> list[subprocess.Popen]:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     each = [["--processes", str(port), str(count), str(i)] for i in range(count)] or [[]]
-    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    return [subprocess.Popen([*command, *more], **quiet) for more in each]
+    null = subprocess.DEVNULL
+    return [subprocess.Popen([*command, *more], stderr=null, stdout=null) for more in each]
 
 
 def campaign(

@@ -35,7 +35,7 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     """Of a `with` block that trains into the folder: a new one with these arguments, or None for one to go on with.
 
     A signal leaves what it goes on from; an error in a new folder leaves nothing. Of several processes the first alone
-    makes and removes what is not a checkpoint, and where there is one an error leaves it: another process may have died.
+    makes and removes what is no checkpoint, and where there is one an error leaves it: another process may have died.
     """
     if not parallel.leading():
         with resumable(folder / KEPT):

@@ -14,7 +14,7 @@ SECONDS = 1.0
 
 
 class Agreed:
-    """Called after each step with the `Listener` and whether it is time: the signal that one heard, the first's time."""
+    """Called after each step with the `Listener` and whether it is time; see the module."""
 
     def __init__(self):
         self._left, self._every, self._took, self._clock = 1, 1, SECONDS, time.monotonic()
