@@ -109,7 +109,8 @@ def campaign(
         ended, count = False, numbers[0]
         while not ended:
             running, before = start(folder, count), whole(folder)
-            counts[f"{count} processes"] += count > 0
+            if count:
+                counts[f"{count} processes"] += 1
             if kills:
                 time.sleep(chance.uniform(0, seconds))
                 before, number = whole(folder), kills.pop()

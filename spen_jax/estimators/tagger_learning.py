@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from spen_jax.estimators.keeping import SoFar, kept, over_processes, whole
+from spen_jax.estimators.keeping import SoFar, kept
 from spen_jax.estimators.learning import OPTIMIZER, Moments, Numbers
 from spen_jax.estimators.progress import Report
 from spen_jax.estimators.tagger_inputs import Places, power_of_2
@@ -182,7 +182,7 @@ def train(
     widths = widths_of(corpus.places.lengths[rows])
     in_pieces = corpus.pieces(rows, widths[-1])
     steps = settings.epochs * steps_of(in_pieces.places.lengths, widths, settings.batch_size)
-    state = over_processes(state_of(shape, settings, flat, steps, int(rng.integers(2**31))))
+    state = state_of(shape, settings, flat, steps, int(rng.integers(2**31)))
     beside = Thread(target=answers, args=(shape, flat, corpus.places, held), daemon=True)
     beside.start()  # compiles answers while training is compiled
     try:
@@ -194,7 +194,7 @@ def train(
                 wrong, smooth = np.nan, np.inf
                 if len(held):
                     beside.join()
-                    wrong = error(shape, whole(state.params), corpus, held)
+                    wrong = error(shape, state.params, corpus, held)
                     smooth = float(np.mean([*now.losses, wrong][-3:]))
                 now = now._replace(state=state, figures=(*now.figures, (np.nan, wrong)))
                 if smooth <= now.loss:
