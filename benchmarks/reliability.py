@@ -7,10 +7,12 @@ be killed again, until it ends.
 
     python benchmarks/reliability.py            # 30 SIGKILL and 20 SIGTERM, about 10 minutes
     python benchmarks/reliability.py --cost 3   # what checkpoints cost a run of BibTeX, in three pairs of runs
+    python benchmarks/reliability.py --hosts    # 10 SIGKILL to all of several processes, about 3 minutes
 
 After each kill every checkpoint that was whole before it must be there or have given way to newer ones, and all that
 are there must be readable; at the end the parameters must be those of a run that nobody broke off, to the bit, and
-the folder must hold the newest checkpoints and nothing else.
+the folder must hold the newest checkpoints and nothing else. With `--hosts` two processes begin, and after each kill
+one, two or four go on; at the end the loss of each epoch must be that of one process to 1e-5.
 
 The second claim: at their default interval checkpoints cost a run of `experiments/bibtex.py` with its defaults less
 than 3 % of its seconds. Runs with and without them take turns. Where others use the machine two equal runs differ by
@@ -24,11 +26,13 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -41,8 +45,15 @@ from spen_jax.training import Checkpoints
 EPOCHS, KEEP = 4, 2
 
 
-def train(folder: Path) -> None:
-    """The training that is killed; its parameters end in `end.spen` beside the checkpoints."""
+def train(folder: Path, hosts: list[int] | None = None) -> None:
+    """The training that is killed; what it comes to ends in `end.spen` beside the checkpoints.
+
+    Of several processes `hosts` are the port, their number and which of them this is.
+    """
+    if hosts:
+        port, count, number = hosts
+        jax.distributed.initialize(f"localhost:{port}", count, number, heartbeat_timeout_seconds=10)
+        sx.parallel.all_devices()
     data = sx.data.exclusive_blocks(seed=0, n_train=500).train
     model = sx.SPEN(sx.FeatureNetwork(n_labels=16, widths=(32,)), n_global=16)
     features, energy = sx.functions_of(model)
@@ -51,8 +62,15 @@ def train(folder: Path) -> None:
     recipe = training.Recipe(epochs=EPOCHS, learning_rate=0.01, weight_decay=0.01, batch_size=32)
     kept = Checkpoints(folder / "checkpoints", every_steps=1, keep=KEEP)
     objective = sx.objectives.max_margin(predictor)
-    result = training.train(objective, params, data, recipe, jax.random.key(1), checkpoints=kept)
-    training.save(folder / "end.spen", result.last().params)
+    for result in training.train(
+        objective, params, data, recipe, jax.random.key(1), checkpoints=kept
+    ):
+        loss = float(result.metrics["loss"])
+        if sx.parallel.leading():
+            with open(folder / "losses.jsonl", "a") as file:
+                file.write(json.dumps([len(result.clock), loss]) + "\n")
+    if sx.parallel.leading():
+        training.save(folder / "end.spen", result.params)
 
 
 def whole(folder: Path) -> list[int]:
@@ -72,43 +90,70 @@ def unreadable(folder: Path) -> int:
     return wrong
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """A process that trains, or goes on."""
+def start(folder: Path, count: int = 0) -> list[subprocess.Popen]:
+    """A process that trains, or goes on; or so many that do so together."""
     command = [sys.executable, __file__, "--train", str(folder)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    each = [["--processes", str(port), str(count), str(i)] for i in range(count)] or [[]]
+    null = subprocess.DEVNULL
+    return [subprocess.Popen([*command, *more], stderr=null, stdout=null) for more in each]
 
 
-def campaign(kills: list[int], seconds: float, right: dict, folder: Path) -> Counter:
-    """Counts of kills and faults: runs are broken off, one after the other, until all kills are spent."""
+def campaign(
+    kills: list[int], seconds: float, folder: Path, numbers: tuple[int, ...], check
+) -> Counter:
+    """Counts of kills and faults: runs are broken off, one after the other, until all kills are spent.
+
+    `numbers` are those of processes that go on, two of several begin; `check(folder)` gives faults at the end.
+    """
     counts: Counter = Counter()
     chance = random.Random(0)
     while kills:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        ended = False
+        ended, count = False, numbers[0]
         while not ended:
-            process, before = start(folder), whole(folder)
+            running, before = start(folder, count), whole(folder)
+            if count:
+                counts[f"{count} processes"] += 1
             if kills:
                 time.sleep(chance.uniform(0, seconds))
-                before = whole(folder)
-                number = kills.pop()
-                process.send_signal(number)
+                before, number = whole(folder), kills.pop()
+                for process in running:
+                    process.send_signal(number)
                 counts[signal.Signals(number).name] += 1
-            code = process.wait()
-            counts[f"exit code {code}"] += 1
-            ended = code == 0
+            codes = [process.wait() for process in running]
+            counts[f"exit code {codes[0]}"] += 1
+            ended, count = not any(codes), chance.choice(numbers)
             now = whole(folder)
             counts["lost"] += sum(
                 n not in now and len([m for m in now if m > n]) < KEEP for n in before
             )
             counts["damaged"] += unreadable(folder)
             print(".", end="", file=sys.stderr, flush=True)
-        end = read(folder / "end.spen").arrays
         counts["runs"] += 1
-        counts["other parameters"] += any((end[name] != right[name]).any() for name in right)
+        counts.update(check(folder))
         names = {p.name for p in (folder / "checkpoints").iterdir()} - {".lock"}
         counts["leftovers"] += len(names - {str(n) for n in whole(folder)[-KEEP:]})
     return counts
+
+
+def other_parameters(right: Path, folder: Path) -> Counter:
+    """Whether the parameters are others than those of the folder of a run without a break."""
+    one, end = (read(at / "end.spen").arrays for at in (right, folder))
+    wrong = any((end[name] != one[name]).any() for name in one)
+    return Counter({"other parameters": int(wrong)})
+
+
+def other_losses(right: Path, folder: Path) -> Counter:
+    """How many losses of epochs are others than there by more than 1e-5."""
+    lines = [(at / "losses.jsonl").read_text().splitlines() for at in (right, folder)]
+    one, found = (dict(map(json.loads, each)) for each in lines)
+    gaps = [abs(found[epoch] / one[epoch] - 1) for epoch in found]
+    print(f" {len(found)} of {len(one)} losses within {max(gaps):.1e}", file=sys.stderr)
+    return Counter({"other losses": sum(gap > 1e-5 for gap in gaps)})
 
 
 def bibtex(kept: bool, out: Path) -> None:
@@ -194,6 +239,8 @@ def main() -> None:
     parser.add_argument(
         "--train", type=Path, help="train into this folder, or go on: what is killed"
     )
+    parser.add_argument("--processes", type=int, nargs=3, help="of --train: port, number, which")
+    parser.add_argument("--hosts", type=int, nargs="?", const=10, help="so many kills of several")
     parser.add_argument("--json", type=Path, help="write the counts")
     parser.add_argument("--cost", type=int, help="so many pairs of BibTeX runs instead")
     parser.add_argument("--bibtex", choices=("with", "without"), help="what --train is then")
@@ -205,19 +252,24 @@ def main() -> None:
         bibtex(given.bibtex == "with", given.train)
         return
     if given.train:
-        train(given.train)
+        train(given.train, given.processes)
         return
     with tempfile.TemporaryDirectory() as name:
         first = Path(name) / "straight"
         first.mkdir()
+        if start(first)[0].wait():
+            raise SystemExit("the training ends with an error of its own")
+        timed, numbers, other = Path(name) / "timed", (0,), other_parameters
+        kills = [signal.SIGKILL] * given.sigkill + [signal.SIGTERM] * given.sigterm
+        if given.hosts:
+            kills, numbers, other = [signal.SIGKILL] * given.hosts, (2, 1, 4), other_losses
+        random.Random(1).shuffle(kills)
+        timed.mkdir()
         began = time.perf_counter()
-        if start(first).wait():
+        if any([process.wait() for process in start(timed, numbers[0])]):
             raise SystemExit("the training ends with an error of its own")
         seconds = time.perf_counter() - began
-        right = read(first / "end.spen").arrays
-        kills = [signal.SIGKILL] * given.sigkill + [signal.SIGTERM] * given.sigterm
-        random.Random(1).shuffle(kills)
-        counts = campaign(kills, seconds, right, Path(name) / "broken")
+        counts = campaign(kills, seconds, Path(name) / "broken", numbers, partial(other, first))
     print(f"\na run takes {seconds:.1f} s; {EPOCHS * 16} steps, a checkpoint after each")
     print("\n| | |\n|---|---:|")
     for name, count in counts.items():

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from spen_jax import parallel
 from spen_jax.cli import ending
 from spen_jax.cli.saying import Wrong, plain
 from spen_jax.training import TensorBoard, replacing, resumable
@@ -36,8 +37,13 @@ def check_new(folder: Path) -> None:
 def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     """Of a `with` block that trains into the folder: a new one with these arguments, or None for one to go on with.
 
-    A signal leaves what it goes on from; an error in a new folder leaves nothing.
+    A signal leaves what it goes on from; an error in a new folder leaves nothing. Of several processes the first alone
+    makes and removes what is no checkpoint, and where there is one an error leaves it: another process may have died.
     """
+    if not parallel.leading():
+        with resumable(folder / KEPT):
+            yield
+        return
     made = not folder.exists()
     if arguments is not None:
         check_new(folder)
@@ -52,7 +58,7 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
         with resumable(folder / KEPT):
             yield
     except Exception as error:
-        if arguments is not None:
+        if arguments is not None and not (parallel.several() and _has_checkpoints(folder)):
             _leave_nothing(folder, made)
         if isinstance(error, BrokenPipeError):  # of progress, not of a result
             raise Wrong("nobody reads standard error any more: --quiet") from None
@@ -60,6 +66,10 @@ def begun(folder: Path, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     shutil.rmtree(folder / KEPT, ignore_errors=True)
     (folder / BEGUN).unlink()
     ending.advise(None)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any(path.name.isdecimal() for path in (folder / KEPT).glob("*/*"))
 
 
 def _leave_nothing(folder: Path, made: bool) -> None:
@@ -86,15 +96,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class Log:
-    """`metrics.jsonl` of a folder: a line for each epoch, as an estimator tells of it.
+    """`metrics.jsonl` of a folder: a line for each epoch, as an estimator tells of it; none where another process does.
 
     `shown` is for TensorBoard's events too, and `Wrong` raised where tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path, shown: bool = False):
         self._path, self._began, self.lines = folder / METRICS, time.monotonic(), 0
-        self._path.write_text("")
         self._board: TensorBoard | None = None
+        if not parallel.leading():
+            return
+        self._path.write_text("")
         if shown:
             shutil.rmtree(folder / EVENTS, ignore_errors=True)  # a training that goes on tells all
             try:
@@ -108,8 +120,9 @@ class Log:
         line = {"epoch": done, "of": total, "seconds": seconds, **figures}
         if self._board is not None:
             self._board(done, {"seconds": seconds, **figures})
-        with open(self._path, "a") as file:
-            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        if parallel.leading():
+            with open(self._path, "a") as file:
+                file.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self.lines = done
 
     def close(self) -> None:

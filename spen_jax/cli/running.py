@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from spen_jax import starting
+from spen_jax.cli import hosts
 from spen_jax.cli.ending import advise, advised
 from spen_jax.cli.saying import Usage, Wrong, one_line
 from spen_jax.starting import CODES, SAID
@@ -47,6 +48,8 @@ def run() -> NoReturn:
         with _terminable(), _watched():
             code = main()
             _let_go_of_output()
+            hosts.leave(code)
+            sys.stderr.flush()
     except (KeyboardInterrupt, _Terminated) as end:  # right before or after it
         code = _ended(end)
     # Threads may be compiling, and the interpreter would wait for them; while it ends, signals have no code.

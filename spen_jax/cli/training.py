@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import numpy as np
 from tyro.conf import Positional
 
-from spen_jax import data
-from spen_jax.cli import folders
+from spen_jax import data, parallel
+from spen_jax.cli import folders, hosts
 from spen_jax.cli.nominal import one_of_each
 from spen_jax.cli.options import Flag, option
 from spen_jax.cli.rows import How, Reading, Task
@@ -75,6 +75,7 @@ class Train:
 
     def __call__(self) -> None:
         """Trains, and writes the folder."""
+        hosts.join()
         if self.resume is not None:
             if self != Train(resume=self.resume, json=self.json, quiet=self.quiet):
                 raise Usage(
@@ -88,7 +89,8 @@ class Train:
             given, goes_on = self, False
         if given.data is None or given.out is None:
             raise Usage("train takes DATA and --out DIR, or --resume DIR")
-        given.train(given.out, goes_on)
+        with hosts.lost():
+            given.train(given.out, goes_on)
 
     @property
     def source(self) -> Path:
@@ -97,11 +99,12 @@ class Train:
 
     def train(self, out: Path, goes_on: bool) -> None:
         """Trains, and writes the folder `out`, or goes on with what was begun there."""
-        voice, began = Voice(self.quiet, self.json), time.monotonic()
+        voice, began = Voice(self._silent(), self.json and parallel.leading()), time.monotonic()
         self._check()
-        if not goes_on:
-            folders.check_new(out)
-        learned = self._read()
+        with parallel.together(Wrong):
+            if not goes_on and parallel.leading():
+                folders.check_new(out)
+            learned = self._read()
         estimator = self._estimator(learned.task)
         voice.note(*learned.notes)
         train, held = self._parts(learned)
@@ -122,8 +125,12 @@ class Train:
                 "epochs": log.lines,
                 "seconds": round(time.monotonic() - began, 1),
             }
-            self._write(out, estimator, learned, summary)
+            if parallel.leading():
+                self._write(out, estimator, learned, summary)
         voice.result(summary, _lines(summary))
+
+    def _silent(self) -> bool:
+        return self.quiet or not parallel.leading()
 
     def _as_json(self) -> dict[str, Any]:
         """What `--resume` needs."""
@@ -186,7 +193,7 @@ class Train:
 
     def _estimator(self, task: Task) -> Any:
         kind = {"numbers": SPENRegressor, "sequences": SPENSequenceTagger}.get(task, SPENClassifier)
-        estimator: Any = kind(random_state=self.seed, verbose=not self.quiet)
+        estimator: Any = kind(random_state=self.seed, verbose=not self._silent())
         names = {*estimator.get_params()} - {"random_state", "verbose", "warm_start", "epochs"}
         given: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
         for setting in self.settings:

@@ -6,11 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spen_jax import parallel
 from spen_jax.training import State
 from spen_jax.training.positions import Position, fingerprint
 from spen_jax.training.resuming import checkpoints_of
 
 _WORD = 2**64 - 1
+
+
+def over_processes(tree: Any) -> Any:
+    """Arrays that a training of several processes works on, everywhere; of one process as they are."""
+    return parallel.everywhere(tree) if parallel.several() else tree
+
+
+def whole(a: Any) -> Any:
+    """An array of theirs in this process alone."""
+    return parallel.fetched(a) if parallel.several() else a
 
 
 class SoFar(NamedTuple):
@@ -58,7 +69,7 @@ def kept(
 
         def after(now: SoFar, over: bool) -> None:
             checkpoints.extra = _extra(now, rng)
-            checkpoints.after_step(now.epochs, lambda: _position(now), over)
+            checkpoints.after_step(now.epochs, lambda: _position(now), ended=over)
 
         yield found, after
 

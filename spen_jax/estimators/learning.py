@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from spen_jax import metrics, sparse
-from spen_jax.estimators.keeping import SoFar, kept
+from spen_jax.estimators.keeping import SoFar, kept, over_processes, whole
 from spen_jax.estimators.model import Shape, decays, factors, model_of
 from spen_jax.estimators.progress import Report
 from spen_jax.training import State, init, step
@@ -135,7 +135,7 @@ def on_device(data: Data) -> dict[str, Any]:
     n = len(data.y)
     size = max(LEAST_ROWS, 1 << (n - 1).bit_length())
     return {
-        name: jnp.asarray(np.pad(a, [(0, size - n)] + [(0, 0)] * (a.ndim - 1)))
+        name: over_processes(jnp.asarray(np.pad(a, [(0, size - n)] + [(0, 0)] * (a.ndim - 1))))
         for name, a in given.items()
     }
 
@@ -181,6 +181,8 @@ def train_member(
         state = start
     else:
         state = state_of(shape, settings, start, settings.epochs * each, int(rng.integers(2**31)))
+    if not sparse.has_rows(training.data):
+        state = over_processes(state)
     most = stop_after or settings.epochs
 
     def over(now: SoFar) -> bool:
@@ -192,7 +194,7 @@ def train_member(
             _tell(report, training_loss, held)
         while not over(now):
             state, training_loss = _one_pass(training, objective, now.state, rows, now.epochs + 1)
-            held = np.nan if loss is None else loss(state.params)
+            held = np.nan if loss is None else loss(whole(state.params))
             found = (*now.figures, (training_loss, held))
             smooth = np.inf if loss is None else float(np.mean([h for _, h in found[-3:]]))
             now = now._replace(state=state, figures=found)

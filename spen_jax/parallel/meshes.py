@@ -93,11 +93,11 @@ def split(batch: Any, mesh: Mesh | None = None) -> Any:
         return batch
     axis = axis_of(mesh)
 
-    def put(a):
+    def part(a):
         divides = jnp.ndim(a) and not jnp.shape(a)[0] % mesh.shape[axis]
-        return _put(a, NamedSharding(mesh, P(axis) if divides else P()))
+        return put(a, NamedSharding(mesh, P(axis) if divides else P()))
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(part, batch)
 
 
 def everywhere(tree: Any, mesh: Mesh | None = None) -> Any:
@@ -105,7 +105,7 @@ def everywhere(tree: Any, mesh: Mesh | None = None) -> Any:
     mesh = mesh or in_use()
     if mesh is None:
         return tree
-    return jax.tree.map(lambda a: _put(a, NamedSharding(mesh, P())), tree)
+    return jax.tree.map(lambda a: put(a, NamedSharding(mesh, P())), tree)
 
 
 def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
@@ -119,15 +119,20 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
         return tree
     axis = axis_of(mesh)
 
-    def put(a):
+    def part(a):
         fits = [n if not n % mesh.shape[axis] else 0 for n in jnp.shape(a)]
         keys = jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
         if keys or not any(fits):
-            return _put(a, NamedSharding(mesh, P()))
+            return put(a, NamedSharding(mesh, P()))
         longest = int(np.argmax(fits))
-        return _put(a, NamedSharding(mesh, P(*[None] * longest, axis)))
+        return put(a, NamedSharding(mesh, P(*[None] * longest, axis)))
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(part, tree)
+
+
+def divides(mesh: Any, count: int) -> bool:
+    """Whether the devices of a mesh divide so many rows; of None, one device, always."""
+    return mesh is None or not count % mesh.shape[axis_of(mesh)]
 
 
 def label_mesh(batch: int = 1) -> Mesh:
@@ -161,19 +166,19 @@ def by_label(tree: Any, n_labels: int, mesh: Mesh) -> Any:
             f"{parts} devices must divide {n_labels} labels: add {-n_labels % parts} rows of zeros whose bias is -100"
         )
 
-    def put(a):
+    def part(a):
         along = jnp.ndim(a) and len(a) == n_labels
-        return _put(a, NamedSharding(mesh, P(LABELS) if along else P()))
+        return put(a, NamedSharding(mesh, P(LABELS) if along else P()))
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(part, tree)
 
 
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:
     """Which of the rows of a batch lie on devices of this process; ValueError where the devices do not divide them."""
-    devices = mesh.shape[axis_of(mesh)]
-    if count % devices:
+    if not divides(mesh, count):
+        parts = mesh.shape[axis_of(mesh)]
         raise ValueError(
-            f"memory-mapped data on {devices} devices need a batch size that these divide, got {count}"
+            f"memory-mapped data on {parts} devices need a batch size that these divide, got {count}"
         )
     places = NamedSharding(mesh, P(axis_of(mesh))).addressable_devices_indices_map((count,))
     return np.unique(np.concatenate([np.arange(count)[at] for at in places.values() if at]))
@@ -215,16 +220,17 @@ def mesh_of_any(tree: Any) -> Any:
 def moved(tree: Any, mesh: Any) -> Any:
     """The tree with what does not stand on the mesh yet everywhere on it."""
     everywhere = NamedSharding(mesh, P())
-    return jax.tree.map(lambda a: a if standing_on(a) == mesh else _put(a, everywhere), tree)
+    return jax.tree.map(lambda a: a if standing_on(a) == mesh else put(a, everywhere), tree)
 
 
-def _put(a, sharding):
+def put(a: Any, sharding: Any) -> Any:
+    """An array that each process has, as a sharding says; one that stands so already as it is."""
     standing = getattr(a, "sharding", None)
     if standing == sharding:
         return a
     if not sharding.is_fully_addressable:  # each process gives its own devices their part
         if jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key):
-            data = _put(jax.random.key_data(a), sharding)
+            data = put(jax.random.key_data(a), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
         a = np.asarray(a)
         return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spen_jax.serving import digest
+from spen_jax import parallel
 from spen_jax.sparse import Matrix
+from spen_jax.training.sums import is_cut, sums_of
 
 
 class CheckpointError(ValueError):
@@ -61,14 +62,17 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(float)), jax.dtypes.prng_key)
 
 
-def arrays_of_tree(tree: Any) -> dict[str, np.ndarray]:
-    """Copies of a tree's leaves by path: nothing that is written can change meanwhile.
+def arrays_of_tree(tree: Any) -> dict[str, Any]:
+    """Copies of a tree's leaves by path: nothing that is written can change meanwhile. What is cut stays where it is.
 
     `CheckpointError` for leaves that are no numbers.
     """
 
     def of(path, leaf):
-        array = np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+        leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
+        if is_cut(leaf):
+            return leaf
+        array = np.array(leaf)
         if array.dtype.kind not in "biufcV":
             raise CheckpointError(
                 f"extra{path} is {array.dtype}: it may hold numbers and arrays only"
@@ -81,7 +85,7 @@ def arrays_of_tree(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def restored(like: Any, arrays: Mapping[str, Any]) -> Any:
     """A tree like this one, with the arrays of their paths; history, fields and means are all that were written.
 
     `CheckpointError` where the paths are others.
@@ -91,9 +95,10 @@ def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     def leaf(path, old):
         array = arrays[jax.tree_util.keystr(path)]
         if is_key(old):
-            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
+            key = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
+            return key if old.is_fully_addressable else parallel.put(key, old.sharding)
         if isinstance(old, jax.Array):
-            return jax.device_put(array, old.sharding)
+            return parallel.put(array, old.sharding)
         return array if isinstance(old, np.ndarray) else array.item()
 
     own = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)}
@@ -113,11 +118,15 @@ def restored(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def fingerprint(start: Position, data: Any, *texts: str) -> str:
-    """Of what a training begins with: parameters, key and data in full, and of texts, such as its program's."""
-    found = hashlib.sha256(digest("", arrays_of_tree(start.state)).encode())
+    """Of what a training begins with: parameters, key and data in full, and of texts, such as its program's.
+
+    The same on any number of devices and processes, all of which have to call it.
+    """
+    sums = sums_of(arrays_of_tree(start.state))
+    found = hashlib.sha256(str(sorted(sums.items())).encode())
     for leaf in jax.tree.leaves(data):
         for a in leaf.parts if isinstance(leaf, Matrix) else (leaf,):
-            values = np.asarray(jax.random.key_data(a) if is_key(a) else a)
+            values = parallel.fetched(jax.random.key_data(a) if is_key(a) else a)
             found.update(f"{values.dtype} {values.shape}".encode())
             found.update(np.ascontiguousarray(values).tobytes())
     for text in texts:

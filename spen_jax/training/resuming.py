@@ -1,6 +1,7 @@
 """Checkpoints of a training: all that it needs to go on to the same numbers, written while it runs.
 
-Orbax writes them: each a folder that takes its name once it is whole, in the background. For one process.
+Orbax writes them: each a folder that takes its name once it is whole, in the background. Several processes write them
+together, into a folder that all see, and another number of them goes on; each then calls what one would.
 """
 
 import itertools
@@ -9,16 +10,16 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from spen_jax import parallel
 from spen_jax.checks import check_positive, check_whole
-from spen_jax.serving import digest
+from spen_jax.training.agreeing import Agreed
 from spen_jax.training.positions import (
     CheckpointError,
     Position,
@@ -28,6 +29,7 @@ from spen_jax.training.positions import (
     rows_of,
 )
 from spen_jax.training.signals import CODES, Listener, listening
+from spen_jax.training.storing import loaded, saved, verified
 
 try:
     import fcntl
@@ -35,7 +37,7 @@ except ImportError:
     fcntl = None
 
 log = logging.getLogger("spen_jax")
-VERSION, OLD = 1, ".old-"
+OLD = ".old-"
 
 
 class Stopped(SystemExit):
@@ -50,8 +52,9 @@ class Checkpoints:
     end, write it, and raise `Stopped`.
 
     Attributes:
-      folder: new, empty, or that of the same training. One process at a time may use it.
-      every_minutes: how often to write; None for `every_steps` alone.
+      folder: new, empty, or that of the same training. One training at a time may use it, and of several processes all
+        must see it.
+      every_minutes: how often to write; None for `every_steps` alone. Of several processes the first decides.
       every_steps: how often to write, besides.
       keep: how many of the newest stay.
       skip_damaged: whether one that is damaged is renamed and gives way to the one before it, which is logged; else it
@@ -62,7 +65,7 @@ class Checkpoints:
       epochs: how many epochs are over, where `fit` yields.
 
     Raises `CheckpointError` when a training begins: for another process at work there, for what is damaged, and for a
-    training that began otherwise (parameters, key, shapes of the data, batch size).
+    training that began otherwise (parameters, key, shapes of the data, batch size), in all of its processes.
     """
 
     def __init__(
@@ -96,9 +99,15 @@ class Checkpoints:
         `begun` says what the training began with: checkpoints of another beginning are refused.
         """
         self._begun, self._structure = begun, jax.tree.structure(self.extra)
-        self._written, self._clock = None, time.monotonic()
+        self._written, self._clock, self._agreed = None, time.monotonic(), Agreed()
+        if {*parallel.gathered(begun)} != {begun}:
+            raise CheckpointError(
+                "the processes of this training begin with other parameters, another key, other data or another "
+                "objective than each other: give all of them the same"
+            )
         with locked(self.folder), listening() as self.heard, _alone():
-            self._tidy()
+            with parallel.together(CheckpointError):
+                self._tidy()
             try:
                 yield self._newest(start)
             finally:
@@ -108,19 +117,18 @@ class Checkpoints:
         """Writes the position after so many steps if it is time, or all is over; `Stopped` where a signal has come."""
         minutes = (time.monotonic() - self._clock) / 60
         due = self.every_minutes is not None and minutes >= self.every_minutes
+        number, due = self._agreed(self.heard, due)
         due |= self.every_steps is not None and steps % self.every_steps == 0
-        number, self.heard.number = self.heard.number, None
         if due or ended or number:
             self._write(now())
         if number:
             self._settle()
+            self.heard.number = None  # to stop is what it asked for, at whichever of the processes
             name = signal.Signals(number).name
             log.warning("%s: step %d is written to %s", name, steps, self.folder)
             raise Stopped(CODES[signal.Signals(number)])
 
     def _write(self, now):
-        import orbax.checkpoint.experimental.v1 as ocp
-
         self._settle()
         if self._written == now.number:
             return
@@ -130,12 +138,7 @@ class Checkpoints:
                 "its structure, in which arrays may grow, and give a first value in place of None"
             )
         arrays = arrays_of_tree({"position": plain(now), "extra": self.extra})
-        said = {"version": VERSION, "begun": self._begun, "sha256": digest("", arrays)}
-        # Orbax takes no array without numbers.
-        said["empty"] = {n: [a.shape, a.dtype.name] for n, a in arrays.items() if not a.size}
-        full = {name: a for name, a in arrays.items() if a.size}
-        where = str(self.folder / str(now.number))
-        saving = ocp.save_async(where, full, custom_metadata=said)
+        saving = saved(self.folder / str(now.number), self._begun, arrays)
         self._pending, self._clock = (saving, now.number), time.monotonic()
 
     def _settle(self):
@@ -143,7 +146,7 @@ class Checkpoints:
             (saving, number), self._pending = self._pending, None
             saving.result()
             self._written = number
-            for old in self._there()[self.keep :]:
+            for old in self._there()[self.keep :] if parallel.leading() else ():
                 # A removal that is broken off must not look like a checkpoint.
                 gone = self.folder / f"{OLD}{old}"
                 (self.folder / str(old)).rename(gone)
@@ -156,9 +159,11 @@ class Checkpoints:
         )
 
     def _newest(self, start):
-        for step in self._there():
+        like = {"position": plain(start), "extra": self.extra}
+        numbers = " ".join(map(str, self._there())) if parallel.leading() else ""
+        for step in map(int, parallel.gathered(numbers)[0].split()):
             try:
-                said, arrays = self.read(step)
+                said, arrays = self.read(step, like)
             except Exception as error:  # bytes that are not what was written
                 why = str(error).split("\n")[0]  # Orbax adds pages to it
                 where = f"{self.folder / str(step)} is damaged: {why[:120]}"
@@ -167,7 +172,10 @@ class Checkpoints:
                         f"{where}; delete that folder, or give skip_damaged=True, to go on from the one before it"
                     ) from error
                 log.warning("%s; it is renamed, and the one before it taken", where)
-                (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
+                with parallel.together(CheckpointError):
+                    if parallel.leading():
+                        gone = self.folder / f"damaged-{step}-{time.time_ns()}"
+                        (self.folder / str(step)).rename(gone)
                 continue
             if said["begun"] != self._begun:
                 raise CheckpointError(
@@ -176,29 +184,26 @@ class Checkpoints:
                     "give another folder, or what that one began with"
                 )
             self._written = step
-            tree = restored({"position": plain(start), "extra": self.extra}, arrays)
+            tree = restored(like, arrays)
             self.extra = tree["extra"]
             at = Position(**tree["position"])
             return at._replace(history=rows_of(at.history))
         return start
 
-    def read(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What one checkpoint says of itself, and its arrays; an exception where it is not what was written."""
-        import orbax.checkpoint.experimental.v1 as ocp
+    def read(self, number: int, like: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What one checkpoint says of itself, and its arrays; an exception where it is not what was written.
 
-        where = str(self.folder / str(number))
-        said: Any = ocp.metadata(where).custom_metadata
-        if said["version"] != VERSION:
-            raise ValueError(f"version {said['version']} of the format, and this reads {VERSION}")
-        arrays = {name: np.asarray(a) for name, a in ocp.load(where).items()}
-        arrays |= {name: np.zeros(*of) for name, of in said["empty"].items()}
-        if digest("", arrays) != said["sha256"]:
-            raise ValueError("its checksum is not that of what was written")
-        return said, arrays
+        An array of which no process has the whole in the tree `like` is read in parts, as that one lies.
+        """
+        with parallel.together(CheckpointError):
+            found = loaded(self.folder / str(number), arrays_of_tree(like))
+        with parallel.together(CheckpointError):
+            verified(*found)
+        return found
 
     def _tidy(self):
         """Without what writers and removers that were killed left behind."""
-        for path in self.folder.iterdir():
+        for path in self.folder.iterdir() if parallel.leading() else ():
             if path.name.startswith(OLD) or ".orbax-checkpoint-tmp" in path.name:
                 shutil.rmtree(path)
 
@@ -255,10 +260,20 @@ def checkpoints_of(given: Checkpoints | str | Path | None) -> Checkpoints | None
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The folder, made where it is not there, for this process alone; `CheckpointError` where another one has it.
+    """The folder, made where it is not there, for this training alone; `CheckpointError` where another one has it.
 
-    The system lets go of it when the process ends, in whatever way. Without `fcntl` (Windows) nothing is locked.
+    Of several processes the first has the lock, which the system lets go of when it ends, in whatever way. Without
+    `fcntl` (Windows) nothing is locked.
     """
+    with ExitStack() as held:
+        with parallel.together(CheckpointError):
+            if parallel.leading():
+                held.enter_context(_locked(folder))
+        yield
+
+
+@contextmanager
+def _locked(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         if fcntl is not None:
