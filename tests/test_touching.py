@@ -108,6 +108,45 @@ def test_with_room_for_all_labels_it_is_the_whole_training():
     near(trained(optimizer, data)[-1][0].params, trained(optax.sgd(0.5))[-1][0].params)
 
 
+def test_a_batch_learns_from_its_own_labels_and_from_no_copies_of_another_one():
+    many = 40
+    labels = {"W": RNG.normal(size=(many, H)).astype(np.float32), "b": np.zeros(many, np.float32)}
+    y = np.zeros((N, many), np.float32)
+    y[:, many - 1] = 1
+    on = np.unique(sparse.Matrix("y", scipy.sparse.csr_array(y)).touched([0, 5], 1)[1])
+    ends = []
+    for optimizer, rows, truth in (
+        (touching(optax.sgd(0.5), TABLE | LABELS), np.arange(many), scipy.sparse.csr_array(y)),
+        (optax.sgd(0.5), on, y[:, on]),
+    ):
+        some = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), labels)
+        state = init(PARAMS | {"out": some}, optimizer, jax.random.key(1))
+        ends.append(step(OBJECTIVE, optimizer, state, {"x": X, "y": truth}, np.array([0, 5])))
+    (got, metrics), (want, others) = ends
+    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
+    near(got.params["in"], want.params["in"])
+    near(jax.tree.map(lambda a: a[on], got.params["out"]), want.params["out"])
+
+
+def test_all_of_many_columns_are_drawn_at_once():
+    wide = scipy.sparse.random_array((4, 100_000), density=1e-5, rng=RNG, format="csr")
+    matrix = sparse.Matrix("y", wide)
+    for least in (100_000, 99_999):  # to draw what is left one by one would take an hour
+        columns = matrix.touched(np.arange(-2, 2), least)[1]
+        assert len(np.unique(columns)) == least and columns.max() < 100_000
+        assert np.isin(wide[[2, 3, 0, 1]].indices, columns).all()
+
+
+def test_parameters_of_numpy_in_64_bits_train_as_those_of_32():
+    ends = []
+    for dtype in (np.float64, np.float32):
+        optimizer = touching(optax.adam(0.1), TABLE)
+        params = jax.tree.map(lambda a, dtype=dtype: a.astype(dtype), PARAMS)
+        state = init(params, optimizer, jax.random.key(1))
+        ends.append(fit(OBJECTIVE, optimizer, state, DATA, epochs=1, batch_size=16).last()[0])
+    same(ends[0].params, ends[1].params)
+
+
 def test_touched_columns_are_those_of_the_rows_and_others_are_drawn_evenly():
     matrix, rows = sparse.Matrix("x", X), np.arange(4, 9)
     part, columns = matrix.touched(rows)
@@ -240,6 +279,38 @@ def test_a_bad_row_of_a_file_is_left_out_of_its_step(tmp_path):
     assert metrics["left_out"] == 1
     with pytest.raises(ValueError, match=r"data\['x'\] must be finite"):
         trained(optax.sgd(0.5), {"x": mapped(tmp_path / "x.npy", x), "y": y})
+
+
+def test_what_training_writes_into_a_field_of_a_file_is_its_own_and_goes_on(tmp_path):
+    def chains(params, batch, key):
+        loss, metrics = OBJECTIVE(params, batch, key)
+        return loss + 1e-3 * jnp.sum(batch["c"]), metrics | {"c": batch["c"] + 1}
+
+    c = mapped(tmp_path / "c.npy", np.zeros((N, 3), np.float32))
+    data = {"x": mapped(tmp_path / "x.npy", X.toarray()), "y": Y, "c": c}
+    optimizer = optax.sgd(0.5)
+    state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+    whole, after = None, training.Checkpoints.after_step
+    for folder, last in (("a", None), ("b", 7), ("b", None)):
+        kept = training.Checkpoints(tmp_path / folder, every_steps=1, every_minutes=None)
+
+        def after_step(self, steps, *rest, last=last):
+            after(self, steps, *rest)
+            if steps == last:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.Checkpoints, "after_step", after_step)
+            epochs = fit(chains, optimizer, state, data, epochs=2, batch_size=16, checkpoints=kept)
+            if last:
+                with pytest.raises(KeyboardInterrupt):
+                    epochs.last()
+                continue
+            end, metrics = epochs.last()
+        whole = whole or (end, metrics)
+    assert metrics == whole[1]
+    same(end.params, whole[0].params)
+    assert not c.any()
 
 
 WIDE = """

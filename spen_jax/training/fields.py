@@ -125,7 +125,7 @@ def with_fields(
 
         def leaf(path, old, start=f"{g} {name}"):
             whole = jnp.array(arrays[start + jax.tree_util.keystr(path)])
-            return jax.device_put(whole, old.sharding)
+            return jax.device_put(whole, getattr(old, "sharding", None))  # none of a mapped one
 
         field = jax.tree.map_with_path(leaf, fields_of(groups[g])[name])
         groups[g] = replaced(groups[g], **{name: field})
