@@ -1,5 +1,10 @@
 """Trainings on data that stay in files, against those on the same data in memory."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,3 +83,46 @@ def test_what_training_writes_into_a_field_of_a_file_is_its_own_and_goes_on(tmp_
     assert metrics == whole[1]
     same(end.params, whole[0].params)
     assert not c.any()
+
+
+MESH = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from test_touching import N, OBJECTIVE, PARAMS, X, Y, near
+from spen_jax import parallel
+from spen_jax.training import fit, init
+
+mesh = parallel.all_cores(4)
+parallel.use(None)
+np.save(sys.argv[1], X.toarray())
+x = np.load(sys.argv[1], mmap_mode="r")
+
+
+def fussy(params, batch, key):
+    loss, metrics = OBJECTIVE(params, batch, key)
+    return loss + jnp.where(jnp.any(batch["bad"]), jnp.nan, 0), metrics
+
+
+def end(x, placed):
+    optimizer = optax.sgd(0.5)
+    state = placed(init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1)))
+    data = {"x": x, "y": Y, "bad": np.arange(N) == 3}
+    return fit(fussy, optimizer, state, data, epochs=1, batch_size=16).last()
+
+
+(one, metrics), (got, others) = end(X.toarray(), lambda s: s), end(x, lambda s: parallel.everywhere(s, mesh))
+near(one.params, got.params)
+print(metrics["left_out"], others["left_out"], len(got.params["in"]["W"].sharding.device_set))
+"""
+
+
+@pytest.mark.slow
+def test_rows_of_files_and_of_memory_go_to_devices_together_and_a_bad_one_is_left_out(tmp_path):
+    path = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+    done = subprocess.run(
+        [sys.executable, "-c", MESH, str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stdout.split() == ["1.0", "1.0", "4"], done.stderr

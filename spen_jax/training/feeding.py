@@ -56,7 +56,7 @@ def joined(data: Any, rows: np.ndarray, found: Cut, mesh: Any = None) -> Any:
     leaves, structure = jax.tree.flatten(data)
 
     def placed(part):
-        if sparse.is_rows(part) or mesh is None:
+        if part is None or sparse.is_rows(part) or mesh is None:
             return jax.device_put(part)
         return parallel.of_own_rows(mesh, part, len(rows))
 
