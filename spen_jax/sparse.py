@@ -196,6 +196,7 @@ class Matrix:
         )
         self._mean, self._spread, self._most = moments
         self._shares: Any = None
+        self._usual: dict[int, float] = {}
         self.shape, self.dtype = csr.shape, dtype
 
     @property
@@ -243,10 +244,8 @@ class Matrix:
         ids = np.full(size, self.shape[1])
         ids[: len(found)] = found
         if least:
-            ids, draw = found, np.random.default_rng(np.asarray(which))
-            while len(ids) < size:
-                others = draw.integers(self.shape[1], size=size - len(ids))
-                ids = np.union1d(ids, others)
+            draw = np.random.default_rng(np.asarray(which) % len(self))
+            ids = _with_others(draw, found, size, self.shape[1])
             local = np.searchsorted(ids, part.indices)
         part = type(part)((part.data, local, part.indptr), shape=(len(which), size))
         return self._compressed(part, max(self._size(which), LEAST)), ids.astype(np.int32)
@@ -256,9 +255,10 @@ class Matrix:
         if self._shares is None:  # of rows in which each column that occurs is on
             counts = np.bincount(self._csr.indices, minlength=self.shape[1])
             self._shares = counts[counts > 0] / max(len(self), 1)
-        hit = 1 - (1 - self._shares) ** rows
-        usual = hit.sum() + 4 * (hit * (1 - hit)).sum() ** 0.5
-        return min(max(_rounded_up(max(usual, found, 1)), least), self.shape[1])
+        if rows not in self._usual:  # once, for it takes time of all columns
+            hit = 1 - (1 - self._shares) ** rows
+            self._usual[rows] = hit.sum() + 4 * (hit * (1 - hit)).sum() ** 0.5
+        return min(max(_rounded_up(max(self._usual[rows], found, 1)), least), self.shape[1])
 
     def _size(self, which):
         """For how many entries there is to be room: what nearly all draws of so many rows need, rounded up."""
@@ -286,6 +286,16 @@ class Matrix:
             filled(turned.indices, np.int32),
             turned.indptr.astype(np.int32, copy=False),
         )
+
+
+def _with_others(draw, found, size, columns):
+    """So many columns, ascending: those found, and others drawn evenly."""
+    if 2 * size > columns:  # most of what is drawn would be there already
+        others = np.setdiff1d(np.arange(columns), found, assume_unique=True)
+        return np.union1d(found, draw.choice(others, size - len(found), replace=False))
+    while len(found) < size:
+        found = np.union1d(found, draw.integers(columns, size=size - len(found)))
+    return found
 
 
 def _rounded_up(need):

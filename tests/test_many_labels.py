@@ -61,6 +61,8 @@ def test_the_largest_have_the_derivative_of_their_scores():
     want = np.zeros((2, 500))
     np.put_along_axis(want, by_sorting(np.asarray(scores), 2)[1], 1, axis=1)
     np.testing.assert_array_equal(slope, want)
+    zeros = jax.grad(lambda s: jnp.sum(exact.largest(s, 2).values))(jnp.array([[-1.0, 0, -0.0, 0]]))
+    np.testing.assert_array_equal(zeros, [[0, 1, 1, 0]])
 
 
 def test_bad_arguments_of_the_largest_are_refused():

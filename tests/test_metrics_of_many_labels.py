@@ -42,6 +42,9 @@ def test_sets_at_a_threshold_are_those_of_arrays_and_stay_sparse():
     found = metrics.decide(sparse.csr_array(scores), 0.5)
     assert sparse.issparse(found) and found.dtype == bool
     np.testing.assert_array_equal(found.toarray(), metrics.decide(scores, 0.5))
+    halves = sparse.csr_array(([0.3, 0.3], [1, 1], [0, 2]), shape=(1, 3))
+    assert metrics.decide(halves, 0.5).toarray().tolist() == [[False, True, False]]
+    assert halves.nnz == 2
     with pytest.raises(ValueError, match="a threshold above 0"):
         metrics.decide(found, 0.0)
 

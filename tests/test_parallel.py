@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -234,3 +235,16 @@ def test_a_cache_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="needs a folder, but .*file is a file"):
         sx.parallel.keep_compiled(tmp_path / "file")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_memory_is_kept_by_all_settings_or_by_none(monkeypatch, refused):
+    asked = []
+
+    def mallopt(which, value):
+        asked.append(which)
+        return int(not refused)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    assert sx.parallel.keep_memory() is not refused
+    assert len(asked) == (1 if refused else 4)

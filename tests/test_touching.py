@@ -1,4 +1,4 @@
-"""Tables of which a batch touches few rows, and data that stay in files, against trainings on everything at once."""
+"""Tables of which a batch touches few rows, against trainings on everything at once."""
 
 import os
 import subprocess
@@ -11,7 +11,6 @@ import optax
 import pytest
 import scipy.sparse
 
-import spen_jax as sx
 from spen_jax import sparse, training
 from spen_jax.objectives import feed_forward
 from spen_jax.training import Recipe, fit, init, step, touching
@@ -110,6 +109,45 @@ def test_with_room_for_all_labels_it_is_the_whole_training():
     near(trained(optimizer, data)[-1][0].params, trained(optax.sgd(0.5))[-1][0].params)
 
 
+def test_a_batch_learns_from_its_own_labels_and_from_no_copies_of_another_one():
+    many = 40
+    labels = {"W": RNG.normal(size=(many, H)).astype(np.float32), "b": np.zeros(many, np.float32)}
+    y = np.zeros((N, many), np.float32)
+    y[:, many - 1] = 1
+    on = np.unique(sparse.Matrix("y", scipy.sparse.csr_array(y)).touched([0, 5], 1)[1])
+    ends = []
+    for optimizer, rows, truth in (
+        (touching(optax.sgd(0.5), TABLE | LABELS), np.arange(many), scipy.sparse.csr_array(y)),
+        (optax.sgd(0.5), on, y[:, on]),
+    ):
+        some = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), labels)
+        state = init(PARAMS | {"out": some}, optimizer, jax.random.key(1))
+        ends.append(step(OBJECTIVE, optimizer, state, {"x": X, "y": truth}, np.array([0, 5])))
+    (got, metrics), (want, others) = ends
+    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
+    near(got.params["in"], want.params["in"])
+    near(jax.tree.map(lambda a: a[on], got.params["out"]), want.params["out"])
+
+
+def test_all_of_many_columns_are_drawn_at_once():
+    wide = scipy.sparse.random_array((4, 100_000), density=1e-5, rng=RNG, format="csr")
+    matrix = sparse.Matrix("y", wide)
+    for least in (100_000, 99_999):  # to draw what is left one by one would take an hour
+        columns = matrix.touched(np.arange(-2, 2), least)[1]
+        assert len(np.unique(columns)) == least and columns.max() < 100_000
+        assert np.isin(wide[[2, 3, 0, 1]].indices, columns).all()
+
+
+def test_parameters_of_numpy_in_64_bits_train_as_those_of_32():
+    ends = []
+    for dtype in (np.float64, np.float32):
+        optimizer = touching(optax.adam(0.1), TABLE)
+        params = jax.tree.map(lambda a, dtype=dtype: a.astype(dtype), PARAMS)
+        state = init(params, optimizer, jax.random.key(1))
+        ends.append(fit(OBJECTIVE, optimizer, state, DATA, epochs=1, batch_size=16).last()[0])
+    same(ends[0].params, ends[1].params)
+
+
 def test_touched_columns_are_those_of_the_rows_and_others_are_drawn_evenly():
     matrix, rows = sparse.Matrix("x", X), np.arange(4, 9)
     part, columns = matrix.touched(rows)
@@ -159,6 +197,27 @@ def test_a_broken_training_goes_on_to_the_bit(tmp_path):
     assert metrics == straight[1]
 
 
+def test_another_optimizer_or_objective_does_not_go_on_where_one_of_sparse_rows_stopped(tmp_path):
+    def other(params, batch, key):
+        loss, metrics = OBJECTIVE(params, batch, key)
+        return 2 * loss, metrics
+
+    def begin(optimizer, objective=OBJECTIVE, folder=tmp_path):
+        state = init(jax.tree.map(jnp.asarray, PARAMS), optimizer, jax.random.key(1))
+        options = {"epochs": 1, "batch_size": 35, "checkpoints": folder}
+        return fit(objective, optimizer, state, DATA, **options).last()
+
+    begin(touching(optax.sgd(0.1), TABLE))
+    begin(touching(optax.sgd(0.1), TABLE))
+    for optimizer, objective in (
+        (touching(optax.sgd(0.2), TABLE), OBJECTIVE),
+        (optax.sgd(0.1), OBJECTIVE),
+        (touching(optax.sgd(0.1), TABLE), other),
+    ):
+        with pytest.raises(training.CheckpointError, match="began otherwise"):
+            begin(optimizer, objective)
+
+
 @pytest.mark.slow
 def test_an_example_without_a_finite_loss_is_left_out_and_its_batch_is_tried_again():
     def fussy(params, batch, key):
@@ -205,47 +264,6 @@ def test_touching_needs_tables_and_whole_numbers():
         touching(optax.sgd(0.1), TABLE, least={"y": 3})
     with pytest.raises(ValueError, match=r"least\['x'\]"):
         touching(optax.sgd(0.1), TABLE, least={"x": 0})
-
-
-# Data in files
-
-
-def mapped(path, array):
-    np.save(path, array)
-    return np.load(path, mmap_mode="r")
-
-
-@pytest.mark.slow
-def test_memory_mapped_data_are_the_same_training_to_the_bit(tmp_path):
-    x = mapped(tmp_path / "x.npy", X.toarray())
-    got = trained(optax.adam(0.1), {"x": x, "y": mapped(tmp_path / "y.npy", Y)})
-    want = trained(optax.adam(0.1), {"x": X.toarray(), "y": Y})
-    assert [m for _, m in got] == [m for _, m in want]
-    same(got[-1][0].params, want[-1][0].params)
-    half = trained(optax.adam(0.1), {"x": x, "y": Y})
-    same(half[-1][0].params, want[-1][0].params)
-
-
-def test_sparse_rows_of_a_stored_folder_are_the_same_training_to_the_bit(tmp_path):
-    with sx.data.storing(tmp_path / "rows") as writer:
-        for first in range(0, N, 16):
-            writer.append(x=X[first : first + 16], y=Y[first : first + 16])
-    data = sx.data.stored(tmp_path / "rows").fields
-    optimizer = touching(optax.adam(0.1), TABLE)
-    same(trained(optimizer, data)[-1][0].params, trained(optimizer)[-1][0].params)
-
-
-@pytest.mark.slow
-def test_a_bad_row_of_a_file_is_left_out_of_its_step(tmp_path):
-    x = X.toarray()
-    x[5] = np.nan
-    y = mapped(tmp_path / "y.npy", Y)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spen_jax.training.fields.SHOWN", 2)  # of large data few rows are looked at
-        (_, metrics), *_ = trained(optax.sgd(0.5), {"x": mapped(tmp_path / "x.npy", x), "y": y}, 1)
-    assert metrics["left_out"] == 1
-    with pytest.raises(ValueError, match=r"data\['x'\] must be finite"):
-        trained(optax.sgd(0.5), {"x": mapped(tmp_path / "x.npy", x), "y": y})
 
 
 WIDE = """

@@ -15,8 +15,7 @@ from spen_jax.cli.saying import Usage, Voice, Wrong
 class Export:
     """Write a trained model with its programs into one file, which spen_jax.serving runs with jax and numpy alone.
 
-    Of labels, classes and numbers; a tagger has no programs yet. The file is a model's as well: predict, info and
-    spen_jax.load read it.
+    The file is a model's as well: info and spen_jax.load read it.
     """
 
     model: ModelPath

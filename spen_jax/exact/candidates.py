@@ -97,7 +97,7 @@ def _compiled(scores, k):
 
 def _signless(scores):
     """Without -0, which JAX's own top_k takes for less than 0."""
-    return jnp.where(scores == 0, 0, scores)
+    return scores + lax.stop_gradient(jnp.where(scores == 0, -scores, 0))
 
 
 def _largest(scores, k):

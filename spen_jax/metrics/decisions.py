@@ -125,6 +125,7 @@ def _decide_stored(scores, threshold, mask):
             f"threshold {threshold} and {'no' if mask is None else 'a'} mask"
         )
     matrix = scores.tocsr().copy()
+    matrix.sum_duplicates()
     matrix.data = decide(matrix.data, threshold)
     matrix.eliminate_zeros()
     return matrix

@@ -36,6 +36,6 @@ def keep_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
-    # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-    settings = {-8: 1, -3: 2**30, -1: 2**31 - 1, -2: 2**28}
-    return all([mallopt(*setting) == 1 for setting in settings.items()])
+    # M_MMAP_THRESHOLD, which old ones refuse, then M_ARENA_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+    settings = {-3: 2**30, -8: 1, -1: 2**31 - 1, -2: 2**28}
+    return all(mallopt(*setting) == 1 for setting in settings.items())

@@ -130,11 +130,6 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
     return jax.tree.map(part, tree)
 
 
-def divides(mesh: Any, count: int) -> bool:
-    """Whether the devices of a mesh divide so many rows; of None, one device, always."""
-    return mesh is None or not count % mesh.shape[axis_of(mesh)]
-
-
 def label_mesh(batch: int = 1) -> Mesh:
     """A mesh of all devices with the axes "batch" and "labels", so many along the first; see `by_label`.
 
@@ -173,21 +168,30 @@ def by_label(tree: Any, n_labels: int, mesh: Mesh) -> Any:
     return jax.tree.map(part, tree)
 
 
-def own_rows(mesh: Mesh, count: int) -> np.ndarray:
-    """Which of the rows of a batch lie on devices of this process; ValueError where the devices do not divide them."""
-    if not divides(mesh, count):
-        parts = mesh.shape[axis_of(mesh)]
+def check_divided(mesh: Mesh, count: int) -> None:
+    """ValueError unless the devices divide the rows of a batch."""
+    parts = mesh.shape[axis_of(mesh)]
+    if count % parts:
         raise ValueError(
             f"memory-mapped data on {parts} devices need a batch size that these divide, got {count}"
         )
-    places = NamedSharding(mesh, P(axis_of(mesh))).addressable_devices_indices_map((count,))
+
+
+def own_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """Which of the rows of a batch lie on devices of this process: all where the devices do not divide them."""
+    places = _of_rows(mesh, count).addressable_devices_indices_map((count,))
     return np.unique(np.concatenate([np.arange(count)[at] for at in places.values() if at]))
 
 
 def of_own_rows(mesh: Mesh, part: np.ndarray, count: int) -> jax.Array:
     """The batch of `count` rows of which each process gives its `own_rows`."""
-    sharding = NamedSharding(mesh, P(axis_of(mesh)))
+    sharding = _of_rows(mesh, count)
     return jax.make_array_from_process_local_data(sharding, part, (count, *part.shape[1:]))
+
+
+def _of_rows(mesh, count):
+    axis = axis_of(mesh)
+    return NamedSharding(mesh, P() if count % mesh.shape[axis] else P(axis))
 
 
 def axis_of(mesh: Any, otherwise: Any = "error") -> Any:

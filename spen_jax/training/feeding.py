@@ -35,13 +35,11 @@ def any_stays(data: Any) -> bool:
 
 
 def cut(optimizer: Any, data: Any, rows: np.ndarray, mesh: Any = None) -> Cut:
-    """The rows of what stays on the host, of memory-mapped arrays those of this process on a mesh that divides them."""
+    """The rows of what stays on the host, of memory-mapped arrays those of this process on a mesh."""
     touched, columns = {}, {}
     if isinstance(optimizer, Touching):
         touched, columns = optimizer.cut(data, rows)
-    own = rows
-    if mesh is not None and parallel.divides(mesh, len(rows)):
-        own = rows[parallel.own_rows(mesh, len(rows))]
+    own = rows if mesh is None else rows[parallel.own_rows(mesh, len(rows))]
 
     def part(leaf):
         if id(leaf) in touched:
@@ -60,8 +58,6 @@ def joined(data: Any, rows: np.ndarray, found: Cut, mesh: Any = None) -> Any:
     def placed(part):
         if part is None or sparse.is_rows(part) or mesh is None:
             return jax.device_put(part)
-        if not parallel.divides(mesh, len(rows)):  # the sound ones of a batch
-            return parallel.everywhere(part, mesh)
         return parallel.of_own_rows(mesh, part, len(rows))
 
     return structure.unflatten(_filled(leaves, map(placed, found.parts), rows))

@@ -125,7 +125,8 @@ def with_fields(
 
         def leaf(path, old, start=f"{g} {name}"):
             whole = jnp.array(arrays[start + jax.tree_util.keystr(path)])
-            return parallel.put(whole, old.sharding)
+            sharding = getattr(old, "sharding", None)  # none of a mapped one
+            return whole if sharding is None else parallel.put(whole, sharding)
 
         field = jax.tree.map_with_path(leaf, fields_of(groups[g])[name])
         groups[g] = replaced(groups[g], **{name: field})

@@ -21,11 +21,11 @@ from spen_jax.training.resuming import Checkpoints, checkpoints_of
 from spen_jax.training.steps import (
     State,
     begun,
-    compiled_step,
     each_sound,
     ended,
     mesh_for,
     step_on,
+    traced,
     with_key,
 )
 from spen_jax.training.touching import Touching
@@ -101,8 +101,7 @@ def fit(
 
     def of_step():
         rows = np.arange(sizes[most])
-        step = compiled_step.trace(objective, optimizer, None, state, groups[most], rows)
-        return step.jaxpr.jaxpr
+        return traced(objective, optimizer, state, groups[most], rows).jaxpr.jaxpr
 
     if sparse.has_rows(groups):
         mesh_for(state, groups)
@@ -111,6 +110,10 @@ def fit(
     ):
         state = parallel.everywhere(state)
     state, groups = _beside(state, groups)
+    mesh = parallel.mesh_of(state)
+    for group, size in zip(groups, sizes, strict=True):
+        if mesh is not None and any_stays(group):
+            parallel.check_divided(mesh, size)
     kept = checkpoints_of(checkpoints)
     return Epochs(_fit(objective, optimizer, state, groups, int(epochs), sizes, kept), "fit")
 
@@ -166,9 +169,7 @@ def _programs(objective, optimizer, state, groups, sizes):
     """The step on each group in JAX's words, which name the objective, the optimizer and their numbers, no devices."""
     texts, (state, groups) = [], jax.tree.map(_anywhere, (state, list(groups)))
     for group, size in zip(groups, sizes, strict=True):
-        if not sparse.has_rows(group):
-            args = objective, optimizer, None, state, group, np.arange(size)
-            texts.append(str(compiled_step.trace(*args).jaxpr))
+        texts.append(str(traced(objective, optimizer, state, group, np.arange(size)).jaxpr))
     return texts
 
 

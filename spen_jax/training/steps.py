@@ -133,6 +133,18 @@ def _touching(objective, optimizer, state, batch, columns):
     return _step(objective, optimizer, State(params, opt_state, state.key), batch)
 
 
+def traced(objective: Objective, optimizer: Any, state: State, data: Any, rows: np.ndarray) -> Any:
+    """The program of a step on some rows of the data, on one device, as JAX has traced it."""
+    if not sparse.has_rows(data):
+        return compiled_step.trace(objective, optimizer, None, state, data, rows)
+    found = cut(optimizer, data, rows)
+    batch = joined(data, rows, found)
+    if isinstance(optimizer, Touching):
+        like = jax.eval_shape(partial(begun, optimizer), state)
+        return _touching_step.trace(objective, optimizer, like, batch, found.columns)
+    return compiled_step.trace(objective, optimizer, None, state, batch, None)
+
+
 def _size(batch):
     return len(jax.tree.leaves(batch, is_leaf=sparse.is_rows)[0])
 

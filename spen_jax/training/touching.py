@@ -35,12 +35,7 @@ class Touching:
 
     def init(self, params: Any) -> Any:
         """The state of the inner optimizer, of all rows; ValueError where a table is not among the parameters."""
-        there = {_path(path): a for path, a in jax.tree.leaves_with_path(params)}
-        for path, _ in self.tables:
-            if not np.ndim(there.get(path, 0)):
-                raise ValueError(
-                    f"the table {path!r} is none of the parameters' arrays: {', '.join(there)}"
-                )
+        self._sizes(params)
         return self.inner.init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None) -> Any:
@@ -49,7 +44,7 @@ class Touching:
 
     def check(self, params: Any, data: Any) -> None:
         """ValueError unless each table's field is sparse and has a column for each of its rows."""
-        sizes = {_path(path): np.shape(a) for path, a in jax.tree.leaves_with_path(params)}
+        sizes = self._sizes(params)
         for path, name in self.tables:
             field = fields_of(data).get(name)
             if not isinstance(field, Matrix) or sizes[path][0] != field.shape[1]:
@@ -59,9 +54,20 @@ class Touching:
                     f"matrix with a column for each of its rows, got {got}"
                 )
 
+    def _sizes(self, params):
+        """The shapes of the parameters by path; ValueError where a table is none of them."""
+        sizes = {_path(path): np.shape(a) for path, a in jax.tree.leaves_with_path(params)}
+        for path, _ in self.tables:
+            if not sizes.get(path):
+                raise ValueError(
+                    f"the table {path!r} is none of the parameters' arrays: {', '.join(sizes)}"
+                )
+        return sizes
+
     def cut(self, data: Any, rows: Any) -> tuple[dict[int, Rows], dict[str, np.ndarray]]:
         """The rows of each table's field over the touched columns alone, by the field's id; these columns by field."""
-        fields, least = fields_of(data), dict(self.least)
+        # A label that is none would be seen as another one's copy, and learned from.
+        fields, least = fields_of(data), {"y": 1, **dict(self.least)}
         found = {name: fields[name].touched(rows, least.get(name, 0)) for _, name in self.tables}
         parts = {id(fields[name]): part for name, (part, _) in found.items()}
         return parts, {name: ids for name, (_, ids) in found.items()}
@@ -126,7 +132,8 @@ def packed(optimizer: Touching, params: Any, opt_state: Any, key: jax.Array) -> 
     leaves, structure = jax.tree.flatten_with_path((params, opt_state))
     columns: dict[tuple[str, str], list[Any]] = {}
     places, others = [], []
-    for path, a in leaves:
+    for path, leaf in leaves:
+        a = jnp.asarray(leaf)  # of the type that steps have
         # What an optimizer keeps of a parameter stands under its path.
         ours = (name for name in names if f"/{_path(path)}".endswith(f"/{name}"))
         name = max(ours, key=len, default="")
@@ -161,8 +168,8 @@ def touching(
     rows that no gradient reaches is left undone: Adam's moments of a row fall, and weights decay, in the steps that
     touch it (as in TensorFlow's LazyAdam and PyTorch's SparseAdam).
 
-    The labels' own tables, (L, H), are touched by a sparse y (N, L): the objective sees the labels that the batch has,
-    and up to `least["y"]` of them others, drawn evenly, with a y (B, U) and the tables' U rows.
+    The labels' own tables, (L, H), are touched by a sparse y (N, L): the objective sees the labels that the batch has
+    and others, drawn evenly, U in all and at least `least["y"]`, with a y (B, U) and the tables' U rows.
 
     Args:
       optimizer: any whose memory of a table has a number for each of its weights, or for each of its rows.
