@@ -36,7 +36,7 @@ def test_the_formulas_are_what_the_compiled_programs_take():
     assert {row["design"] for row in rows} == {*scale.DESIGNS}
     for row in rows:
         if row["what"] == "temporaries":  # whose factors were fitted, at other sizes
-            assert 0.5 < row["compiled"] / row["formula"] < 4, row
+            assert 0.4 < row["compiled"] / row["formula"] < 1.8, row
         else:
             assert row["compiled"] == row["formula"], row
 
