@@ -124,7 +124,9 @@ def made(name: str, s: Size) -> tuple[Any, tuple[Any, ...]]:
         given = objective, optimizer, sx.parallel.places(spread), spread, there, None
         program = compiled_step.lower(*given).compile()
     else:
-        answer = sx.Shortlist(model, s.k, steps=s.T) if name.startswith("short") else predictor
+        answer: Any = predictor
+        if name.startswith("shortlist"):
+            answer = sx.Shortlist(model, s.k, steps=s.T)  # pyright: ignore[reportArgumentType]
         infer = jax.jit(lambda params, x: answer(params, x).y)
         program = infer.lower(put(params), there["x"]).compile()
     return program, ()
