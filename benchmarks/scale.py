@@ -4,9 +4,9 @@ Each design of the library (data parallel, state cut in parts, labels spread, to
 three sizes for eight simulated devices of a CPU and its program read: what its arguments and temporaries take
 on a device, the operations of its products, how many collectives a device runs and the bytes of their results. Claims:
 collectives, arguments and operations are those of the formulas, temporaries to a factor of 1.7.
-`--only compiled` makes this part, 3 minutes; `--only constants` times what the page needs and no other benchmark
-has, a minute: an epoch's order, a checkpoint, an Adam step; `--only plan` prints the formulas at 64 devices and a
-million labels. Nothing runs on eight devices here: sizes are checked, not times.
+`--only compiled` makes this part, 3 minutes; `--only devices` compiles for 64, at one size; `--only constants` times
+what the page needs and no other benchmark has, a minute: an epoch's order, a checkpoint, an Adam step; `--only plan`
+prints the formulas at 64 devices and a million labels. Nothing runs on many devices here: sizes are checked, not times.
 """
 
 import math
@@ -18,13 +18,13 @@ from benchmarks import formulas, harness
 from benchmarks import scale_constants as constants
 from benchmarks.formulas import Counts, Size
 
-DEVICES = 8
-PARTS = "compiled", "constants", "plan"
+PARTS = "compiled", "devices", "constants", "plan"
 SIZES = (
     Size(64, 512, 256, 32, 16),
     Size(32, 4096, 512, 64, 32, T=10),
     Size(128, 2048, 1024, 64, 64),
 )
+MANY = Size(256, 4096, 128, 64, 64, T=3, k=4, P=64)
 PLAN = Size(16_384, 10**6, 1_000, 64, 64, k=1000, P=64)
 """Rows of x are arrays here, on a mesh; of touched rows a million features, and the batch of one device."""
 TOUCHED = (28_672, 4_096), (20_480, 4_096)
@@ -46,6 +46,10 @@ def measure(only: str | None) -> list[dict[str, Any]]:
     if only in (None, "compiled"):
         simulated()
         rows += [row for name in DESIGNS for size in SIZES for row in compared(name, size)]
+    if only == "devices":
+        simulated(MANY.P)
+        several = [name for name in DESIGNS if not name.startswith("touched")]
+        rows += [row for name in several for row in compared(name, MANY)]
     if only in (None, "constants"):
         rows += constants.measured()
     if only in (None, "plan"):
@@ -65,11 +69,11 @@ def planned() -> list[dict[str, Any]]:
     return rows
 
 
-def simulated() -> None:
-    """Eight devices of a CPU; before anything is computed."""
+def simulated(devices: int = 8) -> None:
+    """So many devices of a CPU; before anything is computed."""
     import jax
 
-    jax.config.update("jax_num_cpu_devices", DEVICES)
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def compared(name: str, size: Size) -> list[dict[str, Any]]:
@@ -111,7 +115,7 @@ def made(name: str, s: Size) -> tuple[Any, tuple[Any, ...]]:
         mesh = sx.parallel.label_mesh()
         put = lambda tree: sx.parallel.by_label(tree, s.L, mesh)  # noqa: E731
     else:
-        mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+        mesh = jax.make_mesh((s.P,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
         place = sx.parallel.sharded if name.startswith("state") else sx.parallel.everywhere
         put = lambda tree: place(tree, mesh)  # noqa: E731
     there = sx.parallel.split(batch, mesh)
