@@ -22,6 +22,7 @@ def mapped(path, array):
     return np.load(path, mmap_mode="r")
 
 
+@pytest.mark.slow
 def test_memory_mapped_data_are_the_same_training_to_the_bit(tmp_path):
     x = mapped(tmp_path / "x.npy", X.toarray())
     got = trained(optax.adam(0.1), {"x": x, "y": mapped(tmp_path / "y.npy", Y)})
@@ -41,6 +42,7 @@ def test_sparse_rows_of_a_stored_folder_are_the_same_training_to_the_bit(tmp_pat
     same(trained(optimizer, data)[-1][0].params, trained(optimizer)[-1][0].params)
 
 
+@pytest.mark.slow
 def test_a_bad_row_of_a_file_is_left_out_of_its_step(tmp_path):
     x = X.toarray()
     x[5] = np.nan
@@ -53,6 +55,7 @@ def test_a_bad_row_of_a_file_is_left_out_of_its_step(tmp_path):
         trained(optax.sgd(0.5), {"x": mapped(tmp_path / "x.npy", x), "y": y})
 
 
+@pytest.mark.slow
 def test_what_training_writes_into_a_field_of_a_file_is_its_own_and_goes_on(tmp_path):
     def chains(params, batch, key):
         loss, metrics = OBJECTIVE(params, batch, key)

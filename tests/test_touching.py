@@ -197,6 +197,7 @@ def test_a_broken_training_goes_on_to_the_bit(tmp_path):
     assert metrics == straight[1]
 
 
+@pytest.mark.slow
 def test_another_optimizer_or_objective_does_not_go_on_where_one_of_sparse_rows_stopped(tmp_path):
     def other(params, batch, key):
         loss, metrics = OBJECTIVE(params, batch, key)

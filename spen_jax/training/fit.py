@@ -167,14 +167,16 @@ def _fit(objective, optimizer, state, groups, epochs, sizes, checkpoints):
 
 def _programs(objective, optimizer, state, groups, sizes):
     """The step on each group in JAX's words, which name the objective, the optimizer and their numbers, no devices."""
-    texts, (state, groups) = [], jax.tree.map(_anywhere, (state, list(groups)))
+    texts, state = [], jax.tree.map(_anywhere, state)
     for group, size in zip(groups, sizes, strict=True):
+        if not sparse.has_rows(group):
+            group = jax.tree.map(_anywhere, group)
         texts.append(str(traced(objective, optimizer, state, group, np.arange(size)).jaxpr))
     return texts
 
 
 def _anywhere(a):
-    return a if isinstance(a, sparse.Matrix) else jax.ShapeDtypeStruct(np.shape(a), a.dtype)
+    return jax.ShapeDtypeStruct(np.shape(a), a.dtype)
 
 
 def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
@@ -183,9 +185,6 @@ def _epochs(objective, optimizer, at, groups, epochs, sizes, checkpoints):
     groups = with_fields(groups, at.fields, owned)
     state, order_key, history, steps, means = at.state, at.order_key, at.history, at.steps, at.means
     mesh, state = parallel.mesh_of(state), begun(optimizer, state)
-    for group, size in zip(groups, sizes, strict=True):
-        if mesh is not None and any_stays(group):
-            parallel.own_rows(mesh, size)
 
     def prepared(g, rows):
         return cut(optimizer, groups[g], rows, mesh) if any_stays(groups[g]) else None
