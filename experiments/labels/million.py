@@ -42,7 +42,14 @@ from spen_jax.training.resuming import checkpoints_of
 
 AT = 1, 3, 5
 QUICK = {"rows": 1200, "test_rows": 100, "features": 2000, "labels": 2000, "topics": 20}
-QUICK |= {"batch_size": 32, "least": 200, "epochs": 1, "small": 600, "small_least": (200,), "shortlist": 50}
+QUICK |= {
+    "batch_size": 32,
+    "least": 200,
+    "epochs": 1,
+    "small": 600,
+    "small_least": (200,),
+    "shortlist": 50,
+}
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,7 @@ def epochs_of(
     if kept is not None:
         kept.extra = clock
     options: dict[str, Any] = {"epochs": config.epochs, "batch_size": config.batch_size}
-    for now, found in training.fit(
-        objective, optimizer, state, data, checkpoints=kept, **options
-    ):
+    for now, found in training.fit(objective, optimizer, state, data, checkpoints=kept, **options):
         clock = clock if kept is None else kept.extra
         if kept is None or len(clock) < kept.epochs:  # else it went on from its end
             spent = time.perf_counter() - began

@@ -1,10 +1,10 @@
 """Rows of very many features and labels, made up so that the labels can be learnt, and stored part by part.
 
 A row is about two topics. Each of its words, but for a share of noise, and each of its labels belongs to one of the
-two, drawn evenly; which word or label of the topic it is does not depend on the row, so that a topic's are ranked alike
-wherever it occurs. Topics, a topic's words and its labels are as popular as Zipf has it: of n the one of rank r is drawn
-with probability log((r + 1) / r) / log(n + 1). Nearly all labels are rare, and of nearly all a row tells as much as of
-its topics' first ones. `best` is the ranking of one who knows the topics: no other has a better precision in the mean.
+two, drawn evenly. Which of the topic's words or labels it is does not depend on the row: a topic's rank alike wherever
+it occurs. Topics, a topic's words and its labels are as popular as Zipf has it: of n the one of rank r is drawn with
+probability log((r + 1) / r) / log(n + 1). Nearly all labels are rare. `best` is the ranking of one who knows the
+topics: no other has a better precision in the mean.
 """
 
 from dataclasses import dataclass

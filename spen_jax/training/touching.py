@@ -136,7 +136,7 @@ def packed(optimizer: Touching, params: Any, opt_state: Any, key: jax.Array) -> 
             continue
         beside = columns.setdefault((tables[name], str(a.dtype)), [])
         start = sum(part.shape[1] for part in beside)
-        beside.append(a.reshape(len(a), math.prod(a.shape[1:])))  # which may be 0
+        beside.append(a.reshape(len(a), -1))
         places.append(((tables[name], str(a.dtype)), start, a.shape[1:]))
         others.append(None)
     # Of one array concatenate gives that itself.
