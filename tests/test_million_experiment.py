@@ -55,8 +55,7 @@ def test_the_start_says_of_every_label_how_frequent_it_is_as_a_step_sees_it():
     share = (y.sum(0) + 0.1) / 500
     want = np.log(share / (1 - share)) - shares
     np.testing.assert_allclose(logits, np.tile(want, (3, 1)), rtol=1e-4)
-    hidden = np.maximum(x @ np.asarray(params["network"]["hidden_0"]["kernel"]), 0)
-    assert 0.05 < np.mean(hidden) < 0.5
+    assert np.std(params["network"]["hidden_0"]["kernel"]) == pytest.approx(0.3, rel=0.2)
 
 
 def test_precisions_of_the_truth_itself_are_whole():
