@@ -162,7 +162,8 @@ def touching(
     touch it (as in TensorFlow's LazyAdam and PyTorch's SparseAdam).
 
     The labels' own tables, (L, H), are touched by a sparse y (N, L): the objective sees the labels that the batch has,
-    and up to `least["y"]` of them others, drawn evenly, with a y (B, U) and the tables' U rows. Potentials are then learnt shifted, by `log_shares`.
+    and up to `least["y"]` of them others, drawn evenly, with a y (B, U) and the tables' U rows. That shifts what
+    potentials learn, by `log_shares`.
 
     Args:
       optimizer: any whose memory of a table has a number for each of its weights, or for each of its rows.
