@@ -247,6 +247,8 @@ def of_few(config: Config, rows: Rows, progress: Any) -> dict[str, dict[str, Any
 def main(config: Config) -> dict[str, Any]:
     """Run the experiment, write its folder, print the tables and return the result."""
     began = time.perf_counter()
+    if not config.quick:
+        sx.parallel.keep_memory()  # of arrays of all labels, which are larger than what `shared.run` keeps
     if config.quick:
         config = replace(config, **QUICK)
     shared.check_least(config, epochs=1, rows=3, test_rows=1, units=1, steps=1, shortlist=AT[-1])
