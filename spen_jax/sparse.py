@@ -240,7 +240,7 @@ class Matrix:
         """
         part = self._csr[which]
         found, local = np.unique(part.indices, return_inverse=True)
-        size = self._touched_size(len(which), len(found), least)
+        size = self.room(len(which), least, len(found))
         ids = np.full(size, self.shape[1])
         ids[: len(found)] = found
         if least:
@@ -250,8 +250,8 @@ class Matrix:
         part = type(part)((part.data, local, part.indptr), shape=(len(which), size))
         return self._compressed(part, max(self._size(which), LEAST)), ids.astype(np.int32)
 
-    def _touched_size(self, rows, found, least):
-        """For how many columns there is to be room: what nearly all draws of so many rows touch, and at most all."""
+    def room(self, rows: int, least: int = 0, found: int = 0) -> int:
+        """For how many columns `touched` has room: what nearly all draws of so many rows touch, and at most all."""
         if self._shares is None:  # of rows in which each column that occurs is on
             counts = np.bincount(self._csr.indices, minlength=self.shape[1])
             self._shares = counts[counts > 0] / max(len(self), 1)

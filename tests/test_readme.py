@@ -169,15 +169,17 @@ def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
         "(5, 20)",
         "(100, 20)",
         "10 (100, 1836)",
+        "True True",
     ]
 
 
 @pytest.mark.slow
 def test_the_page_on_many_labels_runs_as_printed(capsys):
     run("docs/many_labels.md")
-    precisions, shape, *sound = capsys.readouterr().out.splitlines()
+    precisions, shape, *sound, drawn = capsys.readouterr().out.splitlines()
     short, full = map(float, precisions.split())
     assert abs(short - full) < 0.02 and full > 0.2
+    assert float(drawn) > full - 0.05
     assert (shape, sound) == ("(4, 3)", ["True", "True", "True"])
 
 

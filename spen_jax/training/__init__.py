@@ -11,7 +11,7 @@ from spen_jax.training.recipe import Best, Recipe, Trained, train
 from spen_jax.training.resuming import Checkpoints, Stopped, resumable
 from spen_jax.training.steps import State, init, scan, step
 from spen_jax.training.tensorboard import TensorBoard
-from spen_jax.training.touching import touching
+from spen_jax.training.touching import log_shares, touching
 
 __all__ = [
     "Averaged",
@@ -33,6 +33,7 @@ __all__ = [
     "fit_phases",
     "init",
     "load",
+    "log_shares",
     "replacing",
     "resumable",
     "save",

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from spen_jax.checks import check_whole
-from spen_jax.sparse import Matrix, Rows
+from spen_jax.sparse import Matrix, Rows, is_scipy
 from spen_jax.training.fields import fields_of
 
 
@@ -169,7 +169,8 @@ def touching(
     touch it (as in TensorFlow's LazyAdam and PyTorch's SparseAdam).
 
     The labels' own tables, (L, H), are touched by a sparse y (N, L): the objective sees the labels that the batch has
-    and others, drawn evenly, U in all and at least `least["y"]`, with a y (B, U) and the tables' U rows.
+    and others, drawn evenly, U in all and at least `least["y"]`, with a y (B, U) and the tables' U rows. That shifts
+    what potentials learn, by `log_shares`.
 
     Args:
       optimizer: any whose memory of a table has a number for each of its weights, or for each of its rows.
@@ -189,6 +190,46 @@ def touching(
             f"{tables} and {least}"
         )
     return Touching(optimizer, tuple(tables.items()), tuple(least.items()))
+
+
+def log_shares(y: Any, batch_size: int, least: int) -> np.ndarray:
+    """log w_l (L,): in what share of the steps that see a row without label l they see the label, with `touching`.
+
+    A label that a row has is seen with it; one that it has not only where another row of the batch has it, or it is
+    drawn. So of two thousand of a million labels the potentials learn log odds that are those of the data - log w_l:
+    most for rare labels, and not at all for those in every batch. With a bias by label they begin well at the log odds
+    of the labels' frequencies - log w, and are potentials over all labels with bias + log w. The sum over labels of
+    what they expect is then, in the mean, the one that was seen in training.
+
+    Args:
+      y: the training's truth (N, L), a SciPy matrix.
+      batch_size: of `fit`.
+      least: of `touching`, least["y"].
+
+    ValueError for what is no SciPy matrix, or no whole numbers.
+    """
+    from scipy.special import gammaln
+
+    check_whole("batch_size", batch_size, 1)
+    check_whole("least", least, 1)
+    if not is_scipy(y):
+        raise ValueError(f"log_shares needs y as a SciPy matrix, got a {type(y).__name__}")
+    matrix = Matrix("y", y)
+    n, labels = matrix.shape
+    others = min(int(batch_size), n) - 1
+    counts = np.bincount(matrix.parts[1], minlength=labels)
+
+    def without(rows, drawn):
+        """The log of how often none of so many drawn rows is one of those with the label."""
+        left = np.maximum(rows - counts - drawn, 0)
+        found = gammaln(rows - counts + 1) - gammaln(left + 1)
+        found -= gammaln(rows + 1) - gammaln(rows - drawn + 1)
+        return np.where(rows - counts >= drawn, found, -np.inf)
+
+    none, absent = np.exp(without(n - 1, others)), np.exp(without(n, others + 1))
+    size, seen = matrix.room(others + 1, int(least)), labels - absent.sum()
+    drawn = (size - seen) / max(labels - seen, 1e-9)
+    return np.log1p(-none * (1 - np.clip(drawn, 0, 1)))
 
 
 def _path(path):
