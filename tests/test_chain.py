@@ -51,6 +51,7 @@ def test_every_answer_is_that_of_the_list_of_all(kind, x64):
         check_every_answer(structure, answers, beta, 1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "mask"), [("shared", MASK), ("each", None)])
 def test_in_single_precision(kind, mask):

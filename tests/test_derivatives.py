@@ -136,6 +136,7 @@ def and_slow(names, *slow):
     return [pytest.param(n, marks=marks.get(n, [])) for n in names]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", and_slow(CASES, *{*CASES} - {"box, one bound active"}))
 def test_implicit_derivatives_of_any_kind_are_those_of_the_minimiser(name, x64):

@@ -161,6 +161,7 @@ def test_gradient_inference_goes_down_the_same_energy():
     assert (near.energy >= exact.energy - 1e-4).all() and (near.energy < exact.energy + 3).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_conditional_random_field_learns_what_follows_what():
     rng = np.random.default_rng(1)

@@ -56,6 +56,7 @@ def test_exact_methods_answer_every_question(method, beta, x64):
     check_every_answer(stacked(graphs), answers, beta, 1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @BOTH
 def test_energies_of_factors_have_derivatives(method, x64):
@@ -185,6 +186,7 @@ def test_graphs_of_different_shapes_are_padded_to_one_batch():
         batch.by(Elimination()).best()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_belief_propagation_is_exact_on_two_hundred_trees():
     rng = np.random.default_rng(8)

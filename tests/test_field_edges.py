@@ -43,6 +43,7 @@ def some_barred(rng, n=4, labels=3):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [TreeReweighted(steps=60), DualDecomposition(steps=200)])
 def test_bounds_hold_where_something_is_forbidden(method):
@@ -98,6 +99,7 @@ def test_a_cut_says_where_nothing_is_allowed():
     assert found.energy == np.inf and (found.y == -1).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_a_grid_forbids_stays_forbidden_at_any_temperature():
     unary = np.zeros((1, 3, 2))
@@ -115,6 +117,7 @@ def test_what_a_grid_forbids_stays_forbidden_at_any_temperature():
         assert not np.isnan(grid.by(DualDecomposition()).best().bound)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, 3])
 def test_bounds_of_grids_hold_where_something_is_forbidden(labels):

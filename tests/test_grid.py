@@ -374,6 +374,7 @@ def test_single_precision_keeps_marginals_at_strong_couplings(labels, x64):
     np.testing.assert_allclose(single, marginals(np.float64), atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_forbidden_pairs_and_impossible_images_are_numbers(labels):
@@ -413,6 +414,7 @@ def total_of(grid, cold):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "kind"), [(2, "own"), pytest.param(3, "shared", marks=pytest.mark.long)]

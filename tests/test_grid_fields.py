@@ -138,6 +138,7 @@ def test_the_rest_of_the_methods_take_a_grid():
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_pixels_that_do_not_count_are_left_out_by_every_method():
     mask = jnp.asarray(np.random.default_rng(2).random((2, 3, 3)) < 0.8)
@@ -178,6 +179,7 @@ def test_marginals_have_derivatives(x64):
     np.testing.assert_allclose(jax.jvp(of, (0.0,), (1.0,))[1], want, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_predictor_is_trained_through_beliefs():
     rng = np.random.default_rng(6)

@@ -94,7 +94,15 @@ def close(found, straight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, then", [("whole", 1), ("cut", 4), ("cut", 1), ("mapped", 4)])
+@pytest.mark.parametrize(
+    "kind, then",
+    [
+        ("whole", 1),
+        ("cut", 4),
+        pytest.param("cut", 1, marks=pytest.mark.long),
+        pytest.param("mapped", 4, marks=pytest.mark.long),
+    ],
+)
 def test_what_two_began_and_were_killed_in_another_number_ends(tmp_path, straight, kind, then):
     chance = random.Random(f"{kind} {then}")
     running = started(2, tmp_path / "a", kind)
@@ -121,7 +129,7 @@ def test_each_reads_its_part_of_mapped_data(tmp_path, straight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path, straight, who):
     running = started(2, tmp_path / "a", "cut", 0.05)
     until(running, 5)
@@ -135,7 +143,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path, straight, who):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_one_that_dies_does_not_leave_the_other_waiting(tmp_path, who):
     running = started(2, tmp_path / "a", "whole", 0.02)
     until(running, 3)
@@ -181,6 +189,7 @@ def by_hand(number, port, count=2):
     return {hosts.ADDRESS: f"localhost:{port}", hosts.COUNT: str(count), hosts.NUMBER: str(number)}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_command_that_slurm_began_ends_in_two_shells_at_the_model_of_one(tmp_path):
     source, options = tickets(tmp_path / "a.csv"), ("--labels", "tags", "--epochs", "60")

@@ -61,6 +61,7 @@ def test_without_held_out_rows_it_goes_on_too(tmp_path):
     assert np.array_equal(plain.flats_, again.flats_)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_tagger_goes_on_to_the_same_parameters(tmp_path):
     data = [["a", "b"], ["c"], ["b", "c", "a"]] * 10, [["A", "B"], ["C"], ["B", "C", "A"]] * 10

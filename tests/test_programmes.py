@@ -73,6 +73,7 @@ def test_max_margin_learns_through_cuts():
     assert (predictor({"c": jnp.array(2.0)}, x).y.argmax(-1) == truth).mean() > 0.85
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_programmes_bound_and_are_exact_with_whole_numbers():
     rng = np.random.default_rng(3)

@@ -114,6 +114,7 @@ def test_halves_are_computed_in_single_precision():
     np.testing.assert_allclose(half, single, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_divergences_between_chains_of_any_kinds_are_those_of_equal_ones():
     unary, other = normal(2, 4, 3), normal(2, 4, 3)
