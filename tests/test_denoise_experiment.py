@@ -66,6 +66,7 @@ def test_all_models_start_with_the_parameters_that_they_say():
     assert sizes["untied"] == 3 * sizes["energy"] + 6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_whole_experiment_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(denoise_problems, "STEPS", 10)

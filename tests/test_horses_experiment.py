@@ -109,6 +109,7 @@ def test_models_that_are_not_known_end_the_program(capsys):
     assert "--models knows more, crf" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_quick_run_writes_what_it_found_and_pictures(tmp_path):
     root = os.environ.get("SPEN_JAX_DATA")

@@ -164,6 +164,7 @@ def test_telling_the_pose_leaves_one_node_of_each_template():
     np.testing.assert_allclose(free, -np.log(np.exp(-at).sum(axis=-1)), rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_experiment_runs_and_writes_what_it_found(tmp_path, monkeypatch):
     few = {name: pose.METHODS[name] for name in ("latent pose", "network, told")}

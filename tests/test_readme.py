@@ -65,6 +65,7 @@ def test_the_page_on_inference_runs_as_printed(capsys):
     assert known == "[1.] True"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_page_on_structures_prints_what_it_says(capsys):
     names = run("docs/structure.md")
@@ -85,6 +86,7 @@ def test_the_page_on_structures_prints_what_it_says(capsys):
     np.testing.assert_allclose(names["check"], names["found_of_pairs"].energy, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_page_on_factor_graphs_prints_what_it_says(capsys):
     names = run("docs/factor_graphs.md")

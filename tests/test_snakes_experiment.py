@@ -128,6 +128,7 @@ def run(out, **settings):
     return json.loads((out / "result.json").read_text()), said.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_is_asked_for_is_trained_judged_and_drawn(tmp_path):
     result, said = run(
