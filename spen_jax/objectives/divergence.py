@@ -11,14 +11,7 @@ from spen_jax import losses
 from spen_jax.arguments import handing, once
 from spen_jax.checks import as_floats, check_whole, checked_shape
 from spen_jax.domains import Box, Domain
-from spen_jax.objectives.batch import (
-    check_least,
-    check_predictor,
-    checking,
-    field,
-    given,
-    read,
-)
+from spen_jax.objectives.batch import check_least, check_predictor, checking, field, given, read
 from spen_jax.predictor import Predictor
 from spen_jax.sampling import Sampler, sample
 from spen_jax.types import Objective
