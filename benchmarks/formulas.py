@@ -1,4 +1,4 @@
-"""What a step of each design takes on one device, by formula: docs/scale.md has them in words, scale.py checks them.
+"""What a step of each design takes on one device, by formula: docs/do/scale.md has them in words, scale.py checks them.
 
 n weights of four bytes, of which Adam keeps three numbers each; b = B / P examples of the batch on each of P devices.
 Arguments, operations and collectives were derived, the factors of temporaries fitted to compiled programs.

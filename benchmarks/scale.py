@@ -1,4 +1,4 @@
-"""The formulas of docs/scale.md beside compiled programs: memory, operations and collectives on eight devices.
+"""The formulas of docs/do/scale.md beside compiled programs: memory, operations and collectives on eight devices.
 
 Each design of the library (data parallel, state cut in parts, labels spread, touched rows, shortlists) is compiled at
 three sizes for eight simulated devices of a CPU and its program read: what its arguments and temporaries take

@@ -1,4 +1,4 @@
-"""What docs/scale.md needs and no other benchmark times: an epoch's order, steps, rows cut, checkpoints."""
+"""What docs/do/scale.md needs and no other benchmark times: an epoch's order, steps, rows cut, checkpoints."""
 
 import itertools
 import os

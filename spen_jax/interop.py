@@ -139,7 +139,7 @@ def to_arrays(
             if np.any(np.asarray(flat[name.ours])):
                 raise ValueError(
                     f"the parameter {name.ours} is not 0, and there is no place for it there: keep it at 0 in training "
-                    "(docs/pytorch.md), or give its Name one in theirs"
+                    "(docs/do/pytorch.md), or give its Name one in theirs"
                 )
         else:
             array = np.asarray(name.change.there(np.asarray(flat[name.ours])), order="C")

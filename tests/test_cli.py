@@ -587,7 +587,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(trained):
 # The page
 
 
-PAGE = (ROOT / "docs/cli.md").read_text("utf-8")
+PAGE = (ROOT / "docs/do/cli.md").read_text("utf-8")
 
 
 def test_the_page_names_every_option_and_exit_code(capsys):
@@ -610,7 +610,7 @@ def shown(block):
 def test_the_page_prints_what_its_commands_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```console\n(.*?)```", PAGE, flags=re.DOTALL)
-    text = re.search(r"```csv\n(.*?)```", PAGE, flags=re.DOTALL)
+    text = re.search(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)
     Path("tickets.csv").write_text(text[1])
     for arguments, out in (each for block in blocks for each in shown(block)):
         assert command(*arguments) == 0

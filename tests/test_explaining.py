@@ -311,7 +311,7 @@ def test_without_matplotlib_pictures_say_what_is_missing(monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_on_explaining_prints_what_it_says(capsys):
-    page = (Path(__file__).parents[1] / "docs/explaining.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/do/explaining.md").read_text()
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})
     said = re.search(r"```\n(?:[^`]*?)\n((?:    .*\n)+)", page.split("```python")[1])[1]
     found = capsys.readouterr().out.splitlines()

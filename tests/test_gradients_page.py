@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
+PAGE = Path(__file__).parents[1] / "docs/theory/gradients.md"
 
 
 @pytest.fixture(scope="module")

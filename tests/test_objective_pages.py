@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 def page(name):
     """What the page defines, its blocks run in order."""
-    text = (Path(__file__).parents[1] / "docs" / "objectives" / f"{name}.md").read_text()
+    text = (Path(__file__).parents[1] / f"docs/theory/objectives/{name}.md").read_text()
     names = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
     return names

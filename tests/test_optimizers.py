@@ -111,7 +111,7 @@ def test_settings_that_cannot_be_are_refused(make, message):
 
 @pytest.mark.slow
 def test_the_page_on_stability_runs_as_printed():
-    page = Path(__file__).parents[1] / "docs" / "objectives" / "stability.md"
+    page = Path(__file__).parents[1] / "docs/theory/objectives/stability.md"
     names = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)), names)
     assert names

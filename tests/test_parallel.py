@@ -201,7 +201,7 @@ def test_without_a_mesh_nothing_is_moved():
 
 @pytest.mark.slow
 def test_the_page_runs_as_printed():
-    text = (HERE.parent / "docs/parallel.md").read_text()
+    text = (HERE.parent / "docs/do/parallel.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
     assert code.count("sx.parallel") >= 3
     clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

@@ -28,7 +28,7 @@ def test_the_first_screen_runs_as_printed(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_an_own_energy_runs_as_printed(capsys):
-    run("docs/own_energy.md")
+    run("docs/do/own_energy.md")
     lines = capsys.readouterr().out.splitlines()
     share = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines[10:12]}
     assert share["x alone"] < 0.55 < 0.75 < share["with the energy"] < float(lines[12])
@@ -38,7 +38,7 @@ def test_the_page_on_an_own_energy_runs_as_printed(capsys):
 @pytest.mark.slow
 def test_a_spen_on_scene_runs_as_printed_where_the_data_are(capsys):
     try:
-        run("docs/own_energy.md", "python scene")
+        run("docs/do/own_energy.md", "python scene")
     except (FileNotFoundError, data.DataError, data.DownloadError) as error:
         pytest.skip(f"Scene is not there: {error}")
     assert float(capsys.readouterr().out.splitlines()[-1]) > 0.65
@@ -46,16 +46,16 @@ def test_a_spen_on_scene_runs_as_printed_where_the_data_are(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_speed_prints_what_it_says(capsys):
-    run("docs/speed.md")
+    run("docs/do/speed.md")
     last, first, lower = capsys.readouterr().out.splitlines()
-    page = (ROOT / "docs/speed.md").read_text()
+    page = (ROOT / "docs/do/speed.md").read_text()
     assert f"    {last}\n    {first}\n" in page
     assert lower == "True"
 
 
 @pytest.mark.slow
 def test_the_page_on_inference_runs_as_printed(capsys):
-    run("docs/inference.md")
+    run("docs/theory/inference.md")
     converged, shape, *second, points, r_hat, known = capsys.readouterr().out.splitlines()
     np.testing.assert_allclose([float(number) for number in second], [-0.25, -0.5], rtol=1e-4)
     assert converged.startswith("True") and converged.endswith("(100, 201)")
@@ -68,9 +68,9 @@ def test_the_page_on_inference_runs_as_printed(capsys):
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_page_on_structures_prints_what_it_says(capsys):
-    names = run("docs/structure.md")
+    names = run("docs/theory/structure.md")
     printed = capsys.readouterr().out
-    page = (ROOT / "docs/structure.md").read_text()
+    page = (ROOT / "docs/theory/structure.md").read_text()
     hidden, aligned, learned, *shares = re.findall(r"```\n\n((?:    .*\n)+)", page)
     for block in (hidden, aligned):
         assert re.sub("^    ", "", block, flags=re.M) in printed
@@ -89,11 +89,11 @@ def test_the_page_on_structures_prints_what_it_says(capsys):
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_page_on_factor_graphs_prints_what_it_says(capsys):
-    names = run("docs/factor_graphs.md")
+    names = run("docs/theory/factor_graphs.md")
     printed = capsys.readouterr().out
-    (tags,) = re.findall(r"```\n\n((?:    .*\n)+)", (ROOT / "docs/factor_graphs.md").read_text())[
-        :1
-    ]
+    (tags,) = re.findall(
+        r"```\n\n((?:    .*\n)+)", (ROOT / "docs/theory/factor_graphs.md").read_text()
+    )[:1]
     assert re.sub("^    ", "", tags, flags=re.M) in printed
     # Cut and bounds agree on the picture, and the latent variable is found.
     energies = re.findall(
@@ -110,9 +110,9 @@ def test_the_page_on_factor_graphs_prints_what_it_says(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_mean_field_prints_what_it_says(capsys):
-    run("docs/mean_field.md")
+    run("docs/theory/mean_field.md")
     printed = capsys.readouterr().out.splitlines()
-    said = re.findall(r"```\n\n((?:    .*\n)+)", (ROOT / "docs/mean_field.md").read_text())
+    said = re.findall(r"```\n\n((?:    .*\n)+)", (ROOT / "docs/theory/mean_field.md").read_text())
     said = [line.strip() for block in said for line in block.splitlines()]
     assert len(said) == len(printed) == 6
     for expected, found in zip(said, printed, strict=True):
@@ -124,9 +124,9 @@ def test_the_page_on_mean_field_prints_what_it_says(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_sequences_prints_what_it_says(capsys):
-    run("docs/sequences.md")
+    run("docs/theory/sequences.md")
     lines = capsys.readouterr().out.splitlines()
-    page = (ROOT / "docs/sequences.md").read_text()
+    page = (ROOT / "docs/theory/sequences.md").read_text()
     said = re.findall(r"^    ([a-zF][\w' -]+):? (0\.\d+)(?:, residual .*)?$", page, flags=re.M)
     assert len(said) == len(lines) == 6
     for (name, right), line in zip(said, lines, strict=True):
@@ -136,8 +136,8 @@ def test_the_page_on_sequences_prints_what_it_says(capsys):
 
 def test_the_page_on_data_prints_what_it_says(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run("docs/data.md")
-    page = (ROOT / "docs/data.md").read_text()
+    names = run("docs/do/data.md")
+    page = (ROOT / "docs/do/data.md").read_text()
     assert (
         capsys.readouterr().out.strip() == re.search(r"```\n(4 rows.*?)\n```", page, re.DOTALL)[1]
     )
@@ -157,7 +157,7 @@ def test_the_page_on_data_prints_what_it_says(capsys, tmp_path, monkeypatch):
 
 def test_the_page_on_data_splits_bibtex_as_it_says(capsys):
     try:
-        run("docs/data.md", "python bibtex")
+        run("docs/do/data.md", "python bibtex")
     except (FileNotFoundError, data.DataError, data.DownloadError) as error:
         pytest.skip(f"BibTeX is not there: {error}")
     assert [f"{float(line):.3f}" for line in capsys.readouterr().out.split()] == ["0.040", "0.005"]
@@ -165,7 +165,7 @@ def test_the_page_on_data_splits_bibtex_as_it_says(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
-    run("docs/sparse.md")
+    run("docs/do/sparse.md")
     assert capsys.readouterr().out.splitlines() == [
         "0.0 True",
         "(5, 20)",
@@ -177,7 +177,7 @@ def test_the_page_on_sparse_inputs_runs_as_printed(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_many_labels_runs_as_printed(capsys):
-    run("docs/many_labels.md")
+    run("docs/do/many_labels.md")
     precisions, shape, *sound, drawn = capsys.readouterr().out.splitlines()
     short, full = map(float, precisions.split())
     assert abs(short - full) < 0.02 and full > 0.2
@@ -187,7 +187,7 @@ def test_the_page_on_many_labels_runs_as_printed(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_energies_runs_as_printed(capsys):
-    names = run("docs/energies.md")
+    names = run("docs/theory/energies.md")
     printed = capsys.readouterr().out.splitlines()
     assert printed[:2] == ["[-2.  2.]", "[-2.  2.]"]
     np.testing.assert_allclose(jnp.sum(names["density"]) * 0.01, 1, rtol=1e-5)
@@ -205,7 +205,7 @@ def test_the_page_on_energies_runs_as_printed(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_embeddings_prints_what_it_says(capsys):
-    run("docs/embeddings.md")
+    run("docs/theory/embeddings.md")
     found, collapsed, nats, *shares = (
         line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()
     )
@@ -218,7 +218,7 @@ def test_the_page_on_embeddings_prints_what_it_says(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_latent_variables_runs_as_printed(capsys):
-    names = run("docs/latent.md")
+    names = run("docs/theory/latent.md")
     printed = capsys.readouterr().out.splitlines()
     np.testing.assert_allclose(names["found"].energy, [0, 2.25], atol=1e-4)
     np.testing.assert_allclose(names["joint"].energy, [0, 0], atol=1e-2)
@@ -255,8 +255,8 @@ def test_the_first_estimator_runs_as_printed(capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_the_first_five_minutes_print_what_the_page_says(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run("docs/estimators.md")
-    page = (ROOT / "docs/estimators.md").read_text()
+    run("docs/do/estimators.md")
+    page = (ROOT / "docs/do/estimators.md").read_text()
     *said, same = capsys.readouterr().out.splitlines()
     assert same == "True" and len(said) == 3
     assert all(f"It prints `{line}`" in page for line in said)
@@ -264,7 +264,7 @@ def test_the_first_five_minutes_print_what_the_page_says(capsys, tmp_path, monke
 
 @pytest.mark.slow
 def test_the_page_on_images_runs_as_printed(capsys):
-    names = run("docs/images.md")
+    names = run("docs/results/images.md")
     first, _, joined = capsys.readouterr().out.splitlines()
     assert first.startswith("(2, 40, 52)") and joined == "(2, 40, 52)"
     np.testing.assert_array_equal(
@@ -274,14 +274,14 @@ def test_the_page_on_images_runs_as_printed(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_masks_runs_as_printed(capsys):
-    run("docs/masks.md")
+    run("docs/results/masks.md")
     assert capsys.readouterr().out.splitlines() == ["(2, 20, 24)"]
 
 
 @pytest.mark.slow
 def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run("docs/pytorch.md")
+    names = run("docs/do/pytorch.md")
     losses = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()[-4:]]
     assert losses[2] < losses[0] and not np.any(names["state"].params["b"])
     rng = np.random.default_rng(0)
@@ -301,17 +301,19 @@ def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_on_losses_calls_each_once():
-    run("docs/losses.md")
+    run("docs/theory/losses.md")
 
 
 def headings(path):
     """The anchors of a page, as its viewer makes them."""
-    titles = re.findall(r"^#+ (.*)$", (ROOT / "docs" / path).read_text(), re.M)
+    titles = re.findall(r"^#+ (.*)$", (ROOT / "docs/theory" / path).resolve().read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_every_name_and_page_of_the_slides_is_there():
-    rows = [r for r in (ROOT / "docs/slides.md").read_text().splitlines() if r.startswith("| ")]
+    rows = [
+        r for r in (ROOT / "docs/theory/slides.md").read_text().splitlines() if r.startswith("| ")
+    ]
     rows = [
         row.strip("| ").split(" | ")
         for row in rows
@@ -335,4 +337,4 @@ def test_every_name_and_page_of_the_slides_is_there():
 @pytest.mark.slow
 def test_the_page_on_runs_that_survive_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run("docs/reliability.md")
+    run("docs/do/reliability.md")

@@ -1,4 +1,4 @@
-"""The formulas of docs/scale.md against what is compiled for eight simulated devices, at one size."""
+"""The formulas of docs/do/scale.md against what is compiled for eight simulated devices, at one size."""
 
 import json
 import os

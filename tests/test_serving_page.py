@@ -15,7 +15,7 @@ pytest.importorskip("flatbuffers", reason="jax needs it to write and to read pro
 
 TestClient = pytest.importorskip("starlette.testclient").TestClient
 
-PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[1] / "docs/do/serving.md"
 
 
 pytestmark = pytest.mark.slow  # of the model on the page

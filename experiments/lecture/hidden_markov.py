@@ -16,7 +16,7 @@ evenly. Discriminative: Adam, 600 steps of 100 digits, its rate 0.02, from scrat
 pull towards the start. That share, pull and the number of steps are chosen by accuracy on the digits to choose, for
 each inference by itself. Controls are scikit-learn's on the same symbols, their strengths chosen likewise.
 Shifted: the test images a row up or down, which no training image is.
-Found: docs/structure.md, "A hidden Markov model as an energy".
+Found: docs/theory/structure.md, "A hidden Markov model as an energy".
 Minutes: about 2 on one idle core.
 """
 

@@ -14,7 +14,7 @@ Protocol: 10 labels, energies of single ones N(0, 1), of all 45 pairs N(0, s^2);
 and so for 8 units, E = c.softplus(C y + b) - u.y, C of N(0, 4), |c| of N(0, 4), u and b of N(0, 1). Truth: all 1024
 answers. float64; mirror descent of step 0.2, 2000 steps from the middle, or from it and nine uniform
 points, the lowest F taken. A bound on the wrong side by more than 1e-9 ends the script with an error.
-Found: docs/mean_field.md.
+Found: docs/theory/mean_field.md.
 Minutes: about 1 on one core.
 """
 

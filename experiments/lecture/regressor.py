@@ -16,7 +16,7 @@ heights above x^2 that are expected minimise the mean of D over the density of e
 patients, inputs standardised, y over its mean, in float64 from w = b = 0 (bounded: from least squares, as the peer).
 Least squares also by the LMS rule w <- w + rate (y - w'x) x, a row at a time, its rate falling as 1 / t. A difference
 above `TOLERANCE` is an error.
-Found: docs/energies.md, "Any distance".
+Found: docs/theory/energies.md, "Any distance".
 Minutes: less than 1 on one core.
 """
 

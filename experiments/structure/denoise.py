@@ -6,11 +6,11 @@ alone, of equal parameters, and beside methods without learning? And can it, wit
 
 Expected, as measured here before, grey 256 x 256 centres of four photographs, mean PSNR at noise of 15 / 25 / 50 / 75
 of 255: total variation 30.2 / 28.3 / 24.9 / 23.0, non-local means 31.3 / 28.7 / 25.1 / 23.2, BM3D 32.4 / 29.9 /
-26.7 / 24.9. Measured: docs/images.md.
+26.7 / 24.9. Measured: docs/results/images.md.
 
 Protocol: learnt from photographs that scikit-image and scikit-learn ship and those of `--images`; constants of all
 methods are chosen on two others; camera, astronaut, chelsea and coffee are for testing alone. Noise of 5 to 55 in
-training: 75 is beyond it. By default 12 minutes on two cores; docs/images.md has the long run.
+training: 75 is beyond it. By default 12 minutes on two cores; docs/results/images.md has the long run.
 """
 
 from collections.abc import Iterator

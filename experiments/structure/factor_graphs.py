@@ -9,7 +9,7 @@ glasses: where messages cycle, and what makes them settle.
 Expected: no bound on the wrong side, anywhere, or the script fails: mean field's F above, the reweighted one's below,
 dual bounds at most the optimum. Belief propagation has the best marginals while couplings are weak and graphs sparse,
 and does not settle on strong frustrated ones (Murphy, Weiss & Jordan 1999; Wainwright & Jordan 2008). The rest:
-docs/factor_graphs.md.
+docs/theory/factor_graphs.md.
 
 Protocol: 10 graphs of edges with 20 draws for each of three scales; five noises of one picture; five seeds of Potts
 grids of 20 x 20; 20 spin glasses of 10 x 10 for each coupling. float32, methods at their defaults unless a name says

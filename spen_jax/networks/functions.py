@@ -29,7 +29,7 @@ def functions_of(module: Any) -> tuple[Callable[..., Any], Callable[..., jax.Arr
     has the function: `features(params, x, key=None, mask=None)`.
 
     ValueError for what is no such module, and for variables besides the parameters (`nn.BatchNorm`'s): a pure function
-    of one's own has those in its params; see docs/own_energy.md.
+    of one's own has those in its params; see docs/do/own_energy.md.
     """
     _check_module(module, "features", "energy")
     return _of_method(module, "features"), _energy_of(module)
@@ -80,7 +80,7 @@ def _check_module(module, *methods):
         raise ValueError(
             f"this needs a Flax Linen module, got the NNX module {type(module).__name__}, which holds its parameters: "
             "split it, graphdef, params = nnx.split(module), and write the functions by nnx.merge(graphdef, params), "
-            "as in docs/own_energy.md"
+            "as in docs/do/own_energy.md"
         )
     if not isinstance(module, nn.Module):
         raise ValueError(
@@ -102,7 +102,7 @@ def _parameters_only(module):
         raise ValueError(
             f"{type(module).__name__} keeps variables besides its parameters, such as BatchNorm's batch_stats, which "
             "these functions of params do not have: write the function yourself, with all variables in params, as in "
-            f"docs/own_energy.md, or take nn.LayerNorm. Flax says: {error}"
+            f"docs/do/own_energy.md, or take nn.LayerNorm. Flax says: {error}"
         ) from error
 
 
