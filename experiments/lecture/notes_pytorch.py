@@ -1,7 +1,7 @@
 """The classes that notes on SPENs describe, in PyTorch, as a reader of the notes writes them.
 
 `FeatureMLP`, `EnergyNetwork` with a local and a global term, `SPEN` and `SPENClassification`, the trainer; and the
-notes' example of one training step. `docs/do/pytorch.md` has them beside ours. Needs PyTorch: `pip install -e '.[torch]'`.
+notes' example of one training step. `docs/do/pytorch.md` has them beside ours. Needs PyTorch, the extra `torch`.
 
     python -m experiments.lecture.notes_pytorch FILE.npz    # what tests without PyTorch compare with
 """
