@@ -6,8 +6,9 @@ chain CRF of it, which have its dropout, rate, epochs and batches, and train on 
 Tags: the words of UD English EWT, beside sklearn-crfsuite with the features of its tutorial and 0.1 for both of its
 penalties, and beside the tagger on those same features.
 
-Expected: of words that it wins by far, since windows of letters know the 55 words of the data (docs/results/words.md); of tags
-that two recurrent layers win over hand-made features, not the energy (docs/results/tagging.md).
+Expected: of words that it wins by far, since windows of letters know the 55 words of the data
+(docs/results/words.md); of tags that two recurrent layers win over hand-made features, not the energy
+(docs/results/tagging.md).
 
 Protocol: nothing is chosen on what is tested; each model has one trial a seed. A seed draws the sentences, the
 parameters, the order and what is held out. Minutes of one core: a seed of words 3, of 2,000 sentences 5.
