@@ -22,6 +22,7 @@ from spen_jax.numbers import floats
 PairLoss = Callable[..., jax.Array]
 """(correct, wrong, margin) -> loss, all (...)."""
 Number = jax.Array | float
+"""One number, or one for each energy, or for those along their last axes."""
 
 
 def energy_loss(correct: jax.Array) -> jax.Array:
