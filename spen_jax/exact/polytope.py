@@ -70,7 +70,7 @@ class Polytope(Domain):
         return Simplex().pieces(self.shown(y), mask)
 
     def loss(self, y, truth, mask=None):
-        """The cross-entropy of what y shows with the truth, both relaxed answers of the structure, in nats: a scalar."""
+        """The cross-entropy of what y shows with the truth, a relaxed answer of the structure, in nats: a scalar."""
         return Simplex().loss(self.shown(y), truth, mask)
 
     def project(self, y):
