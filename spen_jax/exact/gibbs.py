@@ -49,10 +49,10 @@ def softmin(
 ) -> jax.Array:
     """F = -1/beta log sum_k w_k exp(-beta E_k) along `axis`, which goes: the free energy of a set.
 
-    With `average` the weights are first divided by their sum, -1/beta log 1/|Z| sum_k exp(-beta E_k): then F falls
-    from the mean at beta = 0 to the minimum at beta = infinity. Without, it is lower by log(sum w) /
-    beta, and -infinity at beta = 0 where that sum is above 1. The gradient is `softargmin`, at
-    any beta; the minimum's is shared equally by tied answers. A set without a finite energy has F = infinity.
+    With `average` the weights are first divided by their sum, -1/beta log 1/|Z| sum_k w_k exp(-beta E_k), |Z| = sum_k
+    w_k: then F falls from the mean at beta = 0 to the minimum at beta = infinity. Without, it is lower by log(sum w) /
+    beta, and -infinity at beta = 0 where that sum is above 1. The gradient is `softargmin`, at any beta; the minimum's
+    is shared equally by tied answers. A set without a finite energy has F = infinity.
 
     Args:
       energies: of any shape; infinite ones have no part in it, but for |Z| where that is averaged over.

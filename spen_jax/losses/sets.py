@@ -23,8 +23,8 @@ def perceptron(correct: jax.Array, everything: jax.Array, *, weights: Weights = 
     """E_correct - min_y E(x, y), the generalised perceptron loss; the minimum is over all answers.
 
     Margin, the gap E_wrong - E_correct that contents it: 0. Collapses: it is at its lowest, 0, where all energies are
-    equal. With E = -y w.x, y in {-1, +1}, it is 2 max(0, -y w.x), twice the perceptron's. Sources: LeCun et al. (1998);
-    Collins (2002).
+    equal. With E = -y w.x, y in {-1, +1}, it is 2 max(0, -y w.x), twice the perceptron's. The loss is (...). Sources:
+    LeCun et al. (1998); Collins (2002).
 
     Args:
       correct: energies, (...), or one number.
@@ -46,10 +46,10 @@ def nll(
 ) -> jax.Array:
     """E_correct + 1/beta log sum_y exp(-beta E(x, y)): the negative log-likelihood -log P(y | x), over beta.
 
-    (...). Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy equal everywhere
-    is no minimum); it pushes all wrong answers, each by its probability. In nats it is beta times this. In this scale
-    it tends to `perceptron` as beta grows, which it is at beta = infinity. Lecture slides print the free energy without
-    its minus sign. At beta = 1 over K classes it is softmax cross-entropy.
+    The loss is (...). Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy
+    equal everywhere is no minimum); it pushes all wrong answers, each by its probability. In nats it is beta times
+    this. In this scale it tends to `perceptron` as beta grows, which it is at beta = infinity. Lecture slides print the
+    free energy without its minus sign. At beta = 1 over K classes it is softmax cross-entropy.
 
     ValueError for what is no real number, shapes that do not fit, and beta or weights known to be below 0.
 
@@ -89,9 +89,9 @@ def minimum_empirical_error(
     """1 - P(y | x): the expected number of errors of an answer drawn from the Gibbs distribution.
 
     Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy equal everywhere is no
-    minimum), but gives badly wrong examples up, as `mce` does, which it is for two answers. (...) in [0, 1]. Arguments,
-    and what raises ValueError, as in `nll`, beta finite, the weights a mask. Source: LeCun et al. (2006), section
-    2.2.4.
+    minimum), but gives badly wrong examples up, as `mce` does, which it is for two answers. The loss is (...), in [0,
+    1]. Arguments, and what raises ValueError, as in `nll`, beta finite, the weights a mask. Source: LeCun et al.
+    (2006), section 2.2.4.
     """
     log_probability = -beta * nll(correct, everything, beta, weights=weights)
     return -jnp.expm1(log_probability)
@@ -199,10 +199,10 @@ def info_nce(
 ) -> jax.Array:
     """-log exp(-beta E_correct) / (exp(-beta E_correct) + sum_n exp(-beta E_n)), in nats.
 
-    (...), at least 0. Margin, the gap E_wrong - E_correct that contents it: implicit and infinite. Does not collapse:
-    an energy equal everywhere is no minimum. The negatives compete for the gradient: each is pushed by its probability
-    times beta, so that the lowest gets nearly all. On the energy `energies.cosine` it is the loss of SimCLR and CLIP,
-    who call 1 / beta the temperature; it may be learned.
+    The loss is (...), at least 0. Margin, the gap E_wrong - E_correct that contents it: implicit and infinite. Does not
+    collapse: an energy equal everywhere is no minimum. The negatives compete for the gradient: each is pushed by its
+    probability times beta, so that the lowest gets nearly all. On the energy `energies.cosine` it is the loss of SimCLR
+    and CLIP, who call 1 / beta the temperature; it may be learned.
 
     Args:
       correct: energies, (...).
