@@ -23,8 +23,9 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """A training and a test split with the same columns, and where they came from.
 
-    `checksums` maps file names to SHA-256 in hex; for synthetic data it maps "train" and "test"
-    to the SHA-256 of the bytes of x followed by those of y.
+    `feature_names` are the D columns of x, `label_names` the L of y. `checksums` maps file names to
+    SHA-256 in hex; for `synthetic` data it maps "train" and "test" to the SHA-256 of the bytes of x
+    followed by those of y.
     """
 
     name: str
