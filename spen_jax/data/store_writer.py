@@ -46,8 +46,7 @@ def storing(folder: str | Path) -> Iterator["Writer"]:
 
 
 class Writer:
-    """Adds rows to a folder of arrays, such as x (n, D) and y (n, L): `writer.append(x=x, y=y)`; `storing` makes
-    one."""
+    """Adds rows to a folder of arrays, such as x (n, D), y (n, L): `writer.append(x=x, y=y)`; `storing` makes one."""
 
     def __init__(self, folder: Path):
         self.folder = folder
