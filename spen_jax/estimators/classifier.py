@@ -36,9 +36,10 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     to relate: the estimator is its network and a softmax. A few members answer by their mean; rows that were held out
     choose their epochs and tune the decision.
 
-    y for `fit`: numbers (N, L) of 0 and 1, as an array, sparse, or a frame whose columns are the labels' names; label
-    sets, a list of names for each row; or one column of classes. A label that is not known is NaN; of a label set None
-    says that whatever is not in the set is not known, and None in its place that nothing is.
+    X for `fit`: rows (N, D), an array, sparse, or a frame of numbers. y: numbers (N, L) of 0 and 1, as an array,
+    sparse, or a frame whose columns are the labels' names; label sets, a list of names for each row; or one column of
+    classes. A label that is not known is NaN; of a label set None says that whatever is not in the set is not known,
+    and None in its place that nothing is.
 
     Args:
       decision: how labels are chosen from their probabilities: "expected_f1", the set of the best expected F1;
@@ -106,7 +107,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learns from rows X (N, D), dense, CSR or a frame, and their labels; see the class for y.
 
-        ValueError for rows or labels that cannot be read, and for settings that cannot be.
+        `sample_weight` (N,), 0 or more, is how much each row counts. ValueError for rows or labels that cannot be read,
+        and for settings that cannot be.
         """
         x, labels, weight = self._given(X, y, sample_weight, reset=True)
         warm = self.warm_start and self._has(labels)
@@ -150,7 +152,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         """The labels of each row, in the form that `fit` was given: 0 and 1 (N, L), label sets, or classes (N,).
 
         `known` holds labels fixed in inference: numbers (N, L) of 0, 1 and NaN, or for each row the labels that were
-        chosen already; the decision is about the others. After `set_output` 0 and 1 come as a frame.
+        chosen already; the decision is about the others. After `set_output` 0 and 1 come as a frame. NotFittedError
+        before `fit`; ValueError for X (N, D) of other columns, and for names that are no labels.
         """
         if self._of_classes() and known is None:
             return self.classes_[self._relaxed(X).argmax(axis=1)]
@@ -216,8 +219,9 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def explain(self, X: Any, known: Any = None, top: int | None = 20) -> Explanation:
         """What inference does to the labels of one row X, (D,) or (1, D), and which labels pull which.
 
-        known: its labels that are known, a set of names or numbers with NaN where one is not, held fixed. `pulls` are
-        among the `top` labels, or all with None. ValueError for several rows, and after a fit to one column of classes.
+        `known` are its labels that are known, a set of names or numbers with NaN where one is not, held fixed. `pulls`
+        are among the `top` labels, or all with None. ValueError for several rows, and after a fit to one column of
+        classes.
         """
         check_is_fitted(self)
         x = self.scaling_(checked_x(self, row_of(X), reset=False))

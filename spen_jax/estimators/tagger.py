@@ -83,6 +83,8 @@ class SPENSequenceTagger(BaseEstimator):
       random_state: decides the parameters, the order, dropout and what is held out.
       verbose: whether to show progress on stderr.
 
+    ValueError, from `fit` on, for arguments that cannot be.
+
     Attributes:
       classes_: the labels (K,), in order.
       n_epochs_: the epoch that was kept.
@@ -196,7 +198,8 @@ class SPENSequenceTagger(BaseEstimator):
     def save(self, path: str | Path, programs: bool = False) -> None:
         """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`.
 
-        With `programs` it can be served without this library too, see `spen_jax.serving`.
+        With `programs` it can be served without this library too, see `spen_jax.serving`. scikit-learn's NotFittedError
+        before `fit`.
         """
         check_is_fitted(self)
         contents = contents_of(self)
