@@ -332,16 +332,16 @@ def matrices(**trees: Any) -> Any:
 
 
 def whole(x: Any) -> Any:
-    """The tree with all rows of each SciPy matrix or `Matrix` as `Rows`."""
+    """The tree `x` with all rows of each SciPy matrix or `Matrix` as `Rows`; ValueError, by path, as `matrices`."""
     return jax.tree.map(lambda a: rows(a) if isinstance(a, Matrix) else a, matrices(x=x))
 
 
 def cut(tree: Any, which: Any) -> Any:
-    """The tree with the rows `which` of each `Matrix`; other leaves as they are."""
+    """The tree with the rows `which` (B,) of each `Matrix` as `Rows` (B, D); other leaves as they are."""
     return jax.tree.map(lambda a: a[which] if isinstance(a, Matrix) else a, tree)
 
 
 def has_rows(tree: Any) -> bool:
-    """Whether a tree holds sparse rows in any form: `Rows`, `Matrix`, SciPy's."""
+    """Whether a tree holds sparse rows (B, D) in any form: `Rows`, `Matrix`, SciPy's."""
     leaves = jax.tree.leaves(tree, is_leaf=is_rows)
     return any(is_rows(a) or isinstance(a, Matrix) or is_scipy(a) for a in leaves)

@@ -28,8 +28,8 @@ class Sentence(NamedTuple):
     """A sentence of n words: seven tuples of length n, "_" where the file says nothing.
 
     `tags` are universal ones (UPOS), `fine_tags` those of the language (XPOS), `features` texts such
-    as "Case=Nom|Number=Sing". `heads` are numbers: 0 the root, i + 1 word i. Heads and relations
-    are empty where the file has no tree.
+    as "Case=Nom|Number=Sing", `lemmas` the words' base forms. `heads` are numbers: 0 the root, i + 1 word i. Heads and
+    relations are empty where the file has no tree.
     """
 
     words: tuple[str, ...]

@@ -93,7 +93,7 @@ class Writer:
         return self._fields[name]
 
     def finish(self) -> None:
-        """Complete all files and write the index."""
+        """Complete all files and write the index, as `storing` does at its end; ValueError and OSError as there."""
         rows = {name: field.shape[0] for name, field in self._fields.items()}
         if not rows:
             raise ValueError("nothing was appended: append(x=..., y=...) adds rows")

@@ -164,21 +164,27 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         return framed(self, on.astype(int), self.classes_, X)
 
     def predict_proba(self, X: Any, known: Any = None) -> Any:
-        """The probability of each label or class, (N, L); of a known label 0 or 1. After `set_output` a frame."""
+        """The probability of each label or class, (N, L); of a known label 0 or 1. After `set_output` a frame.
+
+        X (N, D) and `known`, and the errors, are those of `predict`; columns are those of `classes_`.
+        """
         if self._of_classes() and known is None:
             y = self._relaxed(X).astype(np.float64)
             return framed(self, y / y.sum(axis=1, keepdims=True), self.classes_, X)
         return framed(self, self._probable(X, known)[0], self.classes_, X)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The logits of `predict_proba`, (N, L); of two classes the log odds of the second, (N,)."""
+        """The logits of `predict_proba` of X (N, D), (N, L) in nats; of two classes log odds of the second, (N,)."""
         if self._of_classes():
             z = np.log(np.maximum(self._relaxed(X).astype(np.float64), 1e-30))
             return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
         return self.decision_.logits(self._relaxed(X))
 
     def rank(self, X: Any, known: Any = None, k: int | None = None) -> list[list[Any]]:
-        """The k labels of each row that come next, likeliest first, of those that are not known; all without k."""
+        """The k labels of each row that come next, likeliest first, of those that are not known; all without k.
+
+        X (N, D) and `known` are those of `predict`. ValueError also after a fit to one column of classes.
+        """
         p, held = self._probable(X, known)
         open_ = np.ones(p.shape, bool) if held is None or held.mask is None else ~held.mask
         order = np.argsort(np.where(open_, -p, np.inf), axis=1, kind="stable")
@@ -189,7 +195,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The mean F1 of the rows' label sets, over labels that are known; of classes the share of right rows.
 
-        A label that `fit` did not see is one that is missed.
+        In [0, 1]. A label that `fit` did not see is one that is missed.
         """
         if self._of_classes():
             return super().score(X, y, sample_weight)

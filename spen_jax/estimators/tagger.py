@@ -278,11 +278,11 @@ class SPENSequenceTagger(BaseEstimator):
         return answers(self.shape_, self.flat_, places, known=known)
 
     def predict_proba(self, X: Any, known: Any = None) -> list[np.ndarray]:
-        """`predict_marginals`, by scikit-learn's name."""
+        """`predict_marginals` by scikit-learn's name: (T, K) of each sequence, rows that sum to 1."""
         return self.predict_marginals(X, known)
 
     def predict(self, X: Any, known: Any = None) -> list[list[Any]]:
-        """A list of labels for each sequence, [] for an empty one; `known` is that of `predict_marginals`."""
+        """A list of T labels for each sequence, [] for an empty one; `known`, errors: see `predict_marginals`."""
         found = self.predict_marginals(X, known)
         return tags_of(self.classes_, found)
 

@@ -70,7 +70,7 @@ class IndependentBernoulli:
         return jax.random.bernoulli(key, jax.nn.sigmoid(z), shape).astype(z.dtype)
 
     def log_prob(self, context, y, mask=None):
-        """log q(y | x), (B, n, ...) -> (B, n), in nats."""
+        """log q(y | x), (B, n, ...) -> (B, n), in nats; with a mask (B, n, ...) of the parts that count alone."""
         z = self.beta * self.logits(context)[:, None]
         return _total(jax.nn.log_sigmoid((2 * y - 1) * z), mask)
 
@@ -97,7 +97,7 @@ class IndependentCategorical:
         return jax.nn.one_hot(drawn, z.shape[-1], dtype=z.dtype)
 
     def log_prob(self, context, y, mask=None):
-        """log q(y | x), (B, n, ..., K) -> (B, n), in nats."""
+        """log q(y | x), (B, n, ..., K) -> (B, n), in nats; with a mask (B, n, ...) of the parts that count alone."""
         z = self.beta * self.logits(context)[:, None]
         return _total(y * jax.nn.log_softmax(z, axis=-1), mask)
 

@@ -18,7 +18,7 @@ EVERYWHERE = P()
 
 
 def mesh_of(*trees: Any) -> Any:
-    """The mesh that arrays stand on, abstract where traced; None on one device, and in a device's own part."""
+    """The mesh that arrays of `trees` stand on, abstract where traced; None on one device and in a device's part."""
     found = None
     for a in filter(lambda a: isinstance(a, jax.Array), jax.tree.leaves(trees)):
         mesh = jax.typeof(a).sharding.mesh if isinstance(a, Tracer) else standing_on(a)

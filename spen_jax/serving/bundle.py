@@ -100,10 +100,10 @@ class Bundle:
         """The answers to rows x, any number of them, and to whatever else it was exported with (`known`, `mask`).
 
         "y", "energy" and "residual" of a predictor, "steps" and "trace" where it has them; "on", booleans (N, L), where
-        it has a decision. "y", "p", "on" and "labels" of a classifier; "y" of a regressor; x of both may be one of
-        SciPy's sparse matrices. "y", an array (T, K) of each sequence, and "labels", a list of each, of a tagger, for
-        sequences as it was fitted to. What is `known` is given in the estimator's own forms. ValueError for what does
-        not fit.
+        it has a decision. "y", "p", "on" (N, L) and "labels" of a classifier; "y" of a regressor; x (N, D) of both may
+        be one of SciPy's sparse matrices. "y", an array (T, K) of each sequence, and "labels", a list of each, of a
+        tagger, for sequences as it was fitted to. What is `known` is given in the estimator's own forms. ValueError for
+        what does not fit.
         """
         given = {"x": x, **others}
         given = {k: v for k, v in given.items() if not (v is None and k in self.optional)}
