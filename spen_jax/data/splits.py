@@ -44,11 +44,12 @@ def split(
 
     `fraction`, between 0 and 1, is the share of validation rows.
 
-    y: labels (n, L) of 0 and 1, an array or a SciPy matrix, NaN counting as 0. Each label is on in both parts in about
-      this proportion, the rarest first: iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), with
+    - `y`: labels (n, L) of 0 and 1, an array or a SciPy matrix, NaN counting as 0. Each label is on in both parts in
+      about this proportion, the rarest first: iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), with
       parts of the same sizes as at random.
-    groups: (n,) of anything; rows of one group stay together, such as those of a patient.
-    times: (n,) that can be ordered; the last rows validate, those of one time stay together, and the seed has no say.
+    - `groups`: (n,) of anything; rows of one group stay together, such as those of a patient.
+    - `times`: (n,) that can be ordered; the last rows validate, those of one time stay together, and the seed has no
+      say.
 
     ValueError if either part would be empty, and for arguments that are not such.
     """

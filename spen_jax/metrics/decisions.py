@@ -177,12 +177,11 @@ def expected_f1_sets(
 ) -> np.ndarray:
     """Return the B that maximise E[F1(A, B)], A holding label i with probability p_i independently.
 
-    `p` (N, L) in [0, 1], else ValueError; returns bool (N, L). A label that does not count is in no
-    set, and changes no other label's place. The best set of k labels is the k most probable ones,
-    so that only k must be searched: Lewis (1995), "Evaluating and optimizing autonomous text
-    classification systems"; Jansche (2007), "A maximum expected utility framework for binary
-    sequence labeling"; Ye, Chai, Lee and Chieu (2012), "Optimizing F-measures: a tale of two
-    approaches".
+    `p` (N, L) in [0, 1], else ValueError; returns bool (N, L). A label that does not count by `mask`,
+    bool (N, L), is in no set, and changes no other label's place; unless `allow_empty` each set has one. The best set
+    of k labels is the k most probable ones, so that only k must be searched: Lewis (1995), "Evaluating and optimizing
+    autonomous text classification systems"; Jansche (2007), "A maximum expected utility framework for binary sequence
+    labeling"; Ye, Chai, Lee and Chieu (2012), "Optimizing F-measures: a tale of two approaches".
     """
     values = real_array("p", p).astype(np.float64)
     counted = read_mask(mask, values.shape)

@@ -104,12 +104,12 @@ def propensity_scored_precision_at_k(
 ) -> float:
     """Mean over examples of sum over the k best scores of y_l / p_l / k, over that of the best ranking there is.
 
-    With p (L,) of `propensities`, by the training truth, it is an estimate of the precision at k by all true labels,
-    those that nobody recorded too; what is rare counts more. The tables have it `normalised`, so
-    that the best is 1: the ratio of two means. Without that it may exceed 1. Of equal scores the lower label
-    goes first. `scores` (N, L) are finite, `truth` (N, L) 0 and 1, arrays or sparse matrices; k in 1..L.
-    Source: Jain, Prabhu & Varma (2016). ValueError for p outside (0, 1], for other k, shapes and values, and, where
-    it is normalised, for a truth of no label.
+    With p = `propensity` (L,), that of `propensities` by the training truth, it is an estimate of the precision at k by
+    all true labels, those that nobody recorded too; what is rare counts more. The tables have it `normalised`, so that
+    the best is 1: the ratio of two means. Without that it may exceed 1. Of equal scores the lower label goes first.
+    `scores` (N, L) are finite, `truth` (N, L) 0 and 1, arrays or sparse matrices; k in 1..L. Source: Jain, Prabhu &
+    Varma (2016). ValueError for p outside (0, 1], for other k, shapes and values, and, where it is normalised, for a
+    truth of no label.
     """
     y = compressed.read_both("scores", scores, truth, None)[1]
     p = real_array("propensity", propensity).astype(np.float64)

@@ -24,10 +24,10 @@ def margin_loss(
 ) -> jax.Array:
     """The loss of E(x, y) = `correct`, E(x, y_hat) = `wrong` and D(y_hat, y) = `costs`, all (...) -> (...).
 
-    "margin": [D - E(y_hat) + E(y)]_+, margin rescaling (Taskar et al. 2003; Tsochantaridis et al. 2004).
-    "slack": D [1 - E(y_hat) + E(y)]_+, slack rescaling (Tsochantaridis et al. 2004).
-    "perceptron": [E(y) - E(y_hat)]_+ (LeCun et al. 1998; Collins 2002).
-    "contrastive": [1 - E(y_hat) + E(y)]_+, a hinge of one margin for all answers.
+    - "margin": [D - E(y_hat) + E(y)]_+, margin rescaling (Taskar et al. 2003; Tsochantaridis et al. 2004).
+    - "slack": D [1 - E(y_hat) + E(y)]_+, slack rescaling (Tsochantaridis et al. 2004).
+    - "perceptron": [E(y) - E(y_hat)]_+ (LeCun et al. 1998; Collins 2002).
+    - "contrastive": [1 - E(y_hat) + E(y)]_+, a hinge of one margin for all answers.
 
     The same table stands in Tu & Gimpel (2018). `wrong` is the energy itself, not what `offending` minimises;
     [a]_+ is max(0, a), and every loss is 0 or more where D is. ValueError for another name.
@@ -77,12 +77,12 @@ def loss_augmented(energy: Energy, cost: Cost) -> Energy:
 def offending(variant: Variant, energy: Energy, cost: Cost) -> Energy:
     """What the most offending answer minimises, an energy whose context is (context, truth); see `margin_loss`.
 
-    "margin": E - D, `loss_augmented`.
-    "slack": -D m where m = 1 + E(truth) - E > 0, and -m elsewhere. Its minimum is -max_y D [m]_+ exactly, since
-    the truth has m = 1 and D = 0. Where m < 0, -D [m]_+ would be flat and -D m would reward a small D; there
-    inference goes down the energy until the margin is violated. It is D times as steep as E: take shorter steps. Where
-    D is flat at the truth, as `squared_error` is, inference that steps onto the truth stays there: take `hamming`.
-    "perceptron", "contrastive": E; the cost plays no part.
+    - "margin": E - D, `loss_augmented`.
+    - "slack": -D m where m = 1 + E(truth) - E > 0, and -m elsewhere. Its minimum is -max_y D [m]_+ exactly, since the
+      truth has m = 1 and D = 0. Where m < 0, -D [m]_+ would be flat and -D m would reward a small D; there inference
+      goes down the energy until the margin is violated. It is D times as steep as E: take shorter steps. Where D is
+      flat at the truth, as `squared_error` is, inference that steps onto the truth stays there: take `hamming`.
+    - "perceptron", "contrastive": E; the cost plays no part.
 
     `energy` and the cost D(y, truth) are of one example, as is what is returned. Equal arguments give the same
     function, so that nothing compiles twice. ValueError for another name. Sources: those of `margin_loss`.

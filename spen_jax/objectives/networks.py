@@ -114,14 +114,15 @@ def energy_as_loss(
 
     The network is the model, the energy a part of its loss that knows how parts of y go together. `learn` says what
     the energy itself minimises meanwhile:
-    None: nothing, it is a trained one and its gradient is 0 (SEAL-static);
-    "margin": mean [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, as in `inference_network`;
-    "ranking_nce": mean -log softmax_0 of s_k = -E(x, y_k) - log q(y_k), y_0 the truth and y_1, ..., y_K drawn from the
-    network's answer, independent labels q = Bernoulli(y_hat) on Box(0, 1), independent parts q = Categorical(y_hat) on
-    a Simplex. It less log(K + 1) tends, as K grows, to -log P(truth | x) + log q(truth), P the Gibbs distribution:
-    for the energy, maximum likelihood.
-    The last two are SEAL-dynamic.
-    Source: Lee et al. (2022).
+
+    - None: nothing, it is a trained one and its gradient is 0 (SEAL-static);
+    - "margin": mean [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, as in `inference_network`;
+    - "ranking_nce": mean -log softmax_0 of s_k = -E(x, y_k) - log q(y_k), y_0 the truth and y_1, ..., y_K drawn from
+      the network's answer, independent labels q = Bernoulli(y_hat) on Box(0, 1), independent parts
+      q = Categorical(y_hat) on a Simplex. It less log(K + 1) tends, as K grows, to -log P(truth | x) + log q(truth), P
+      the Gibbs distribution: for the energy, maximum likelihood.
+
+    The last two are SEAL-dynamic. Source: Lee et al. (2022).
 
     Args:
       predictor: its energy, features and domain.

@@ -60,9 +60,11 @@ def deep_value(
     """Mean over batch and sources of the cross-entropy of the value v(x, y) against the oracle's v*(y, truth).
 
     The points y, constants to the gradient, come from
-    "truth": the truth, v* = 1;
-    "inference": what E has as its minimiser, found as the predictor finds it;
-    "adversarial": what maximises the cross-entropy itself, found likewise, see `adversarial`.
+
+    - "truth": the truth, v* = 1;
+    - "inference": what E has as its minimiser, found as the predictor finds it;
+    - "adversarial": what maximises the cross-entropy itself, found likewise, see `adversarial`.
+
     Every step takes the points of all `sources`, with equal weight; Gygli, Norouzi & Angelova (2017), whose method
     this is, mix them at random. Inference goes down E, not up v, whose slope vanishes where v is near 0 or 1.
 

@@ -11,7 +11,10 @@ from spen_jax.types import Objective
 
 
 class Phase(NamedTuple):
-    """One training of several, for `fit_phases`: what it minimises, and how; `name` is the key of `ready` there."""
+    """One training of several, for `fit_phases`: the `objective` that it minimises, by a `Recipe`.
+
+    `name` is the key of `ready` there.
+    """
 
     name: str
     objective: Objective
