@@ -52,7 +52,8 @@ __version__ = "0.1.0"
 def load(path: str | Path) -> Any:
     """A fitted estimator, of the file that its `save(path)` wrote; see `spen_jax.estimators.saving`.
 
-    Needs `pip install 'spen_jax[estimators]'`. `BundleError`, a ValueError, for any other file.
+    Needs `pip install 'spen_jax[estimators]'`, else ImportError. `BundleError`, a ValueError, for any other file,
+    OSError where there is none. Parameters alone are read by `training.load`, exported predictors by `serving.load`.
     """
     from spen_jax.estimators import load
     from spen_jax.training.checkpoints import holds_parameters

@@ -32,7 +32,8 @@ __all__ = ["BundleError", "Contents", "read", "replacing", "write"]
 def write(path: str | Path, contents: Contents) -> None:
     """Writes a bundle, under a temporary name that is then renamed; `read` gives the same contents.
 
-    TypeError for an array of another type than safetensors has, or under a program's name.
+    `contents` are the state, anything JSON holds, NumPy's arrays by name, and programs as bytes by name. TypeError for
+    an array of another type than safetensors has, or under a program's name; OSError where it cannot be written.
     """
     arrays = dict(contents.arrays)
     if taken := [name for name in arrays if name.startswith(PROGRAMS) or name == "__metadata__"]:
@@ -76,7 +77,11 @@ def _entries(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A new binary file that takes the name `path` only if the block ends without an error."""
+    """A new binary file that takes the name `path` only if the block ends without an error.
+
+    `with replacing("a.json") as file: file.write(b"{}")`; a file that had the name stays whole until then. OSError
+    where it cannot be written.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -43,7 +43,8 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
     `fast(energy)`, `fast(features)`, `fast(loss)`: of arguments and with a result that are pytrees of arrays. The
     library does so with what it is given; this is for a loop of your own, around the function that is
     differentiated. A derivative rule of the function's own (`jax.custom_vjp`) stays as it is. On other devices, where
-    nothing is traced, and within a `jax.shard_map` with `check_vma`, the function is called as it stands.
+    nothing is traced, and within a `jax.shard_map` with `check_vma`, the function is called as it stands. It raises
+    what the function raises.
     """
     if hasattr(function, "has_fast_convolutions"):
         return function
@@ -90,7 +91,7 @@ def _with(leaves, places, values):
 
 
 def result_and_kernel(eqn: Any) -> tuple[Any, Any] | None:
-    """The shapes of y and of w in an equation that is a convolution or a transpose of one, else None."""
+    """The shapes of y and w in `eqn`, an equation of a jaxpr that is a convolution or a transpose of one, else None."""
     inputs, (output, *_) = [v.aval for v in eqn.invars], [v.aval for v in eqn.outvars] or [None]
     if eqn.primitive in (convolution_p, conv_general_dilated_p):
         return output, inputs[1]

@@ -61,12 +61,12 @@ def export(
     Args:
       predictor: how answers are found; the file needs nothing of its code.
       params: its parameters.
-      path: of the file.
-      x: an example of what it will see, of one row or more; arrays in dicts, lists and tuples.
+      path: of the file, by custom `.spen`.
+      x: an example of what it will see, of one row or more; arrays (N, ...) in dicts, lists and tuples.
       known: an example of it, (mask, y), where the calls of the bundle will have it too.
       mask: likewise.
       decision: a rule that makes label sets of y (N, L), for the bundle's "on".
-      names: those of the outputs, for the bundle's `names`.
+      names: those of the L outputs, for the bundle's `names`.
 
     Raises:
       ValueError: for an example that does not fit, a start with a point for each row, a rule of another kind, and an

@@ -24,7 +24,10 @@ ADVICE = "write it by safetensors.torch.save_file(model.state_dict(), 'weights.s
 
 
 class Change(NamedTuple):
-    """What makes our array of theirs, and theirs of ours."""
+    """What makes our array of theirs, and theirs of ours: two functions of a NumPy array, each the other's inverse.
+
+    The `change` of a `Name`: interop.AS_IS, TRANSPOSED, NEGATIVE and COLUMN, (N, 1) there and (N,) here, or your own.
+    """
 
     here: Callable[[np.ndarray], np.ndarray]
     there: Callable[[np.ndarray], np.ndarray]
@@ -34,6 +37,7 @@ AS_IS = Change(np.asarray, np.asarray)
 TRANSPOSED = Change(np.transpose, np.transpose)
 NEGATIVE = Change(np.negative, np.negative)
 COLUMN = Change(lambda a: a[:, 0], lambda a: a[:, None])  # (N, 1) there, (N,) here
+"""A column (N, 1) there is a vector (N,) here."""
 
 
 class Name(NamedTuple):
@@ -52,10 +56,14 @@ class Name(NamedTuple):
 
 
 Names = Iterable[Name]
+"""What stands where, a `Name` for each array."""
 
 
 def linear(theirs: str, ours: str) -> tuple[Name, ...]:
-    """x W' + b: `nn.Linear`, weight (out, in) and bias (out,), as Flax's `Dense`, kernel (in, out) and bias."""
+    """x W' + b: `nn.Linear`, weight (out, in) and bias (out,), as Flax's `Dense`, kernel (in, out) and bias.
+
+    `theirs` is the layer's name there, such as "fc1", `ours` its path here, such as "hidden_0". Returns two `Name`.
+    """
     return (
         Name(f"{theirs}.weight", f"{ours}/kernel", TRANSPOSED),
         Name(f"{theirs}.bias", f"{ours}/bias"),
@@ -63,7 +71,10 @@ def linear(theirs: str, ours: str) -> tuple[Name, ...]:
 
 
 def feature_mlp(hidden: int = 2) -> tuple[Name, ...]:
-    """The notes' `FeatureMLP` as a `FeatureNetwork`: fc1, fc2, ... are hidden_0, hidden_1, ..., the last is output."""
+    """The notes' `FeatureMLP` as a `FeatureNetwork`: fc1, fc2, ... are hidden_0, hidden_1, ..., the last is output.
+
+    `hidden` is the number of hidden layers. Returns names for `to_params` and `to_arrays`, as `linear` lays them out.
+    """
     layers = [linear(f"fc{i + 1}", f"hidden_{i}") for i in range(hidden)]
     return sum([*layers, linear(f"fc{hidden + 1}", "output")], ())
 
@@ -80,6 +91,8 @@ def energy_network(
       hidden: how many hidden layers; fc1 to fc<hidden> make F(x).
       features: what stands before the names of the feature network.
       energy: what stands before B, C1 and c2.
+
+    Returns names for `to_params` and `to_arrays`.
     """
     layers = [linear(f"{features}fc{i + 1}", f"network/hidden_{i}") for i in range(hidden)]
     last = f"{features}fc{hidden + 1}"
@@ -122,7 +135,7 @@ def to_arrays(
 
     Args:
       params: nested dicts of arrays.
-      names: what stands where.
+      names: what stands where, those of `to_params`.
       rest: where the arrays come from that parameters have no place for; None leaves them out.
 
     Raises ValueError for parameters that the names do not have, and for those that must be 0 and are not, since they
@@ -152,7 +165,7 @@ def to_arrays(
 
 
 def read(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` or a `.safetensors`, by name, with a prefix before each.
+    """The arrays of the `.npz` or `.safetensors` at `path`, by name, with a prefix before each, as NumPy's.
 
     OSError where there is no file; ValueError for another kind of file, PyTorch's own among them, which are pickles,
     and for a damaged one.
@@ -169,7 +182,8 @@ def read(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
 def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
     """Writes arrays by name as `.npz` or `.safetensors`, to a temporary file, which is then renamed.
 
-    ValueError for another ending.
+    `arrays` are NumPy's, JAX's or PyTorch's on the CPU. ValueError for another ending, and, by name, for what is no
+    array of numbers that the file has a place for.
     """
     path = Path(path)
     if path.suffix not in (".npz", ".safetensors"):

@@ -36,7 +36,9 @@ class Rows:
     values[order[k]] in row indices_t[k] for k from indptr_t[j] up to indptr_t[j + 1]. What lies behind the last entry
     fills up, so that batches of different content have the same sizes, and plays no part.
 
-    It does what a layer needs: `rows @ W`, `len`, `shape`, `ndim`, `dtype`; `on_values` changes the values.
+    It does what a layer needs: `rows @ W` for W (D, H), `len`, `shape`, `ndim`, `dtype`; `on_values` changes the
+    values. `values`, `indices` and `order`, `indices_t` are (E,), E entries or more; `indptr` (B + 1,), `indptr_t`
+    (D + 1,). To be made an array unasked, as `jnp.asarray(rows)` wants, is a TypeError: `rows.todense()`.
     """
 
     values: Array
@@ -88,7 +90,7 @@ class Rows:
 
 
 def on_values(function: Callable[[Any], Any], x: Any) -> Any:
-    """The rows with function(values) in place of their values, zeros staying; of an array function(x)."""
+    """The `Rows` (B, D) with function(values) in place of their values, zeros staying; of an array function(x)."""
     return replace(x, values=function(x.values)) if is_rows(x) else function(x)
 
 
@@ -172,7 +174,7 @@ mlir.register_lowering(_product_p, mlir.lower_fun(_multiply, multiple_results=Fa
 
 
 class Matrix:
-    """A SciPy matrix on the host, checked; `matrix[which]` are `Rows`, few sizes for any rows of it."""
+    """A SciPy matrix (N, D) on the host, checked; `matrix[which]` are `Rows`, few sizes for any rows of it."""
 
     ndim = 2
 
@@ -307,7 +309,8 @@ def rows(x: Any, which: Any = None) -> Any:
     """Rows of a SciPy matrix as `Rows`: all of them, some (B,), or for each of S steps some (S, B).
 
     For a loop over S batches, as `training.scan` takes them, all arrays then have a leading axis S.
-    ValueError for what is no matrix of real numbers; other sparse formats are converted to CSR.
+    `x` (N, D) is in any sparse format; `which`, whole numbers, a slice or a mask. ValueError for what is no matrix of
+    real numbers, IndexError for rows that it has not.
     """
     matrix = x if isinstance(x, Matrix) else Matrix("x", x)
     return matrix[np.arange(len(matrix)) if which is None else which]
@@ -319,7 +322,7 @@ def is_scipy(x: Any) -> bool:
 
 
 def matrices(**trees: Any) -> Any:
-    """A tree, given by its name, with `Matrix` for each SciPy matrix, which is called by name and path."""
+    """A tree, `matrices(data=tree)`, with `Matrix` for each SciPy matrix; ValueError, by name and path, as `Matrix`."""
     ((name, tree),) = trees.items()
 
     def read(path, leaf):
@@ -329,16 +332,16 @@ def matrices(**trees: Any) -> Any:
 
 
 def whole(x: Any) -> Any:
-    """The tree with all rows of each SciPy matrix or `Matrix` as `Rows`."""
+    """The tree `x` with all rows of each SciPy matrix or `Matrix` as `Rows`; ValueError, by path, as `matrices`."""
     return jax.tree.map(lambda a: rows(a) if isinstance(a, Matrix) else a, matrices(x=x))
 
 
 def cut(tree: Any, which: Any) -> Any:
-    """The tree with the rows `which` of each `Matrix`; other leaves as they are."""
+    """The tree with the rows `which` (B,) of each `Matrix` as `Rows` (B, D); other leaves as they are."""
     return jax.tree.map(lambda a: a[which] if isinstance(a, Matrix) else a, tree)
 
 
 def has_rows(tree: Any) -> bool:
-    """Whether a tree holds sparse rows in any form: `Rows`, `Matrix`, SciPy's."""
+    """Whether a tree holds sparse rows (B, D) in any form: `Rows`, `Matrix`, SciPy's."""
     leaves = jax.tree.leaves(tree, is_leaf=is_rows)
     return any(is_rows(a) or isinstance(a, Matrix) or is_scipy(a) for a in leaves)

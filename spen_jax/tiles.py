@@ -46,6 +46,8 @@ def joined(tiles: ArrayLike, shape: tuple[int, ...], overlap: int) -> jax.Array:
       tiles: (B n, size, size, ...).
       shape: that of the images, of which H and W count.
       overlap: as they were cut.
+
+    Returns (B, H, W, ...), floats. ValueError for tiles whose number is not that of such images, and for other axes.
     """
     tiles = jnp.asarray(real("tiles", tiles))
     tiles = tiles.astype(jnp.result_type(tiles, jnp.float32))

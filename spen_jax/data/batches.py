@@ -15,7 +15,8 @@ import numpy as np
 class Groups(tuple):
     """Groups of examples of about equal length, one tree of arrays each.
 
-    `rows`, one int array (n,) to each group, says which rows of all the data its examples were.
+    `rows`, one int array (n,) to each group, says which rows of all the data its examples were. `by_length`
+    makes them, `training.fit` takes them, and `groups.back(answers)` puts answers in the data's order.
     """
 
     rows: tuple[np.ndarray, ...]

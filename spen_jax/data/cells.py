@@ -27,7 +27,7 @@ _ROWS = 2000
 
 
 class Text(NamedTuple):
-    """How a table is written as text."""
+    """How a table is written as text: `read(path, text=Text(decimal=","))`."""
 
     decimal: str = "."
     """What stands between whole and decimal places, "." or ","."""

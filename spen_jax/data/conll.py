@@ -28,8 +28,8 @@ class Sentence(NamedTuple):
     """A sentence of n words: seven tuples of length n, "_" where the file says nothing.
 
     `tags` are universal ones (UPOS), `fine_tags` those of the language (XPOS), `features` texts such
-    as "Case=Nom|Number=Sing". `heads` are numbers: 0 the root, i + 1 word i. Heads and relations
-    are empty where the file has no tree.
+    as "Case=Nom|Number=Sing", `lemmas` the words' base forms. `heads` are numbers: 0 the root, i + 1 word i. Heads and
+    relations are empty where the file has no tree.
     """
 
     words: tuple[str, ...]
@@ -42,7 +42,10 @@ class Sentence(NamedTuple):
 
 
 class Treebank(NamedTuple):
-    """Three splits of sentences; `checksums` maps file names to SHA-256 in hex."""
+    """Three splits, each a list of `Sentence`; `checksums` maps file names to SHA-256 in hex.
+
+    `valid` is for what is chosen; `load_treebank` makes it.
+    """
 
     name: str
     train: list[Sentence]
@@ -58,6 +61,8 @@ def load_treebank(
 ) -> Treebank:
     """Find or download a treebank, check every file's SHA-256, and read its three splits.
 
+    `name` is one of `SOURCES`; `data_dir` and `progress` are those of `find`. The default is English (UD EWT).
+
     Raises what `find` raises, `DataError` for a file that is not the published one, and ValueError
     for a data set that another function reads.
     """
@@ -70,7 +75,7 @@ def load_treebank(
 
 
 def read_conllu(path: str | Path) -> list[Sentence]:
-    """Read the sentences of a CoNLL-U file.
+    """Read the sentences of the CoNLL-U file `path`, each a `Sentence`.
 
     Comments, multiword tokens (3-4) and empty nodes (8.1) are skipped: what counts is words. The
     heads of a sentence must make a tree, of one root or several, or all be "_". Raises `DataError`

@@ -16,7 +16,8 @@ def describe(data: Any, file: TextIO | None = None) -> dict[str, Any]:
 
     `data` has x (N, D) and y (N, L), arrays or SciPy matrices, such as `Examples` or a `Split`. Cardinality is the mean
     number of labels of a row, density that over L (Tsoumakas & Katakis 2007). Duplicates are rows whose x is that of
-    an earlier one. Where y holds other numbers than 0 and 1 their range stands in place of these.
+    an earlier one. Where y holds other numbers than 0 and 1 their range stands in place of these. `file` is where it is
+    printed, standard output by default; the figures are a dict by name: "rows", "features", "labels", "cardinality".
     """
     x, y = data.x, data.y
     figures: dict[str, Any] = {"rows": x.shape[0], "features": x.shape[1], "labels": y.shape[1]}

@@ -41,6 +41,7 @@ class Column(NamedTuple):
     values: tuple[str, ...] = ()
     """Of a category all that it can be, in the order of their features; of a binary one (off, on)."""
     label: bool = False
+    """Whether it went into y."""
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 Progress = Callable[[str, int, int | None], None]
+"""(file name, bytes done, bytes in all or None), called as a download proceeds; at its end the numbers are equal."""
 MOST_BYTES, MOST_SECONDS = 2**28, 600.0
 """What one file of a download may be, and take."""
 
@@ -32,8 +33,8 @@ MOST_BYTES, MOST_SECONDS = 2**28, 600.0
 class Source(NamedTuple):
     """Where a data set is published: SHA-256 by file name, and base addresses, best first.
 
-    `reader` is the function of `spen_jax.data` that loads it; `made` says how files without an
-    address are made.
+    `reader` is the name of the function of `spen_jax.data` that loads it; `made` says how files
+    without an address are made. Those that are known stand in `SOURCES`.
     """
 
     files: dict[str, str]
@@ -43,7 +44,7 @@ class Source(NamedTuple):
 
 
 class DataError(ValueError):
-    """A data file that is damaged or malformed; the message is one sentence that says where.
+    """A data file that is damaged or malformed, a ValueError; the message is one sentence that says where.
 
     `line` is the number of the line that is at fault, None where it is the file.
     """
@@ -52,7 +53,7 @@ class DataError(ValueError):
 
 
 class DownloadError(OSError):
-    """No address delivered a file; the message says why, and what to do without a network."""
+    """No address delivered a file, an OSError; the message says why, and what to do without a network."""
 
 
 _MULAN = (
@@ -128,10 +129,14 @@ SOURCES: Mapping[str, Source] = {
         "load_treebank",
     ),
 }
+"""The published data sets by name, each a `Source`."""
 
 
 def print_progress(file: str, done: int, total: int | None) -> None:
-    """Show one line on standard error for each file that is being downloaded."""
+    """Show one line on standard error for each file that is being downloaded, in megabytes: a `Progress`.
+
+    `done` of `total` bytes of `file` are there; total is None where the server does not say.
+    """
     of_all = "" if total is None else f" of {total / 1e6:.1f}"
     end = "\n" if done == total else ""
     print(f"\r{file}: {done / 1e6:.1f}{of_all} MB", end=end, file=sys.stderr, flush=True)
@@ -141,6 +146,10 @@ def find(
     name: str, data_dir: str | Path | None = None, progress: Progress = print_progress
 ) -> Path:
     """Return the folder that holds the files of a data set, downloading them if no one named one.
+
+    `name` is one of `SOURCES`. `data_dir` holds the folder `name`; without it SPEN_JAX_DATA of the
+    environment, else the cache, SPEN_JAX_CACHE or ~/.cache/spen_jax, which alone is downloaded into.
+    `progress` is told of downloads, see `Progress`.
 
     Raises ValueError for an unknown name, FileNotFoundError if a named folder lacks a file or one
     is missing that has no address, and `DownloadError`.
@@ -175,7 +184,10 @@ def missing_of(name: str, data_dir: str | Path | None = None) -> list[str]:
 
 
 def verify(name: str, folder: Path) -> None:
-    """Raise `DataError` unless every file of a data set in `folder` has the published SHA-256."""
+    """Raise `DataError` unless every file of a data set in `folder` has the published SHA-256.
+
+    `name` is one of `SOURCES`, else KeyError; `folder` is that of `find`. OSError for a file that is not there.
+    """
     for file, expected in SOURCES[name].files.items():
         if (found := sha256(folder / file)) != expected:
             advice = SOURCES[name].made or (
@@ -194,7 +206,7 @@ def check_reader(reader: str, name: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of the bytes of the file `path`, in hex, as `sha256sum` prints it; OSError where it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

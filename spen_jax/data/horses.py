@@ -34,6 +34,7 @@ class Horses(NamedTuple):
 def load_horses(data_dir: str | Path | None = None) -> Horses:
     """Find the 160, 40 and 128 horses of `weizmann_horse`, check the SHA-256 of their files and read them.
 
+    `data_dir` is the folder that holds weizmann_horse/, as for `find`.
     FileNotFoundError, which says how to come by the files, where one is missing: they have no download.
     `DataError` for a file that is not the published one.
     """

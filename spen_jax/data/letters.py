@@ -46,6 +46,7 @@ class Letters(NamedTuple):
 def load_letters(data_dir: str | Path | None = None) -> Letters:
     """Find the 6877 words of `ocr`, of 3 to 14 letters in 10 folds, check the SHA-256 and read them.
 
+    `data_dir` is the folder that holds ocr/, as for `find`.
     FileNotFoundError, which says how to come by the file, where it is missing: it has no download.
     `DataError` for a file that is not the published one.
     """

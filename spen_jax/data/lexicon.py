@@ -20,7 +20,11 @@ CHARACTERS = 14
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The words, suffixes and characters of training sentences, by number."""
+    """The words, suffixes and characters of training sentences, by number: inputs of `networks.WordEncoder`.
+
+    `lexicon = Lexicon.of(sentences)`, then `x, mask = lexicon(sentences)`: x["words"] (B, T), x["suffixes"] (B, T, 2)
+    and x["characters"] (B, T, 14), int32, where 0 is padding and 1 unknown, and mask bool (B, T).
+    """
 
     words: Vocabulary
     """Lower case, every digit a 0."""

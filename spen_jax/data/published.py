@@ -25,6 +25,9 @@ def load(
 ) -> Dataset:
     """Find or download a data set, check every file's SHA-256, and read both splits.
 
+    `name` is "bibtex", "delicious", "scene" or "yeast"; `data_dir` and `progress` are those of `find`. x (N, D) and
+    y (N, L) of each `Split` are float32.
+
     Raises what `find` raises, `DataError` for a file that is not the published one, and ValueError
     for a data set that another function reads.
     """
@@ -35,8 +38,9 @@ def load(
 
 
 def read_mulan(folder: str | Path, name: str) -> Dataset:
-    """Read `<name>-train.arff`, `<name>-test.arff` and `<name>.xml` of any Mulan data set.
+    """Read `<name>-train.arff`, `<name>-test.arff` and `<name>.xml` of any Mulan data set, in `folder`.
 
+    Each `Split` has x (N, D) and y (N, L), float32; `checksums` of the `Dataset` are those of the three files.
     Raises `DataError` as `read_arff` does, and if the two splits declare different attributes.
     """
     train, test, xml = paths = [

@@ -53,6 +53,7 @@ def read(
 
     Raises:
       DataError: names file, line, what was expected and what came.
+      ValueError: for arguments that its format does not take.
       OSError: for a file that cannot be read.
     """
     if missing not in ("nan", "error"):

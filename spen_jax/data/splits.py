@@ -23,8 +23,9 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """A training and a test split with the same columns, and where they came from.
 
-    `checksums` maps file names to SHA-256 in hex; for synthetic data it maps "train" and "test"
-    to the SHA-256 of the bytes of x followed by those of y.
+    `feature_names` are the D columns of x, `label_names` the L of y. `checksums` maps file names to
+    SHA-256 in hex; for `synthetic` data it maps "train" and "test" to the SHA-256 of the bytes of x
+    followed by those of y.
     """
 
     name: str
@@ -43,11 +44,12 @@ def split(
 
     `fraction`, between 0 and 1, is the share of validation rows.
 
-    y: labels (n, L) of 0 and 1, an array or a SciPy matrix, NaN counting as 0. Each label is on in both parts in about
-      this proportion, the rarest first: iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), with
+    - `y`: labels (n, L) of 0 and 1, an array or a SciPy matrix, NaN counting as 0. Each label is on in both parts in
+      about this proportion, the rarest first: iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), with
       parts of the same sizes as at random.
-    groups: (n,) of anything; rows of one group stay together, such as those of a patient.
-    times: (n,) that can be ordered; the last rows validate, those of one time stay together, and the seed has no say.
+    - `groups`: (n,) of anything; rows of one group stay together, such as those of a patient.
+    - `times`: (n,) that can be ordered; the last rows validate, those of one time stay together, and the seed has no
+      say.
 
     ValueError if either part would be empty, and for arguments that are not such.
     """

@@ -20,7 +20,7 @@ SMALL = 2**26
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder of arrays holds; `fields` is what training takes."""
+    """What a folder of arrays holds, as `stored` opens it; `fields` is what training takes, a dict of (N, ...)."""
 
     fields: dict[str, Any]
     """By name, `np.memmap` (N, ...), or SciPy's `csr_array` (N, D) float32 whose arrays are such; read-only."""

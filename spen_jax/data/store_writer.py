@@ -46,7 +46,7 @@ def storing(folder: str | Path) -> Iterator["Writer"]:
 
 
 class Writer:
-    """Adds rows to a folder of arrays; `storing` makes one."""
+    """Adds rows to a folder of arrays, such as x (n, D), y (n, L): `writer.append(x=x, y=y)`; `storing` makes one."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -93,7 +93,7 @@ class Writer:
         return self._fields[name]
 
     def finish(self) -> None:
-        """Complete all files and write the index."""
+        """Complete all files and write the index, as `storing` does at its end; ValueError and OSError as there."""
         rows = {name: field.shape[0] for name, field in self._fields.items()}
         if not rows:
             raise ValueError("nothing was appended: append(x=..., y=...) adds rows")

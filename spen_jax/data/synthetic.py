@@ -14,11 +14,11 @@ from spen_jax.data.splits import Dataset, Split, whole
 def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000, noise: float = 0.0) -> Dataset:
     """x ~ N(0, 1)^64, z = x A with A (64, 16) ~ N(0, 1); y_j = 1 where z_j is the largest of its block.
 
-    The 16 labels stand in 4 blocks of 4, of each of which exactly one is on: a linear classifier of each label
-    alone cannot say so, the energy can. `seed` draws A, then x; the test rows of a seed do not depend on
-    n_train. Each training label is flipped with probability `noise`, independently, which leaves the structure in the
-    mean of y only; test labels never. ValueError for a noise outside [0, 1/2), and for a seed or a size that is
-    no whole number of 0 or more. Source: Belanger & McCallum (2016).
+    `n_train` and `n_test` rows, x (N, 64) and y (N, 16), float32. The 16 labels stand in 4 blocks of 4, of each of
+    which exactly one is on: a linear classifier of each label alone cannot say so, the energy can. `seed` draws A, then
+    x; the test rows of a seed do not depend on n_train. Each training label is flipped with probability `noise`,
+    independently, which leaves the structure in the mean of y only; test labels never. ValueError for a noise outside
+    [0, 1/2), and for a seed or a size that is no whole number of 0 or more. Source: Belanger & McCallum (2016).
     """
     if not (isinstance(noise, Real) and 0 <= noise < 0.5):
         raise ValueError(f"noise must be a probability from 0 to below 1/2, got {noise!r}")

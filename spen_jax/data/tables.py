@@ -55,6 +55,7 @@ def read_table(
 
     Raises:
       DataError: names file, line or row, column, what was expected and what came.
+      ValueError: for a decimal mark or a kind of column that there is not.
     """
     if text.decimal not in (".", ","):
         raise ValueError(f"decimal must be '.' or ',', got {text.decimal!r}")

@@ -63,7 +63,8 @@ class RowEstimator(BaseEstimator):
     def save(self, path: str | Path, programs: bool = False) -> None:
         """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`.
 
-        With `programs` it can be served without this library too, see `spen_jax.serving`.
+        With `programs` it can be served without this library too, see `spen_jax.serving`. scikit-learn's NotFittedError
+        before `fit`.
         """
         check_is_fitted(self)
         contents = contents_of(self)

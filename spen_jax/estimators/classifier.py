@@ -36,9 +36,10 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     to relate: the estimator is its network and a softmax. A few members answer by their mean; rows that were held out
     choose their epochs and tune the decision.
 
-    y for `fit`: numbers (N, L) of 0 and 1, as an array, sparse, or a frame whose columns are the labels' names; label
-    sets, a list of names for each row; or one column of classes. A label that is not known is NaN; of a label set None
-    says that whatever is not in the set is not known, and None in its place that nothing is.
+    X for `fit`: rows (N, D), an array, sparse, or a frame of numbers. y: numbers (N, L) of 0 and 1, as an array,
+    sparse, or a frame whose columns are the labels' names; label sets, a list of names for each row; or one column of
+    classes. A label that is not known is NaN; of a label set None says that whatever is not in the set is not known,
+    and None in its place that nothing is.
 
     Args:
       decision: how labels are chosen from their probabilities: "expected_f1", the set of the best expected F1;
@@ -106,7 +107,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learns from rows X (N, D), dense, CSR or a frame, and their labels; see the class for y.
 
-        ValueError for rows or labels that cannot be read, and for settings that cannot be.
+        `sample_weight` (N,), 0 or more, is how much each row counts. ValueError for rows or labels that cannot be read,
+        and for settings that cannot be.
         """
         x, labels, weight = self._given(X, y, sample_weight, reset=True)
         warm = self.warm_start and self._has(labels)
@@ -150,7 +152,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         """The labels of each row, in the form that `fit` was given: 0 and 1 (N, L), label sets, or classes (N,).
 
         `known` holds labels fixed in inference: numbers (N, L) of 0, 1 and NaN, or for each row the labels that were
-        chosen already; the decision is about the others. After `set_output` 0 and 1 come as a frame.
+        chosen already; the decision is about the others. After `set_output` 0 and 1 come as a frame. NotFittedError
+        before `fit`; ValueError for X (N, D) of other columns, and for names that are no labels.
         """
         if self._of_classes() and known is None:
             return self.classes_[self._relaxed(X).argmax(axis=1)]
@@ -161,21 +164,27 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
         return framed(self, on.astype(int), self.classes_, X)
 
     def predict_proba(self, X: Any, known: Any = None) -> Any:
-        """The probability of each label or class, (N, L); of a known label 0 or 1. After `set_output` a frame."""
+        """The probability of each label or class, (N, L); of a known label 0 or 1. After `set_output` a frame.
+
+        X (N, D) and `known`, and the errors, are those of `predict`; columns are those of `classes_`.
+        """
         if self._of_classes() and known is None:
             y = self._relaxed(X).astype(np.float64)
             return framed(self, y / y.sum(axis=1, keepdims=True), self.classes_, X)
         return framed(self, self._probable(X, known)[0], self.classes_, X)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The logits of `predict_proba`, (N, L); of two classes the log odds of the second, (N,)."""
+        """The logits of `predict_proba` of X (N, D), (N, L) in nats; of two classes log odds of the second, (N,)."""
         if self._of_classes():
             z = np.log(np.maximum(self._relaxed(X).astype(np.float64), 1e-30))
             return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
         return self.decision_.logits(self._relaxed(X))
 
     def rank(self, X: Any, known: Any = None, k: int | None = None) -> list[list[Any]]:
-        """The k labels of each row that come next, likeliest first, of those that are not known; all without k."""
+        """The k labels of each row that come next, likeliest first, of those that are not known; all without k.
+
+        X (N, D) and `known` are those of `predict`. ValueError also after a fit to one column of classes.
+        """
         p, held = self._probable(X, known)
         open_ = np.ones(p.shape, bool) if held is None or held.mask is None else ~held.mask
         order = np.argsort(np.where(open_, -p, np.inf), axis=1, kind="stable")
@@ -186,7 +195,7 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The mean F1 of the rows' label sets, over labels that are known; of classes the share of right rows.
 
-        A label that `fit` did not see is one that is missed.
+        In [0, 1]. A label that `fit` did not see is one that is missed.
         """
         if self._of_classes():
             return super().score(X, y, sample_weight)
@@ -216,8 +225,9 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
     def explain(self, X: Any, known: Any = None, top: int | None = 20) -> Explanation:
         """What inference does to the labels of one row X, (D,) or (1, D), and which labels pull which.
 
-        known: its labels that are known, a set of names or numbers with NaN where one is not, held fixed. `pulls` are
-        among the `top` labels, or all with None. ValueError for several rows, and after a fit to one column of classes.
+        `known` are its labels that are known, a set of names or numbers with NaN where one is not, held fixed. `pulls`
+        are among the `top` labels, or all with None. ValueError for several rows, and after a fit to one column of
+        classes.
         """
         check_is_fitted(self)
         x = self.scaling_(checked_x(self, row_of(X), reset=False))

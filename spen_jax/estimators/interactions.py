@@ -21,7 +21,8 @@ class Interactions:
     """The mean over members of d^2 E / dy_i dy_j, (L, L): negative where labels attract, positive where they repel.
 
     C' diag(k sigmoid'(C y + U h + d)) C [- (A + A') / 2] off the diagonal, which is 0, at one point: the mean answer
-    and the mean U h of the training rows. NumPy takes it as its `values`, which are computed when they are asked for.
+    and the mean U h of the training rows. In nats, of L labels. NumPy takes it as its `values`, which are computed when
+    they are asked for. `SPENClassifier.interactions_` is one.
     """
 
     names: np.ndarray
@@ -60,7 +61,7 @@ class Interactions:
         return [(names[first[at]], names[second[at]], float(values[at])) for at in order]
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame with the labels as rows and columns; ImportError without pandas."""
+        """A pandas DataFrame (L, L) with the labels as rows and columns; ImportError without pandas."""
         import pandas as pd
 
         return pd.DataFrame(self.values, index=self.names, columns=self.names)

@@ -16,9 +16,11 @@ class SPENRegressor(RegressorMixin, RowEstimator):
 
     E(x, y) = |y - s(x)|^2 / 2 + k.softplus(C y + U h(x) + d), y in R^L standardised, s and h a network with one hidden
     layer, trained by the squared error through the steps of inference from s. One number has nothing to relate: there
-    the estimator is its network. Members, early stopping and all arguments are those of `SPENClassifier`.
+    the estimator is its network. Members, early stopping and all arguments are those of `SPENClassifier`, whose
+    `decision`, `pairs` and `known_share` it has not. `score` is R^2, scikit-learn's.
 
-    y for `fit`: numbers (N,) or (N, L), none missing.
+    X for `fit`: rows (N, D), an array, sparse, or a frame of numbers; y: numbers (N,) or (N, L), none missing.
+    ValueError, from `fit` on, for arguments that cannot be. Source: Belanger, Yang & McCallum (2017).
     """
 
     def __init__(
@@ -53,7 +55,10 @@ class SPENRegressor(RegressorMixin, RowEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Learns from rows X (N, D), dense, CSR or a frame; ValueError for what cannot be read."""
+        """Learns from rows X (N, D), dense, CSR or a frame, and y (N,) or (N, L); ValueError for what cannot be read.
+
+        `sample_weight` (N,), 0 or more, is how much each row counts.
+        """
         x, y, weight = self._given(X, y, sample_weight, reset=True)
         warm = self.warm_start and hasattr(self, "flats_") and len(self.y_shift_) == y.shape[1]
         scaling = self.scaling_ if warm else Scaling.of(x)
@@ -65,7 +70,10 @@ class SPENRegressor(RegressorMixin, RowEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """One pass over these rows at a steady rate; the first call sets the scales of X and y."""
+        """One pass over these rows at a steady rate; the first call sets the scales of X and y.
+
+        X, y and `sample_weight` are those of `fit`. ValueError for y of other columns than before.
+        """
         first = not hasattr(self, "y_shift_")
         x, y, weight = self._given(X, y, sample_weight, reset=first)
         scaling = Scaling.of(x, constant=1.0) if first else self.scaling_
@@ -77,7 +85,10 @@ class SPENRegressor(RegressorMixin, RowEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The numbers of each row, (N,) or (N, L) as `fit` was given them."""
+        """The numbers of each row, (N,) or (N, L) as `fit` was given them, in its units; X is (N, D).
+
+        NotFittedError before `fit`, ValueError for other columns than those of `fit`.
+        """
         y = self._relaxed(X) * self.y_scale_ + self.y_shift_
         return y[:, 0] if self.one_number_ else y
 

@@ -62,7 +62,7 @@ def contents_of(estimator: Any) -> Contents:
 
 
 def load(path: str | Path) -> Any:
-    """The estimator of a file that its `save` wrote, ready to predict.
+    """The estimator of the file `path` that its `save` wrote, ready to predict; nothing is unpickled.
 
     OSError where there is no file; `BundleError`, a ValueError, for a file of another kind, a damaged one, and one of a
     later version.

@@ -83,6 +83,8 @@ class SPENSequenceTagger(BaseEstimator):
       random_state: decides the parameters, the order, dropout and what is held out.
       verbose: whether to show progress on stderr.
 
+    ValueError, from `fit` on, for arguments that cannot be.
+
     Attributes:
       classes_: the labels (K,), in order.
       n_epochs_: the epoch that was kept.
@@ -196,7 +198,8 @@ class SPENSequenceTagger(BaseEstimator):
     def save(self, path: str | Path, programs: bool = False) -> None:
         """Writes the fitted estimator into one file, which `spen_jax.load(path)` reads; see `estimators.saving`.
 
-        With `programs` it can be served without this library too, see `spen_jax.serving`.
+        With `programs` it can be served without this library too, see `spen_jax.serving`. scikit-learn's NotFittedError
+        before `fit`.
         """
         check_is_fitted(self)
         contents = contents_of(self)
@@ -275,11 +278,11 @@ class SPENSequenceTagger(BaseEstimator):
         return answers(self.shape_, self.flat_, places, known=known)
 
     def predict_proba(self, X: Any, known: Any = None) -> list[np.ndarray]:
-        """`predict_marginals`, by scikit-learn's name."""
+        """`predict_marginals` by scikit-learn's name: (T, K) of each sequence, rows that sum to 1."""
         return self.predict_marginals(X, known)
 
     def predict(self, X: Any, known: Any = None) -> list[list[Any]]:
-        """A list of labels for each sequence, [] for an empty one; `known` is that of `predict_marginals`."""
+        """A list of T labels for each sequence, [] for an empty one; `known`, errors: see `predict_marginals`."""
         found = self.predict_marginals(X, known)
         return tags_of(self.classes_, found)
 

@@ -16,7 +16,10 @@ from spen_jax.numbers import floats, wide
 
 
 class AlignmentParts(NamedTuple):
-    """Marginals of an alignment: of pairs (..., N, M), and of moves to them (..., N, M, 3), down, right and both."""
+    """Marginals of an `Alignment`, probabilities in [0, 1]: of its pairs, and of its moves to them.
+
+    `cells` (..., N, M); `moves` (..., N, M, 3), of arriving at a pair by a move down, right and both.
+    """
 
     cells: jax.Array
     moves: jax.Array
@@ -98,7 +101,7 @@ class Alignment(Structure):
         return (row < n) & (column < m)
 
     def tables(self):
-        """Pairs outside are infinite."""
+        """`cells` (B, N, M), infinite outside, and `moves` (B or 1, N or 1, M or 1, 3)."""
         cells = self.cells.reshape(self._size)
         if self.rows is not None:
             cells = jnp.where(self._inside(), cells, jnp.inf)
@@ -151,19 +154,19 @@ class Alignment(Structure):
         return jnp.where((n + m == 0).reshape(shape), empty, ends)
 
     def support(self):
-        """How many rows and columns count."""
+        """How many rows and columns count, (B,) each."""
         return tuple(self._lengths())
 
     def spread(self, tables):
-        """A table for each move."""
+        """Moves of its own for each pair of each example, (B, N, M, 3)."""
         return tables._replace(moves=jnp.broadcast_to(tables.moves, (*tables.cells.shape, 3)))
 
     def parts(self, of_tables):
-        """As they are."""
+        """`AlignmentParts` of marginals arranged as `spread` has the tables."""
         return AlignmentParts(*of_tables)
 
     def written(self, of_tables):
-        """1 for the pairs of the path."""
+        """(B, N, M), 1 for the pairs of the path."""
         return (of_tables.cells > 0.5).astype(int)
 
     def y_shape(self):
@@ -171,11 +174,11 @@ class Alignment(Structure):
         return self.cells.shape[-2:]
 
     def one_hot(self, y):
-        """The same in floats, 0 for -1."""
+        """(..., N, M) in floats, 0 for -1."""
         return (y > 0).astype(self.cells.dtype)
 
     def energy_of(self, y):
-        """The multilinear extension."""
+        """The multilinear extension, (B, N, M) -> (B,)."""
         tables, inside = self.tables(), self._inside()
         y = jnp.where(inside, y, 0)
         padded = jnp.pad(y, ((0, 0), (1, 0), (1, 0)))
@@ -185,14 +188,15 @@ class Alignment(Structure):
         return energy + jnp.sum(weighted(moves, tables.moves), (1, 2, 3))
 
     def plus(self, energies):
-        """Added to the energies of pairs."""
+        """With energies (..., N, M) added to those of pairs."""
         return self.replaced(cells=self.cells + energies)
 
 
 def distances(a: Any, b: Any) -> jax.Array:
     """||a_i - b_j||^2 of the places of two sequences, (..., N, D) and (..., M, D) -> (..., N, M).
 
-    ValueError for sequences that differ in more than their length.
+    The `cells` of an `Alignment`. ValueError for sequences that differ in more than their length, or hold no real
+    numbers.
     """
     a, b = floats("a", a), floats("b", b)
     if min(a.ndim, b.ndim) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-1]:

@@ -14,7 +14,7 @@ from spen_jax.exact.algebras import Several
 
 
 class Found(NamedTuple):
-    """Answers and their energies.
+    """Answers of a `Structure` and their energies, as `best`, `k_best` and `sample` give them.
 
     Attributes:
       y: whole numbers, as the structure says, -1 where no structure is allowed; (..., *shape), of several

@@ -29,7 +29,10 @@ def check_batch(**trees: Any) -> None:
 
 
 def check_beta(beta: Any) -> None:
-    """ValueError for what is no real number, and for one known to be below 0: traced ones are not looked at."""
+    """ValueError for a beta that is no real number, or known to be below 0: traced ones are not looked at.
+
+    beta, the inverse temperature, is a number or an array of any shape, infinity included.
+    """
     numbers = known(real("beta", beta))
     if numbers is not None and not np.all(numbers >= 0):
         raise ValueError(f"beta, the inverse temperature, must be at least 0, got {beta}")

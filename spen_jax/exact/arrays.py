@@ -29,7 +29,7 @@ class Arrays:
         return tuple(getattr(self, n) for n in self.settings)
 
     def replaced(self, **changed: Any) -> Self:
-        """The same with others in place of some."""
+        """The same with others in place of some of its arrays and settings, by name, which are not looked at."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changed)
         return new

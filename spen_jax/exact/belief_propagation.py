@@ -60,6 +60,9 @@ class BeliefPropagation(_Messages):
     `residual`: where the flooding schedule cycles for ever, damping or the schedule by colours settles. The best answer
     takes each variable's best value, and then changes single variables as long as that helps.
 
+    It promises all but samples: without cycles exact marginals and F and a best answer with its bound, else approximate
+    ones. ValueError for steps that are no whole number from 1 on, damping out of range, and another schedule.
+
     Attributes:
       steps: at most so many, rounded up to a product of two nearly equal numbers; fewer once nothing moves.
       damping: the share of old messages in new ones, 0 to below 1.
@@ -119,8 +122,13 @@ class TreeReweighted(_Messages):
     the messages, and at infinity `best` has a lower bound of the least energy. The marginals are those of a convex free
     energy, less sure of themselves than belief propagation's. Source: Wainwright, Jaakkola & Willsky (2005).
 
+    It has no samples. ValueError for steps that are no whole number from 1 on, damping out of range, and, where it is
+    asked, scopes that are traced or each example's own.
+
     Attributes:
-      steps, damping, tolerance: as in `BeliefPropagation`.
+      steps: at most so many; fewer once nothing moves.
+      damping: the share of old messages in new ones, 0 to below 1.
+      tolerance: a change of all messages, in nats, below which no more steps are taken.
     """
 
     steps: int = 200

@@ -21,7 +21,10 @@ AT_ONCE = 2**26
 
 
 class Largest(NamedTuple):
-    """The k largest of each row, the largest first, of equal ones the lower label first."""
+    """The k largest scores of each row, `values` (B, k), and their `labels` (B, k): the largest first.
+
+    Of equal ones the lower label first.
+    """
 
     values: jax.Array
     """(B, k)."""
@@ -32,8 +35,9 @@ class Largest(NamedTuple):
 def largest(scores: Any, k: int) -> Largest:
     """The k largest of each row of scores (B, L), exactly: those of a sort, in the time of a few passes.
 
-    The k largest lie in the k blocks whose maxima are the largest: only these are looked at.
-    -inf forbids a label, which then comes last. Differentiable in the scores.
+    `Largest(values, labels)`, (B, k) each, labels from 0 to L - 1. The k largest lie in the k blocks whose maxima are
+    the largest: only these are looked at. -inf forbids a label, which then comes last. Differentiable in the scores.
+
     ValueError for other shapes, a k outside 1..L, and where a score is known to be no number.
     """
     scores = floats("scores", scores)
@@ -46,8 +50,10 @@ def largest(scores: Any, k: int) -> Largest:
 def largest_products(h: Any, W: Any, k: int, bias: Any = None) -> Largest:
     """The k largest of W h_i + bias for each row h_i of h (B, H), W (L, H), bias (L,): exact maximum inner product.
 
-    Labels are rows, so that those of a shortlist are gathered in whole pieces of memory. As many examples as
-    have 2**26 products are held at once. As `largest`, also in what it raises.
+    Labels are rows, so that those of a shortlist are gathered in whole pieces of memory. As many examples as have 2**26
+    products are held at once. `Largest(values, labels)`, (B, k) each; differentiable.
+
+    ValueError for shapes that do not fit, a k outside 1..L, and where a product is known to be no number.
     """
     h, W = floats("h", h), floats("W", W)
     if h.ndim != 2 or W.ndim != 2 or h.shape[1] != W.shape[1]:

@@ -24,7 +24,10 @@ PAYS = 2**25
 
 
 class ChainParts(NamedTuple):
-    """Marginals of a chain: of labels (..., T, K) and of pairs of neighbours (..., T - 1, K, K)."""
+    """Marginals of a `Chain`, probabilities in [0, 1]: `nodes` (..., T, K) of labels, `edges` of pairs of neighbours.
+
+    `edges` are (..., T - 1, K, K), from row to column, 0 where a place does not count.
+    """
 
     nodes: jax.Array
     edges: jax.Array
@@ -40,8 +43,9 @@ class Tables(NamedTuple):
 class Chain(Structure):
     """E(y) = sum_t unary[t, y_t] + sum_t transitions[t, y_t, y_t+1] + start[y_1] + end[y_last], y_t of K labels.
 
-    An answer in whole numbers is labels (..., T), -1 where there is none; relaxed it is (..., T, K), a
-    distribution for each place. Cost: T K^2.
+    An answer in whole numbers is labels (..., T), -1 where there is none; relaxed it is (..., T, K), a distribution for
+    each place. Cost: T K^2. Sources: as hidden Markov models Rabiner (1989), as conditional random fields Lafferty,
+    McCallum & Pereira (2001).
 
     Args:
       unary: (..., T, K).
@@ -121,7 +125,7 @@ class Chain(Structure):
         return counts[:, 1:] & counts[:, :-1]
 
     def tables(self):
-        """A place that does not count has label 0, without energy."""
+        """`nodes` (B, T, K), `edges` (B or 1, T - 1 or 1, K, K); what does not count has label 0, without energy."""
         size, steps, labels = self._size
         nodes, counts = self.unary.reshape(size, steps, labels), self.counts()
         before = jnp.cumsum(counts, 1)
@@ -138,7 +142,7 @@ class Chain(Structure):
         return Tables(nodes, self._edges(nodes.dtype))
 
     def support(self):
-        """Which places count."""
+        """Which places count, (B, T)."""
         return (self.counts(),)
 
     def comparable(self, other):
@@ -149,7 +153,7 @@ class Chain(Structure):
         return self.replaced(transitions=jnp.zeros((1, labels, labels), self.unary.dtype))
 
     def masked(self, mask):
-        """A mask (..., T)."""
+        """With a mask (..., T), booleans, of places that count beside its own; ValueError for other shapes."""
         also: Any = read_mask(mask, None, self.unary.shape[:-1])
         return self.replaced(mask=also if self.mask is None else self.mask & also)
 
@@ -257,14 +261,14 @@ class Chain(Structure):
         return in_blocks(of_block, shared, (tables.nodes, own, linked), NUMBERS)
 
     def spread(self, tables):
-        """A table for each transition."""
+        """Transitions of their own for each step of each example, (B, T - 1, K, K)."""
         size, steps, labels = self._size
         return tables._replace(
             edges=jnp.broadcast_to(tables.edges, (size, steps - 1, labels, labels))
         )
 
     def parts(self, of_tables):
-        """Those of what counts."""
+        """`ChainParts` of what counts."""
         counts, linked = self.counts()[..., None], self.linked()[..., None, None]
         nodes, edges = of_tables
         if self._alone():  # the recursion had no need of pairs
@@ -272,7 +276,7 @@ class Chain(Structure):
         return ChainParts(jnp.where(counts, nodes, 0), jnp.where(linked, edges, 0))
 
     def written(self, of_tables):
-        """Labels."""
+        """Labels (B, T)."""
         return jnp.where(self.counts(), jnp.argmax(of_tables.nodes, -1), -1)
 
     def y_shape(self):
@@ -284,7 +288,7 @@ class Chain(Structure):
         return jax.nn.one_hot(y, self.unary.shape[-1], dtype=self.unary.dtype)
 
     def energy_of(self, y):
-        """sum_t y_t . nodes_t + y_t' edges_t y_t+1."""
+        """sum_t y_t . nodes_t + y_t' edges_t y_t+1, (B, T, K) -> (B,)."""
         tables, counts = self.tables(), self.counts()
         y = jnp.where(counts[..., None], y, 0)
         edges = finite(tables.edges)
@@ -295,5 +299,5 @@ class Chain(Structure):
         return or_infinite(jnp.sum(y * finite(tables.nodes), (1, 2)) + pairs)
 
     def plus(self, energies):
-        """Added to the unary energies."""
+        """With energies (..., T, K) added to the unary ones."""
         return self.replaced(unary=self.unary + energies)

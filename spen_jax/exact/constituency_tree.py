@@ -16,7 +16,11 @@ from spen_jax.exact.tables import by_width, weighted
 
 
 class ConstituencyParts(NamedTuple):
-    """Marginals of constituents (..., n, n, K), and the expected number of uses of each rule (..., K, K, K) or None."""
+    """Marginals of a `ConstituencyTree`: of constituents, and the expected number of uses of each rule.
+
+    `spans` (..., n, n, K) in [0, 1], by first word, last word and label; `rules` (..., K, K, K), by parent, left and
+    right child, or None without rules.
+    """
 
     spans: jax.Array
     rules: jax.Array | None
@@ -148,7 +152,7 @@ class ConstituencyTree(Structure):
         return last.either(jnp.concatenate([empty, roots]), 0)
 
     def support(self):
-        """How many words count."""
+        """How many words count, (B,)."""
         return (self._lengths(),)
 
     def comparable(self, other):
@@ -166,11 +170,11 @@ class ConstituencyTree(Structure):
         return tables._replace(rules=jnp.broadcast_to(tables.rules, shape))
 
     def parts(self, of_tables):
-        """Those of constituents and rules."""
+        """`ConstituencyParts` of marginals arranged as the tables."""
         return ConstituencyParts(of_tables.spans, of_tables.rules)
 
     def written(self, of_tables):
-        """The labels of constituents."""
+        """The labels of constituents, (B, n, n), -1 where there is none."""
         spans = of_tables.spans
         return jnp.where(jnp.max(spans, -1) > 0.5, jnp.argmax(spans, -1), -1)
 
@@ -183,7 +187,7 @@ class ConstituencyTree(Structure):
         return jax.nn.one_hot(y, self.spans.shape[-1], dtype=self.spans.dtype)
 
     def energy_of(self, y):
-        """The multilinear extension."""
+        """The multilinear extension, (B, n, n, K) -> (B,)."""
         tables, inside = self.tables(), self._inside()
         y = jnp.where(inside, y, 0)
         energy = jnp.sum(weighted(y, jnp.where(inside, tables.spans, 0)), (1, 2, 3))
@@ -194,7 +198,7 @@ class ConstituencyTree(Structure):
         return energy + jnp.sum(weighted(uses, tables.rules), (1, 2, 3))
 
     def plus(self, energies):
-        """Added to the energies of constituents."""
+        """With energies (..., n, n, K) added to those of constituents."""
         return self.replaced(spans=self.spans + energies)
 
 

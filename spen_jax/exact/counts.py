@@ -23,9 +23,13 @@ class Counts(Factors):
 
     Args:
       scopes: whole numbers (m, r), -1 for none where scopes have different lengths; or (..., m, r), see `Tables`.
-      energies: (S,), S from 2 to r + 1, or (m, S), or (..., m, S).
+      energies: (S,), S from 2 to r + 1, of 0, 1, ... counted, or (m, S), or (..., m, S); infinity forbids.
       value: the value that is counted.
       modulo: whether counts are taken modulo S.
+
+    Raises:
+      ValueError: for scopes that are no whole numbers (m, r), or hold no factor; what does not fit the `FactorGraph`,
+        and other numbers of energies, that graph refuses.
     """
 
     settings = ("known", "value", "modulo")
@@ -172,13 +176,21 @@ class Counts(Factors):
 
 
 def at_most_one(scopes: Any, *, value: int = 1) -> Counts:
-    """Factors that allow at most one variable of each scope to have the value."""
+    """E_f(y) = 0 where at most one variable of a scope has the value, infinite elsewhere.
+
+    Factors as `Counts`, for a `FactorGraph`. `scopes` are whole numbers (m, r), -1 for none; `value` is a label.
+    ValueError for other scopes.
+    """
     width = np.shape(scopes)[-1]
     energies = [0.0, 0.0, np.inf][: width + 1]
     return Counts(scopes, energies, value=value)
 
 
 def parity(scopes: Any, *, odd: bool = False, value: int = 1) -> Counts:
-    """XOR: factors that want an even, or odd, number of variables of each scope to have the value."""
+    """E_f(y) = 0 where an even, or odd, number of variables of a scope has the value, infinite elsewhere: XOR.
+
+    Factors as `Counts`, for a `FactorGraph`. `scopes` are whole numbers (m, r), -1 for none; `value` is a label.
+    ValueError for other scopes.
+    """
     energies = [np.inf, 0.0] if odd else [0.0, np.inf]
     return Counts(scopes, energies, value=value, modulo=True)

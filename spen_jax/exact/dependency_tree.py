@@ -19,8 +19,8 @@ class DependencyTree(Structure):
     """E(y) = sum_d arcs[d, y_d] over trees y of n words: y_d is the head of word d, 0 the root, i + 1 word i.
 
     An answer in whole numbers is heads (..., n), -1 for a word that does not count; relaxed it is (..., n, n + 1), a
-    distribution of heads for each word. Cost: n^3, of the best spanning tree n^2. Sources: Eisner (1996), Koo et al.
-    (2007), Chu and Liu (1965), Edmonds (1967).
+    distribution of heads for each word. `marginals` are those of arcs, (..., n, n + 1). Cost: n^3, of the best spanning
+    tree n^2. Sources: Eisner (1996), Koo et al. (2007), Chu and Liu (1965), Edmonds (1967).
 
     Args:
       arcs: (..., n, n + 1), of word d with head h. Those of a word with itself are not looked at.
@@ -96,19 +96,19 @@ class DependencyTree(Structure):
         return spanning(tables, self.counts(), self.one_root, algebra)
 
     def parts(self, of_tables):
-        """Those of words that count."""
+        """Marginals of arcs, (B, n, n + 1), 0 for words that do not count."""
         return jnp.where(self.counts()[..., None], of_tables, 0)
 
     def written(self, of_tables):
-        """Heads."""
+        """Heads (B, n)."""
         return jnp.where(self.counts(), jnp.argmax(of_tables, -1), -1)
 
     def support(self):
-        """Which words count."""
+        """Which words count, (B, n)."""
         return (self.counts(),)
 
     def masked(self, mask):
-        """A mask (..., n)."""
+        """With a mask (..., n), booleans, of words that count beside its own; ValueError for other shapes."""
         also: Any = read_mask(mask, None, self.arcs.shape[:-1])
         return self.replaced(mask=also if self.mask is None else self.mask & also)
 
@@ -121,12 +121,12 @@ class DependencyTree(Structure):
         return jax.nn.one_hot(y, self.arcs.shape[-1], dtype=self.arcs.dtype)
 
     def energy_of(self, y):
-        """sum(arcs * y) of words that count."""
+        """sum(arcs * y) of words that count, (B, n, n + 1) -> (B,)."""
         y = jnp.where(self.counts()[..., None] & ~_loops(y.shape[1])[None], y, 0)
         return jnp.sum(weighted(y, self.tables()), (1, 2))
 
     def plus(self, energies):
-        """Added to the arcs."""
+        """With energies (..., n, n + 1) added to those of arcs."""
         return self.replaced(arcs=self.arcs + energies)
 
 

@@ -21,6 +21,9 @@ class DualDecomposition:
     that of the linear programme over the local polytope. Sources: Komodakis, Paragios & Tziritas (2011); smoothed,
     Savchynskyy et al. (2011).
 
+    It answers `best`, with that bound, and nothing else. ValueError for steps and stages that are no whole numbers from
+    1 on, and fewer steps than stages.
+
     Attributes:
       steps: of all stages together.
       stages: how many temperatures, from the size of the energies down.

@@ -52,6 +52,8 @@ class Elimination(_Listing):
     width and the size before anything starts. A program has a step for each variable: for hundreds of variables without
     cycles `BeliefPropagation` is as exact and compiles in a tenth of the time.
 
+    It answers every question, exactly; where it is asked, ValueError for scopes that are traced or each example's own.
+
     Attributes:
       limit: of entries of the largest table for one example; ValueError before the start for a graph that needs more.
     """
@@ -59,7 +61,11 @@ class Elimination(_Listing):
     limit: int = 2**24
 
     def order(self, field: Any) -> Order:
-        """The order in which variables are eliminated, auxiliary ones included, its width and cost."""
+        """The order in which variables are eliminated, auxiliary ones included, its `width`, `cost` and `total`.
+
+        `cost` is log2 of the entries of the largest table for one example, `total` the number of those of all.
+        ValueError for scopes that are traced or each example's own.
+        """
         layout = field.layout()
         return _ordered(layout.sizes, layout.scopes)
 
@@ -114,6 +120,8 @@ def _ordered(sizes, scopes):
 @dataclass(frozen=True)
 class Enumeration(_Listing):
     """All answers one after the other, of a graph with few: exact, and written without anything clever.
+
+    It answers every question; where it is asked, ValueError for scopes that are traced or each example's own.
 
     Attributes:
       limit: of answers; ValueError before the start for a graph that has more.

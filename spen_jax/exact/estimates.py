@@ -15,7 +15,7 @@ from spen_jax.types import LatentEnergy
 
 
 class Estimate(NamedTuple):
-    """A free energy and its standard error, both (B,)."""
+    """A free energy, `value` (B,), and its standard error, `error` (B,), infinite where none is known."""
 
     value: jax.Array
     error: jax.Array
@@ -29,10 +29,15 @@ def monte_carlo(
     samples: Any,
     beta: jax.Array | float = 1.0,
 ) -> Estimate:
-    """F_beta under the prior that n samples of z were drawn from, with the error by the delta method.
+    """F_beta = -1/beta log 1/n sum_k exp(-beta E(x, y, z_k)) by n samples of the prior of z, with its standard error.
 
-    Biased upwards by about beta error^2 / 2: trust it where beta times the error is well below 1. At beta = infinity,
-    the lowest sample, and from one sample no error is known: it is infinite.
+    An `Estimate`, (B,) each, the error by the delta method. Biased upwards by about beta error^2 / 2: trust it where
+    beta times the error is well below 1. At beta = infinity, the lowest sample, and from one sample no error is known:
+    it is infinite.
+
+    `energy` is `(params, x, y, z) -> scalar` of one example; x and y have the leading axis B, x may be None; `samples`,
+    with leading axis n, serve all examples; beta from 0 on. ValueError where leading axes differ, the energy is no
+    scalar, or beta is no scalar or known to be below 0.
     """
     energies = energies_at(energy, params, x, y, samples)
     value = softmin(energies, beta, average=True)
@@ -57,8 +62,13 @@ def variational(
 ) -> jax.Array:
     """E_q[E(x, y, z)] + KL(q || p) / beta, q = N(mean, diag exp(2 log_std)), p = N(0, I): on average at least F_beta.
 
-    Noise added to z, with what it costs to tell more about z than the prior does. Equal to F_beta, averaged over the
-    prior, where q is the posterior. `mean` and `log_std` (B, D); `noise` standard normal, (n, D), for all examples.
+    (B,), differentiable in q: noise added to z, with what it costs to tell more about z than the prior does. Equal to
+    F_beta, averaged over the prior, where q is the posterior; of E = -log p(y | z) at beta = 1 it is the negative
+    evidence lower bound (Kingma & Welling 2014).
+
+    `energy` is `(params, x, y, z) -> scalar` of one example, x and y have the leading axis B, x may be None; `mean` and
+    `log_std` (B, D); `noise` standard normal, (n, D), for all examples; beta above 0. ValueError where leading axes
+    differ.
     """
 
     def of_one(x, y, mean, log_std):

@@ -33,7 +33,7 @@ class FactorGraph(GraphMessages):
 
     An answer in whole numbers is (..., n); relaxed it is (..., n, K), a distribution for each variable, in which the
     energy is multilinear. Loopy graphs (Kschischang, Frey & Loeliger 2001) have no cheap exact answer: `method` says
-    how questions are answered, and `by` changes it.
+    how questions are answered, and `by` changes it; results say what they promise (`Answer`, `Marginals`).
 
     Args:
       unary: (..., n, K); infinite for labels that a variable does not have.
@@ -43,8 +43,8 @@ class FactorGraph(GraphMessages):
       method: how questions are answered, `Elimination()` unless said.
 
     Raises:
-      ValueError: for an empty graph, scopes of unknown variables, shapes that do not fit, energies that are not
-      numbers.
+      ValueError: for an empty graph, scopes of unknown variables, shapes that do not fit, energies that are
+        not numbers.
     """
 
     arrays = ("unary", "factors", "mask")
@@ -87,7 +87,11 @@ class FactorGraph(GraphMessages):
 
     @classmethod
     def of_network(cls, network: Network, method: Method | None = None) -> Self:
-        """The graph of a file, `read_uai(path)`: variables of fewer states than others have the rest forbidden."""
+        """The graph of a file, `read_uai(path)`: variables of fewer states than others have the rest forbidden.
+
+        Answers are whole numbers (n,); factors of no variables are added to the energies of variable 0. ValueError as
+        for other graphs.
+        """
         labels = max(network.sizes, default=0)
         unary = np.where(np.arange(labels) < np.reshape(network.sizes, (-1, 1)), 0, np.inf)
         kinds: dict[int, tuple[list[Any], list[Any]]] = {}
@@ -102,7 +106,10 @@ class FactorGraph(GraphMessages):
         return cls(unary, factors, method=method)
 
     def network(self) -> Network:
-        """One graph as sizes, scopes and tables, for `write_uai`; factors that count with auxiliary variables."""
+        """One graph as sizes, scopes and tables, for `write_uai`; factors that count with auxiliary variables.
+
+        ValueError for a batch, and scopes that are traced.
+        """
         if self.batch_shape:
             raise ValueError(f"a network is of one graph, got a batch of {self.batch_shape}")
         layout = self.layout()
@@ -116,6 +123,9 @@ class FactorGraph(GraphMessages):
 
         The free energy is then that of the answers that agree: with the visible variables given, that of the latent
         ones, F(y) = -1/beta log sum_z exp(-beta E(y, z)).
+
+        ValueError for what are no whole numbers of these shapes, variables that there are not, and values known to be
+        no labels.
         """
         _, variables, labels = self.size
         if isinstance(y, dict):
@@ -165,7 +175,7 @@ class FactorGraph(GraphMessages):
         return kinds(self.factors, self.unary.shape[-1])
 
     def layout(self) -> Layout:
-        """Its variables and those that counts need, and small tables' scopes."""
+        """Its variables, those that counts need, and the scopes of tables; ValueError as `known_scopes` raises."""
         return layout(*self.unary.shape[-2:], self.kinds())
 
     def smalls(self, tables):
@@ -232,11 +242,11 @@ class FactorGraph(GraphMessages):
         return Energies(tables.nodes, tuple(links))
 
     def support(self):
-        """Which variables count."""
+        """Which variables count, (B, n)."""
         return (self.counts(),)
 
     def masked(self, mask):
-        """A mask (..., n)."""
+        """With a mask (..., n), booleans, of variables that count beside its own; ValueError for other shapes."""
         also: Any = read_mask(mask, None, self.unary.shape[:-1])
         return self.replaced(mask=also if self.mask is None else self.mask & also)
 
@@ -254,7 +264,7 @@ class FactorGraph(GraphMessages):
     # Answers
 
     def written(self, of_tables):
-        """Labels."""
+        """Labels (B, n)."""
         return self.said_whole(jnp.argmax(of_tables.nodes, -1))
 
     def said_whole(self, y):
@@ -275,7 +285,7 @@ class FactorGraph(GraphMessages):
         return jnp.where(self.counts()[..., None], y, first[None, None])
 
     def plus(self, energies):
-        """Added to the unary energies."""
+        """With energies (..., n, K) added to the unary ones."""
         return self.replaced(unary=self.unary + energies)
 
     # Plans

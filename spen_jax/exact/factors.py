@@ -177,13 +177,17 @@ def blank(cls: Any, settings: Any) -> Any:
 
 
 class Tables(Factors):
-    """E_f(y) = energies[y_i, y_j, ...] for each scope (i, j, ...).
+    """E_f(y) = energies[y_i, y_j, ...] for each scope (i, j, ...): factors of a `FactorGraph` by their tables.
 
     Args:
       scopes: whole numbers (m, r), the variables of each of m factors; of each example's own (..., m, r), which
         algorithms that plan ahead refuse.
       energies: (m, K, ..., K), K as often as r says, one axis a variable; (K, ..., K) shared by all factors; (..., m,
-        K, ..., K) for each example's own.
+        K, ..., K) for each example's own; K labels, low is good, infinity forbids.
+
+    Raises:
+      ValueError: for scopes that are no whole numbers, or hold no factor; what does not fit its labels and variables,
+        repeated ones, and energies that are not numbers, the `FactorGraph` refuses.
     """
 
     def __init__(self, scopes: Any, energies: Any):

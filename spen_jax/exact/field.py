@@ -27,12 +27,12 @@ from spen_jax.exact.structure import Beta, Structure, read_beta
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Answer:
-    """Answers, their energies, and how far they can be from the best.
+    """Answers of a `Field`, their energies, and how far they can be from the best.
 
     Attributes:
       y: whole numbers, -1 where nothing is allowed; (..., *shape), of several (..., n, *shape).
       energy: E(y), (...) or (..., n); infinite where nothing is allowed.
-      bound: no answer's energy is below it, (...); -infinity where none is known.
+      bound: no answer's energy is below it, (...); -infinity where none is known, as of samples.
       promise: "exact"; "bound": `gap` says how far it can be from the best; "approximate".
     """
 
@@ -43,21 +43,23 @@ class Answer:
 
     @property
     def gap(self) -> jax.Array:
-        """energy - bound >= 0, up to rounding: at 0 the answer is the best."""
+        """energy - bound >= 0, (...), up to rounding: at 0 the answer is the best. Of `best`: samples have no bound."""
         return jnp.where(self.energy == self.bound, 0, self.energy - self.bound)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Marginals:
-    """Marginals, and how they were found.
+    """Marginals of a `Field`, and how they were found.
 
     Attributes:
-      nodes: P(y_i = k), (..., *nodes, K).
-      links: P of the joint values of each factor, arranged as its energies, a tuple.
-      free_energy: F, (...).
-      residual: the largest change of a message or marginal in the last step, (...); 0 for what takes no steps.
-      promise: of the marginals, "exact" or "approximate".
+      nodes: P(y_i = k) in [0, 1], (..., *nodes, K): (..., n, K) of a graph, (..., H, W, K) of a grid.
+      links: P of the joint values of each factor, arranged as its energies: a tuple of (..., m, K, ..., K), of `Counts`
+        (..., m, S); of a grid by direction, (..., H', W', K, K), None for one without links.
+      free_energy: F, (...); not a number where the method has none (`Gibbs`).
+      residual: the largest change of a message or marginal in the last step, (...), of `Gibbs` between halves of the
+        chains; 0 for what takes no steps.
+      promise: of the marginals, "exact" or "approximate"; at infinity that of `best`, which may be "bound".
       promise_of_free_energy: "exact", "lower bound", "upper bound" or "approximate"; None where there is none.
     """
 
@@ -70,12 +72,20 @@ class Marginals:
 
 
 class Field(Structure):
-    """What factor graphs and grids share."""
+    """What a `FactorGraph` and a `Grid` share: K labels for each variable, and a method that answers the questions.
+
+    `method` is a frozen dataclass such as `Elimination` or `BeliefPropagation`; `method.promises(field)` says how good
+    its answers are. `best` and `sample` give an `Answer`, `marginals` gives `Marginals`, which say so too.
+    `free_energy` and `entropy`, `kl` and `log_probability` with it, are as good as the method's F; at infinity
+    `free_energy` is the energy of its best answer. `k_best` needs `Elimination` or `Enumeration`.
+
+    ValueError, which names another method, for a question that the method has no answer to.
+    """
 
     method: Method
 
     def by(self, method: Method) -> Self:
-        """The same, its questions answered by another method."""
+        """The same, its questions answered by another method, None for its own; ValueError for what is no method."""
         return self.replaced(method=read_method(method, self.method))
 
     # What a field has to say beside a structure's own; tables as `Tables`, messages any tree of arrays
@@ -216,18 +226,29 @@ class Field(Structure):
     # Questions whose results say what they promise
 
     def best(self) -> Answer:  # pyright: ignore
-        """The answer of lowest energy that the method finds, and a bound of the lowest there is."""
+        """The answer of lowest energy that the method finds, and a bound of the lowest there is: an `Answer`.
+
+        ValueError where the method has none, or cannot answer for such a field.
+        """
         self.asked("best")
         return _best(self)
 
     def marginals(self, beta: Beta = 1.0) -> Marginals:
-        """P of single and joint values under P(y) = exp(-beta (E(y) - F)), by the method; at infinity of `best`."""
+        """P of single and joint values under P(y) = exp(-beta (E(y) - F)), by the method; at infinity of `best`.
+
+        `Marginals`. ValueError where the method has none, and for a beta that is no scalar or known to be below 0.
+        """
         beta, cold = read_beta(beta)
         self.asked("best" if cold else "marginals")
         return _marginals(self, beta, cold)
 
     def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright: ignore
-        """n answers for each example, drawn from P(y) = exp(-beta (E(y) - F)) or near it, by the method."""
+        """n answers for each example, drawn from P(y) = exp(-beta (E(y) - F)) or near it, by the method.
+
+        An `Answer`, its y (..., n, *nodes), its energy (..., n); at infinity n times the best. ValueError where the
+        method has none, for an n that is no whole number from 1 on, and a beta that is no scalar or known to be below
+        0.
+        """
         check_whole("n", n, 1)
         beta, cold = read_beta(beta)
         if cold:

@@ -8,7 +8,12 @@ EXACT, BOUND, APPROXIMATE = "exact", "bound", "approximate"
 
 
 class Promises(NamedTuple):
-    """What a method promises of each question; None where it has no answer."""
+    """What a method promises of each question, in words; None where it has no answer.
+
+    `best`: "exact"; "bound", an answer and a lower bound of the least energy; "approximate", without a bound.
+    `marginals` and `samples`: "exact" or "approximate". `free_energy`: "exact", "lower bound", "upper bound" or
+    "approximate".
+    """
 
     best: str | None = None
     marginals: str | None = None
@@ -35,7 +40,7 @@ class Method(Protocol):
     """
 
     def promises(self, field: Any) -> Promises:
-        """What it promises."""
+        """What it promises of the questions of this field."""
         ...
 
     def check(self, field: Any) -> None:

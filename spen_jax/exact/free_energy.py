@@ -34,10 +34,11 @@ def free_energy(
     average: bool = True,
     block: int = 64,
 ) -> jax.Array:
-    """F_beta(x, y) of B examples, (B,); the gradient is the posterior's average of the energy's gradients.
+    """F = -1/beta log 1/|Z| sum_k w_k exp(-beta E(x, y, z_k)) of B examples, (B,), |Z| = sum_k w_k: z marginalised.
 
-    At beta = infinity that of the z of lowest energy. Nodes are worked on in blocks, in the gradient too, so that
-    no array of examples x nodes x what the energy computes is ever made.
+    The integral over a latent z by nodes: at beta = infinity the minimum over them, at 0 the mean. The gradient is the
+    posterior's average of the energy's gradients, at beta = infinity that of the z of lowest energy. Nodes are worked
+    on in blocks, in the gradient too, so that no array of examples x nodes x what the energy computes is ever made.
 
     Args:
       energy: `(params, x, y, z) -> scalar` for one example. Compiled once for each function: pass the same object
@@ -45,10 +46,16 @@ def free_energy(
       params: its parameters.
       x: what it sees, leading axis B; None where it sees nothing.
       y: answers, leading axis B.
-      nodes: what stands for Z.
+      nodes: what stands for Z, `Nodes` of K values.
       beta: inverse temperature, 0 to infinity.
-      average: whether the integral is divided by |Z|, the sum of the weights.
+      average: whether the integral is divided by |Z|; without, F is lower by log|Z| / beta.
       block: nodes worked on at once.
+
+    Raises:
+      ValueError: for what are no `Nodes`, or none at all, leading axes that differ, an energy that is no scalar of one
+        example, a block below 1, and a beta that is no scalar or known to be below 0.
+
+    Sources: LeCun et al. (2006); LeCun & Canziani, NYU Deep Learning 2020, week 15.
     """
     check_beta(beta)
     if not isinstance(nodes, Nodes):
@@ -85,7 +92,9 @@ def free_energy_of(
 ) -> Energy:
     """F_beta as an energy `(params, x, y) -> scalar` of one example: to minimise over y, sample, or give to a loss.
 
-    Call it once and keep the function: another one compiles again.
+    `energy` is `(params, x, y, z) -> scalar`; F, `nodes`, beta and `average` as in `free_energy`, all nodes at once.
+    Call it once and keep the function: another one compiles again. The function raises ValueError for an energy that is
+    no scalar, and a beta known to be below 0.
     """
 
     def free(params, x, y):
@@ -104,14 +113,21 @@ def posterior(
     nodes: Nodes,
     beta: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """P(z | x, y) of each node, its weight included, (B, K), rows sum to 1; on the minimum alone at infinity."""
+    """P(z_k | x, y) = w_k exp(-beta E(x, y, z_k)) / sum_j w_j exp(-beta E(x, y, z_j)) of each node, (B, K).
+
+    Rows sum to 1; at beta = infinity it is on the minimum alone. `energy` is `(params, x, y, z) -> scalar` of one
+    example, x and y have the leading axis B, and x may be None. ValueError where leading axes differ, the energy is no
+    scalar, or beta is no scalar or known to be below 0.
+    """
     return softargmin(energies_at(energy, params, x, y, nodes.z), beta, weights=nodes.weights)
 
 
 def energies_at(energy: LatentEnergy, params: Any, x: Any, y: Any, z: Any) -> jax.Array:
-    """E of each of B examples at each of K values of z, (B, K).
+    """E(x_i, y_i, z_k) of each of B examples at each of K values of z, (B, K).
 
-    ValueError for what is no array of numbers, and where leading axes differ.
+    `energy` is `(params, x, y, z) -> scalar` of one example; x and y, trees of arrays or None, have the leading axis B,
+    and z has K. ValueError for what is no array of numbers, where leading axes differ, and for an energy that is no
+    scalar.
     """
     check_batch(x=x, y=y)
     check_batch(z=z)
@@ -128,7 +144,10 @@ def _energies_at(energy, params, x, y, z):
 
 @lru_cache(maxsize=256)
 def energy_of_z(energy: LatentEnergy) -> Energy:
-    """E as an energy of z with the context (x, y), `(params, (x, y), z) -> scalar`; one function for each energy."""
+    """E as an energy of z with the context (x, y), `(params, (x, y), z) -> scalar`; one function for each energy.
+
+    `energy` is `(params, x, y, z) -> scalar` of one example: with it the solvers of `inference` minimise over z.
+    """
 
     def of_z(params, context, z):
         x, y = context

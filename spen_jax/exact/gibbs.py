@@ -1,13 +1,11 @@
 """Energies of many answers at once: the best, their order, their Gibbs distribution.
 
-With E(x, y) for every pair in one matrix (`pairwise`), rows answer the questions about y given x, columns those
-about x given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `weights` say what each answer
-stands for: None is 1 for each (a finite set), a mask leaves out what only fills up a padded set,
-the volume of a cell makes a sum over a grid the integral, and 1 / (n q(y)) makes n samples from a
-density q an estimate of the integral. They are constants to differentiation. Energies are floats of any width, halves
-summed in float32, and what is made of them is of their type; whole numbers become the default float. What is no real
-number, and weights or beta known to be below 0, raise ValueError by name. Sources: LeCun et al. (2006); the
-"actual" softmin of LeCun & Canziani's lectures is `softmin` with `average=True`.
+With E(x, y) for every pair in one matrix (`pairwise`), rows answer the questions about y given x, columns those about x
+given y. beta is the inverse temperature, 0 (hot) to infinity (cold). `weights` say what each answer stands for: see
+`softmin`. Energies are floats of any width, halves summed in float32, and what is made of them is of their type; whole
+numbers become the default float. What is no real number, and weights or beta known to be below 0, raise ValueError by
+name. Sources: LeCun et al. (2006); the "actual" softmin of LeCun & Canziani's lectures is `softmin` with
+`average=True`.
 """
 
 import math
@@ -23,13 +21,17 @@ from spen_jax.numbers import floats, indices, real, wide
 from spen_jax.types import Energy
 
 Weights = jax.Array | None
+"""What each answer of a set stands for, at least 0, as `softmin` reads it; None is 1 for each."""
 
 
 def pairwise(energy: Energy, params: Any, x: Any, y: Any) -> jax.Array:
     """E(x_i, y_j) of each of B x with each of K y, (B, K).
 
-    `energy(params, x, y) -> scalar` sees one pair. What depends on x alone or on y alone is computed B or K
-    times, not B K times. ValueError for what is no array of numbers, and where leading axes differ.
+    Rows answer the questions about y given x, columns those about x given y. `energy` is `(params, x, y) -> scalar` of
+    one pair; x and y are arrays or trees of arrays with leading axes B and K. What depends on x alone or on y alone is
+    computed B or K times, not B K times.
+
+    ValueError for what is no array of numbers or has no leading axis, and where leading axes within a tree differ.
     """
     check_batch(x=x)
     check_batch(y=y)
@@ -45,22 +47,27 @@ def softmin(
     weights: Weights = None,
     average: bool = False,
 ) -> jax.Array:
-    """F = -1/beta log sum_k w_k exp(-beta E_k) along `axis`: the free energy of a set.
+    """F = -1/beta log sum_k w_k exp(-beta E_k) along `axis`, which goes: the free energy of a set.
 
-    With `average` the weights are first divided by their sum, -1/beta log 1/|Z| sum_k exp(-beta E_k): then F falls
-    from the mean at beta = 0 to the minimum at beta = infinity. Without, it is lower by log(sum w) /
-    beta, and -infinity at beta = 0 where that sum is above 1. The gradient is `softargmin`, at
-    any beta; the minimum's is shared equally by tied answers. A set without a finite energy has F = infinity.
+    With `average` the weights are first divided by their sum, -1/beta log 1/|Z| sum_k w_k exp(-beta E_k), |Z| = sum_k
+    w_k: then F falls from the mean at beta = 0 to the minimum at beta = infinity. Without, it is lower by log(sum w) /
+    beta, and -infinity at beta = 0 where that sum is above 1. The gradient is `softargmin`, at any beta; the minimum's
+    is shared equally by tied answers. A set without a finite energy has F = infinity.
 
     Args:
       energies: of any shape; infinite ones have no part in it, but for |Z| where that is averaged over.
       beta: inverse temperature >= 0, a number or a scalar array, infinity included; it may be learned.
       axis: of the answers.
-      weights: see the module; one for all, (K,) along `axis`, or of a shape that broadcasts to `energies`.
+      weights: at least 0, what each answer stands for; one for all, (K,) along `axis`, or of a shape that broadcasts to
+        `energies`: None is 1 (a finite set); a mask leaves out what only fills up; the volume of a cell makes a sum
+        over a grid the integral; 1 / (n q(y)) makes n samples from a density q an estimate of it. They are constants.
       average: whether the weights are normalised.
 
     Raises:
-      ValueError: where beta is known to be negative, or not a scalar; see the module.
+      ValueError: for what is no real number, an axis that is not there, weights of another shape, a beta that is no
+        scalar, and weights or beta known to be below 0.
+
+    Sources: LeCun et al. (2006); with `average` it is the "actual" softmin of LeCun & Canziani's lectures.
     """
     energies = floats("energies", energies)
     dtype = energies.dtype
@@ -82,8 +89,9 @@ def softargmin(
 ) -> jax.Array:
     """P_k = w_k exp(-beta E_k) / sum_j w_j exp(-beta E_j): the Gibbs distribution; sums to 1 along `axis`.
 
-    At beta = infinity all of it is on the minimum, at 0 it follows the weights. Divided by the cells' volumes it
-    is the density on a grid. A set without a finite energy gets zeros. Arguments as in `softmin`.
+    Of the shape of the energies. At beta = infinity all of it is on the minimum, shared equally by tied answers, at 0
+    it follows the weights. Divided by the cells' volumes it is the density on a grid. A set without a finite energy
+    gets zeros. Arguments, and ValueError for what does not fit, as in `softmin`.
     """
     energies = floats("energies", energies)
     prepared = _prepared(energies, beta, axis, weights)
@@ -100,7 +108,9 @@ def softmax(
 ) -> jax.Array:
     """1/beta log sum_k w_k exp(beta v_k) along `axis`, the lecture's actual soft-max: -softmin(-v), a value.
 
-    What libraries call softmax is `softargmax`, a distribution.
+    What libraries call softmax is `softargmax`, a distribution. `values` of any shape, high where good; the other
+    arguments, and ValueError for what does not fit, as in `softmin`: with `average` it rises from the mean at beta = 0
+    to the maximum at beta = infinity.
     """
     return -softmin(-floats("values", values), beta, axis=axis, weights=weights, average=average)
 
@@ -112,7 +122,11 @@ def softargmax(
     axis: int = -1,
     weights: Weights = None,
 ) -> jax.Array:
-    """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax."""
+    """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax.
+
+    Of the shape of `values`, high where good; it sums to 1 along `axis`. The other arguments, and ValueError for what
+    does not fit, as in `softmin`.
+    """
     return softargmin(-floats("values", values), beta, axis=axis, weights=weights)
 
 
@@ -125,7 +139,8 @@ def log_probabilities(
 ) -> jax.Array:
     """log P_k = -beta (E_k - F), P the probability of each member of a set or the density at each point of a grid.
 
-    Arguments as in `softmin`, 0 < beta < infinity; weights only normalise. `energy_of` goes the other way.
+    In nats, of the shape of the energies. Arguments, and ValueError for what does not fit, as in `softmin`, with 0 <
+    beta < infinity: at the ends it is not a number. Weights only normalise. `energy_of` goes the other way.
     """
     energies = floats("energies", energies)
     exact = wide(energies)
@@ -136,7 +151,12 @@ def log_probabilities(
 def energy_of(
     log_probability: jax.Array, beta: jax.Array | float = 1.0, constant: jax.Array | float = 0.0
 ) -> jax.Array:
-    """E = C - log P / beta: one of the many energies whose Gibbs distribution is P."""
+    """E = C - log P / beta: one of the many energies whose Gibbs distribution is P.
+
+    `log_probability` in nats, of any shape, which is the result's; beta above 0 and the constant C numbers, or of
+    shapes that broadcast to it. `log_probabilities` goes the other way. ValueError for what is no real number, and a
+    beta known to be below 0.
+    """
     log_probability = floats("log_probability", log_probability)
     check_beta(beta)
     real("constant", constant)
@@ -145,7 +165,11 @@ def energy_of(
 
 
 def order(energies: jax.Array, axis: int = -1) -> jax.Array:
-    """The indices of all answers from the best (lowest energy) to the worst; the first of equals first."""
+    """The indices of all answers from the best (lowest energy) to the worst; the first of equals first.
+
+    Of the shape of `energies`, in which the answers lie along `axis`; what is not a number comes last. ValueError for
+    what is no real number, and an axis that is not there.
+    """
     energies = floats("energies", energies)
     check_axis("energies", energies, axis)
     return jnp.argsort(energies, axis=axis, stable=True)
@@ -154,8 +178,9 @@ def order(energies: jax.Array, axis: int = -1) -> jax.Array:
 def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
     """1 + the number of other answers whose energy is not above the truth's: (..., K) and indices (...) -> (...).
 
-    Ties count against the truth, so that an energy that is equal everywhere, or not a number, puts it last. ValueError
-    where the shapes do not fit, or the truth is known to be no index.
+    Energies of K answers, and the index of the correct one, from 0; ranks from 1, the best. Ties count against the
+    truth, so that an energy that is equal everywhere, or not a number, puts it last. ValueError where the shapes do not
+    fit, or the truth is known to be no index below K.
     """
     energies = floats("energies", energies)
     check_axis("energies", energies, -1)
@@ -177,6 +202,8 @@ def local_minima(energies: jax.Array) -> jax.Array:
 
     A minimum is below its neighbours on both sides, at the ends of the grid on the one it has: several
     answers of one x, where the energy has them. Of a flat stretch the left end counts.
+
+    ValueError for what is no real number, and for one number without an axis.
     """
     energies = floats("energies", energies)
     check_axis("energies", energies, -1)

@@ -22,8 +22,9 @@ class Grid(GridMessages):
 
     An answer in whole numbers is labels (..., H, W), -1 where there is none; relaxed it is (..., H, W, K), a
     distribution for each pixel. Tables of links are (K, K), from the label of the first pixel to that of the second,
-    shared by all pairs, or of each pair (H', W', K, K), or of each pair of each example (..., H', W', K, K), where
-    each of the axes H' and W' may be 1. None for no links of this direction.
+    shared by all pairs, or of each pair (H', W', K, K), or of each pair of each example (..., H', W', K, K), where each
+    of the axes H' and W' may be 1. None for no links of this direction; infinity forbids. Results say what they promise
+    (`Answer`, `Marginals`), `by` changes the method.
 
     Args:
       unary: (..., H, W, K).
@@ -133,7 +134,7 @@ class Grid(GridMessages):
         return jnp.broadcast_to(table, (table.shape[0], *shape, labels, labels))
 
     def support(self):
-        """Which pixels count."""
+        """Which pixels count, (B, H, W)."""
         return (self.counts(),)
 
     def comparable(self, other):
@@ -147,7 +148,7 @@ class Grid(GridMessages):
         return self.replaced(**missing)
 
     def masked(self, mask):
-        """A mask (..., H, W)."""
+        """With a mask (..., H, W), booleans, of pixels that count beside its own; ValueError for other shapes."""
         also: Any = read_mask(mask, None, self.unary.shape[:-1])
         return self.replaced(mask=also if self.mask is None else self.mask & also)
 
@@ -172,7 +173,7 @@ class Grid(GridMessages):
         return Tables(nodes, each_link(link, of_tables.links))
 
     def written(self, of_tables):
-        """Labels."""
+        """Labels (B, H, W)."""
         return self.said_whole(jnp.argmax(of_tables.nodes, -1))
 
     def said_whole(self, y):
@@ -188,12 +189,16 @@ class Grid(GridMessages):
         return jax.nn.one_hot(y, self.unary.shape[-1], dtype=self.unary.dtype)
 
     def plus(self, energies):
-        """Added to the unary energies."""
+        """With energies (..., H, W, K) added to the unary ones."""
         return self.replaced(unary=self.unary + energies)
 
 
 def potts(coupling: Any, labels: int) -> jax.Array:
-    """coupling * [a != b]: energies of links (K, K) of a number, (..., H', W', K, K) of an array (..., H', W')."""
+    """coupling * [a != b]: energies of links (K, K) of a number, (..., H', W', K, K) of an array (..., H', W').
+
+    K is `labels`. A coupling above 0 wants neighbours alike. For the links of a `Grid`. ValueError for what is no real
+    number. Source: Potts (1952).
+    """
     coupling = wide(floats("coupling", coupling))
     unlike = ~np.eye(labels, dtype=bool).reshape(*[1] * coupling.ndim, labels, labels)
     return jnp.where(unlike, coupling[..., None, None], 0)

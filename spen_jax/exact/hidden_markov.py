@@ -13,9 +13,10 @@ from spen_jax.numbers import indices, real
 class HiddenMarkov(NamedTuple):
     """-log p(x, z) = start[z_1] + sum_t transitions[z_t, z_t+1] + sum_t emissions[z_t, x_t], z_t of K states.
 
-    Energies are -log probabilities: of the first state (K,), of the next state in each row (K, K), of V symbols in each
-    row (K, V). Other observations, continuous ones too, need no model: their energies -log p(x_t | z_t), (..., T, K),
-    are the unary energies of a `Chain`, 0 for an observation that is missing. Source: Rabiner (1989).
+    Energies are -log probabilities: `start` (K,) of the first state, `transitions` (K, K) of the next state in each
+    row, `emissions` (K, V) of V symbols in each row. Other observations, continuous ones too, need no model: their
+    energies -log p(x_t | z_t), (..., T, K), are the unary energies of a `Chain`, 0 for an observation that is missing.
+    Source: Rabiner (1989).
     """
 
     start: jax.Array
@@ -50,11 +51,14 @@ def expectation_maximisation(
 ) -> tuple[HiddenMarkov, jax.Array]:
     """One step (Baum-Welch): the model of expected counts, and -log p of all sequences under the old one, their sum.
 
-    Expected counts of states, transitions and symbols are the derivatives of the free energy in their energies. From
-    step to step -log p does not rise; it may end in a local minimum, so that several starts are worth it. A state that
-    is never left, or never seen, keeps its row; what is never seen in the row of another gets an infinite energy, and
-    keeps it. Sequences that the model does not allow count nothing, but make -log p infinite. Source: Baum, Petrie,
-    Soules & Weiss (1970).
+    `observations` are symbols (..., T), whole numbers below V, of which the first `lengths` (...) count. Expected
+    counts of states, transitions and symbols are the derivatives of the free energy in their energies. From step to
+    step -log p does not rise; it may end in a local minimum, so that several starts are worth it. A state that is never
+    left, or never seen, keeps its row; what is never seen in the row of another gets an infinite energy, and keeps it.
+    Sequences that the model does not allow count nothing, but make -log p infinite. Source: Baum, Petrie, Soules &
+    Weiss (1970).
+
+    ValueError for shapes that do not fit, and symbols known to be none of the V.
     """
 
     def total(model):

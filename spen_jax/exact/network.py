@@ -14,6 +14,8 @@ class Network(NamedTuple):
     `sizes` are the numbers of states of the variables, a scope is the variables of a factor, each once, and a table is
     its energies, float64, one axis of the variable's size for each variable of the scope; infinity forbids. A factor of
     no variables is a constant.
+
+    What `read_uai` gives, `FactorGraph.of_network` takes and `write_uai` writes: NumPy arrays, on the host.
     """
 
     sizes: tuple[int, ...]

@@ -14,9 +14,11 @@ from spen_jax.checks import check_positive, check_whole
 
 
 class Nodes(NamedTuple):
-    """Values of z with a leading axis K, and their weights (K,), which sum to |Z|; None for weights of 1.
+    """Values of a latent z with a leading axis K, and their weights (K,), which sum to |Z|; None for weights of 1.
 
-    The weights are constants to differentiation.
+    `z` is an array (K, ...) or a tree of them: a finite set or grid (`Nodes(z)`), the nodes of a rule of quadrature
+    (`gauss_legendre`, `periodic`, `gauss_hermite`, `tensor_rule`), or samples of a prior. The weights are constants to
+    differentiation.
     """
 
     z: Any
@@ -24,7 +26,11 @@ class Nodes(NamedTuple):
 
 
 def gauss_legendre(count: int, lower: float, upper: float) -> Nodes:
-    """The rule on [lower, upper] that is exact for polynomials up to degree 2 count - 1."""
+    """The rule on [lower, upper] that is exact for polynomials up to degree 2 count - 1.
+
+    `Nodes`: z (count,) rising, weights (count,), which sum to upper - lower. ValueError for a count that is no whole
+    number from 1 on, and for ends that are not finite, lower below upper.
+    """
     check_whole("count", count, 1)
     if not -np.inf < lower < upper < np.inf:
         raise ValueError(f"gauss_legendre needs finite lower < upper, got {lower} and {upper}")
@@ -34,7 +40,11 @@ def gauss_legendre(count: int, lower: float, upper: float) -> Nodes:
 
 
 def periodic(count: int, period: float = 2 * np.pi, start: float = 0.0) -> Nodes:
-    """The trapezoid on a circle, equal steps from `start`: it converges faster than any power for a smooth energy."""
+    """The trapezoid on a circle, equal steps from `start`: it converges faster than any power for a smooth energy.
+
+    `Nodes`: z (count,) in [start, start + period), weights (count,), which sum to the period. ValueError for a count
+    that is no whole number from 1 on, and a period that is not positive and finite.
+    """
     check_whole("count", count, 1)
     check_positive("period", period)
     step = period / count
@@ -42,7 +52,11 @@ def periodic(count: int, period: float = 2 * np.pi, start: float = 0.0) -> Nodes
 
 
 def gauss_hermite(count: int) -> Nodes:
-    """The rule of a standard normal prior; weights sum to 1. At most 250 nodes, beyond which they overflow."""
+    """The rule of a standard normal prior, exact for polynomials up to degree 2 count - 1; weights sum to 1.
+
+    `Nodes`: z (count,), weights (count,): sum_k w_k f(z_k) is the mean of f(z), z ~ N(0, 1). ValueError for a count
+    outside 1 to 250, beyond which the weights overflow.
+    """
     check_whole("count", count, 0)
     if not 1 <= count <= 250:
         raise ValueError(f"gauss_hermite needs 1 to 250 nodes, got {count}")
@@ -51,7 +65,10 @@ def gauss_hermite(count: int) -> Nodes:
 
 
 def tensor_rule(*rules: Nodes) -> Nodes:
-    """The nodes (K1 K2 ..., d) of a z of d coordinates, one rule for each; weights are the products of theirs."""
+    """The nodes (K1 K2 ..., d) of a z of d coordinates, one rule for each; weights are the products of theirs.
+
+    Each rule is `Nodes` with z (K_i,). ValueError for no rule, and for one of more coordinates.
+    """
     if not rules or any(jnp.ndim(rule.z) != 1 for rule in rules):
         shapes = [jnp.shape(rule.z) for rule in rules]
         raise ValueError(f"rules must be of one coordinate each, z of shape (K,), got {shapes}")

@@ -28,18 +28,18 @@ class Polytope(Domain):
 
     Inference starts at the structure's own marginals at beta = 1. Truth and masks are those of the structure's relaxed
     answers, (T, K) or (n, n + 1), and the loss is their cross-entropy. Only `objectives.end_to_end` trains here; what
-    is known, implicit derivatives and sampling have no place. Sources: Graber & Schwing (2019); Wainwright & Jordan
-    (2008).
+    is known, implicit derivatives and sampling have no place: ValueError, as for a context without a `Chain` or
+    `DependencyTree`. Sources: Graber & Schwing (2019); Wainwright & Jordan (2008).
     """
 
     @property
     def needs_context(self):
-        """It does."""
+        """True: the structure stands there."""
         return True
 
     @property
     def has_logits(self):
-        """It has, within a context."""
+        """True: negative energies of the parts."""
         return True
 
     def shown(self, y):
@@ -51,11 +51,11 @@ class Polytope(Domain):
         return Simplex().round(self.shown(y))
 
     def start(self, context: Any) -> Any:
-        """The structure's own marginals, of a batch."""
+        """The structure's own marginals at beta = 1, of a batch; ValueError for a context that has no structure."""
         return _structure_of(context).marginals()
 
     def within(self, context: Any) -> "Domain":
-        """The polytope of one example's structure."""
+        """The polytope of one example's structure; ValueError for a context that has none."""
         return _Within(_structure_of(context))
 
     def check(self, y):
@@ -70,11 +70,11 @@ class Polytope(Domain):
         return Simplex().pieces(self.shown(y), mask)
 
     def loss(self, y, truth, mask=None):
-        """The cross-entropy of what the structure's answers show, in nats."""
+        """The cross-entropy of what y shows with the truth, a relaxed answer of the structure, in nats: a scalar."""
         return Simplex().loss(self.shown(y), truth, mask)
 
     def project(self, y):
-        """ValueError."""
+        """ValueError: nothing is projected onto it."""
         return _refuse()
 
 

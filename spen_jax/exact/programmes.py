@@ -25,6 +25,10 @@ class MinCut:
 
     Each pair must have E(0, 0) + E(1, 1) <= E(0, 1) + E(1, 0), perhaps after the labels of some variables are swapped.
     It runs on the host, by SciPy, in double precision, and stands in compiled programs as a call.
+
+    It answers `best` and nothing else. ValueError, where it is asked, for other labels than two, factors of more
+    variables or that count, and pairs that no swap makes submodular: of traced energies these fail as the program runs,
+    with JAX's error.
     """
 
     def promises(self, field):
@@ -95,7 +99,8 @@ class LinearProgramme(_Programme):
 
     The answer has each variable's value of the largest mu, and then single variables changed as long as that helps. For
     small graphs; the bound is the best that `DualDecomposition` and `TreeReweighted` can reach on a graph of pairs, and
-    a constant to differentiation. Source: Wainwright & Jordan (2008), chapter 8.
+    a constant to differentiation. It answers `best` and nothing else; ValueError, where it is asked, for scopes that
+    are traced or each example's own. Source: Wainwright & Jordan (2008), chapter 8.
     """
 
     def solved(self, network):
@@ -106,7 +111,11 @@ class LinearProgramme(_Programme):
 
 @dataclass(frozen=True)
 class IntegerProgramme(_Programme):
-    """The same with whole mu, by branch and bound: exact, unless the time is up, and then as good as its bound says.
+    """min_y E(y), the linear programme over whole marginals by branch and bound: exact, unless the time is up.
+
+    On the host by SciPy's HiGHS, for small graphs. Its answer is as good as its bound says: they differ by less than
+    1e-6 of the largest spread of a table unless the time is up. It answers `best` and nothing else. ValueError for a
+    time that is not above 0, and, where it is asked, for scopes that are traced or each example's own.
 
     Attributes:
       seconds: for each example; None for as long as it takes.

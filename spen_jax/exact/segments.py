@@ -15,9 +15,10 @@ from spen_jax.exact.tables import skewed, weighted
 
 
 class SegmentParts(NamedTuple):
-    """Marginals of segments (..., T, L, K), and of the labels on both sides of a cut after a place (..., T - 1, K, K).
+    """Marginals of `Segments`, probabilities in [0, 1]: of segments, and of the labels on both sides of a cut.
 
-    Segments have the axes start, length - 1 and label.
+    `segments` (..., T, L, K), by start, length - 1 and label; `transitions` (..., T - 1, K, K), of a cut after each
+    place.
     """
 
     segments: jax.Array
@@ -147,18 +148,18 @@ class Segments(Structure):
         return last.either(alpha, 1)
 
     def support(self):
-        """How many places count."""
+        """How many places count, (B,)."""
         return (self._lengths(),)
 
     def spread(self, tables):
-        """A table for each cut."""
+        """Transitions of their own for each cut of each example, (B, T - 1, K, K)."""
         size, steps, _, labels = tables.segments.shape
         shape, shared = (size, steps - 1, labels, labels), tables.transitions
         shared = jnp.zeros((), tables.segments.dtype) if shared is None else shared
         return tables._replace(transitions=jnp.broadcast_to(shared, shape))
 
     def parts(self, of_tables):
-        """Those within the sequence."""
+        """`SegmentParts` of what lies within the sequence."""
         linked = self._linked()[..., None, None]
         return SegmentParts(
             self._within(of_tables.segments), jnp.where(linked, of_tables.transitions, 0)
@@ -170,7 +171,7 @@ class Segments(Structure):
         return jnp.where(places[..., None, None], of_segments, 0)
 
     def written(self, of_tables):
-        """The label where a segment begins."""
+        """(B, T), the label where a segment begins, -1 elsewhere."""
         begun = jnp.sum(self._within(of_tables.segments), 2)
         return jnp.where(jnp.max(begun, -1) > 0.5, jnp.argmax(begun, -1), -1)
 
@@ -192,7 +193,7 @@ class Segments(Structure):
         return length[..., None] * jax.nn.one_hot(y, labels, dtype=length.dtype)[..., None, :]
 
     def energy_of(self, y):
-        """The multilinear extension."""
+        """The multilinear extension, (B, T, L, K) -> (B,)."""
         tables, y = self.tables(), self._within(y)
         energy = jnp.sum(weighted(y, self._within(tables.segments)), (1, 2, 3))
         if tables.transitions is None:
@@ -204,5 +205,5 @@ class Segments(Structure):
         return energy + jnp.sum(weighted(pairs, tables.transitions), (1, 2, 3))
 
     def plus(self, energies):
-        """Added to the energies of segments."""
+        """With energies (..., T, L, K) added to those of segments."""
         return self.replaced(energies=self.energies + energies)

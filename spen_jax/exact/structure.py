@@ -37,7 +37,14 @@ class Structure(Arrays):
     """What all structures offer; a new one has arrays, a recursion over the energies of its parts, two ways to write y.
 
     An answer y is written in whole numbers (labels, heads), or as the indicator array that a domain relaxes, in which
-    the energy is (multi)linear: `one_hot` makes the second of the first.
+    the energy is (multi)linear: `one_hot` makes the second of the first. Leading axes (...) of its arrays are those of
+    the batch, *shape those of an answer.
+
+    Energies are floats, low where good; infinite ones forbid a part. Everything is in nats. An example without any
+    allowed structure has F = infinity, marginals of 0, answers of -1, and an entropy that is not a number. Structures
+    are pytrees: they pass through `jit`, `vmap` and `grad`. Questions take one beta, infinite too unless said, and
+    raise ValueError for one known to be below 0. Sources: one recursion, Goodman (1999); its derivatives, Eisner
+    (2016).
     """
 
     arrays: ClassVar[tuple[str, ...]]
@@ -113,7 +120,11 @@ class Structure(Arrays):
         return True
 
     def masked(self, mask: jax.Array) -> Self:
-        """With only those parts that count: a mask has the batch's axes and then leading axes of an answer."""
+        """With only those parts that count: a mask, booleans of the batch's axes and then leading axes of an answer.
+
+        Beside the structure's own mask, where it has one. ValueError for a mask that does not fit, and from structures
+        that take lengths only.
+        """
         raise ValueError(
             f"which parts of a {type(self).__name__} count is said as it is made, by lengths: take the mask out of the "
             "data, or hand it to the features"
@@ -158,7 +169,8 @@ class Structure(Arrays):
         """E(y) of answers (..., *shape), or of several for each example (..., n, *shape): of shape (...) or (..., n).
 
         Whole numbers and booleans are read as such; floats as relaxed answers, whose energy is the multilinear
-        extension. Of what is no structure it is a sum as well, which means nothing.
+        extension. Of what is no structure it is a sum as well, which means nothing. ValueError where the shape does not
+        fit, or y holds no real numbers.
         """
         y = real("y", y)
         if not jnp.issubdtype(y.dtype, jnp.floating):
@@ -178,12 +190,16 @@ class Structure(Arrays):
 
         Its derivative in the energies is the marginals, at infinity the parts of the best structure. beta >= 0 may be
         learned; a traced one is finite, and beta times an energy within the numbers. At 0 it is -infinity, or not a
-        number where there is one structure only.
+        number where there is one structure only. ValueError for a beta that is no scalar, or known to be below 0.
         """
         return answers.free_energy(self, *read_beta(beta))
 
     def marginals(self, beta: Beta = 1.0) -> Any:
-        """P(part) under P(y) = exp(-beta (E(y) - F)), for each part; at infinity those of `best`."""
+        """P(part) under P(y) = exp(-beta (E(y) - F)), for each part, in [0, 1]; at infinity those of `best`, 0 or 1.
+
+        Arrays (..., parts) in a tuple with names, as the structure's kind says (`ChainParts` of a `Chain`), of arcs one
+        array. ValueError for a beta that is no scalar, or known to be below 0.
+        """
         return answers.marginals(self, *read_beta(beta))
 
     def mean(self, beta: Beta = 1.0) -> tuple[jax.Array, jax.Array]:
@@ -191,16 +207,23 @@ class Structure(Arrays):
         return answers.mean(self, *read_beta(beta))
 
     def best(self) -> Found:
-        """The structure of lowest energy, the first of equals."""
+        """argmin_y E(y), of equals one: `Found`, its y (..., *shape) in whole numbers, its energy (...)."""
         return answers.best(self)
 
     def k_best(self, k: int) -> Found:
-        """The k structures of lowest energy in rising order; -1 and infinity where there are fewer."""
+        """The k structures of lowest energy in rising order; -1 and infinity where there are fewer.
+
+        `Found`, its y (..., k, *shape), its energy (..., k). ValueError for a k that is no whole number from 1 on.
+        """
         check_whole("k", k, 1)
         return answers.k_best(self, int(k))
 
     def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Found:
-        """n independent structures for each example, drawn from P(y) = exp(-beta (E(y) - F))."""
+        """n independent structures for each example, drawn from P(y) = exp(-beta (E(y) - F)).
+
+        `Found`, its y (..., n, *shape), its energy (..., n); at infinity n times the best. ValueError for an n that is
+        no whole number from 1 on, and a beta that is no scalar or known to be below 0.
+        """
         check_whole("n", n, 1)
         beta, cold = read_beta(beta)
         if cold:
@@ -208,13 +231,17 @@ class Structure(Arrays):
         return answers.sample(self, key, int(n), beta)
 
     def entropy(self, beta: Beta = 1.0) -> jax.Array:
-        """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...), up to the rounding of beta F."""
+        """H = -sum_y P(y) log P(y) = beta (mean E - F) in nats, (...), up to the rounding of beta F.
+
+        ValueError for a beta known to be infinite or below 0.
+        """
         return answers.entropy(self, _finite(beta))
 
     def kl(self, other: Self, beta: Beta = 1.0) -> jax.Array:
         """KL(P || Q) = sum_y P log(P / Q) in nats, (...), Q of `other`: infinite where it forbids what P does not.
 
-        Also where masks or lengths differ. ValueError for structures of another kind, shape or setting.
+        Also where masks or lengths differ. ValueError for structures of another kind, shape or setting, and a beta
+        known to be infinite or below 0.
         """
         if type(self) is not type(other):
             raise ValueError(f"kl needs another {type(self).__name__}, got {type(other).__name__}")
@@ -227,13 +254,18 @@ class Structure(Arrays):
         return answers.kl(self.comparable(other), other.comparable(self), _finite(beta))
 
     def log_probability(self, y: Any, beta: Beta = 1.0) -> jax.Array:
-        """log P(y) = -beta (E(y) - F), of the shape that `energy` has."""
+        """log P(y) = -beta (E(y) - F) in nats, of the shape that `energy` has: (...), or (..., n) of several answers.
+
+        -infinity for what is forbidden, not a number where nothing is allowed. ValueError where y does not fit, and for
+        a beta known to be infinite or below 0.
+        """
         return answers.log_probability(self, self.energy(y), _finite(beta))
 
     def nearest(self, y: Any) -> jax.Array:
-        """The allowed structure that has most of relaxed answers y (..., *shape), argmax_s <y, s>, in whole numbers.
+        """The allowed structure that has most of relaxed answers y (..., *shape), argmax_s <y, s>, whole numbers.
 
-        It rounds what gradient inference found; y of marginals has the most expected parts right.
+        It rounds what gradient inference found; y of marginals has the most expected parts right. ValueError for y of
+        another shape.
         """
         y = jnp.asarray(real("y", y), self._dtype())
         want = (*self.batch_shape, *self.y_shape())

@@ -36,14 +36,21 @@ def structured(structure: Structured) -> Energy:
 
 
 def structure_of(energy: Energy) -> Any:
-    """Its structure, `Structured`, or None for an energy that knows none."""
+    """The structure that an energy knows, a function (params, context) -> `Structure`; None where it knows none.
+
+    Of an energy that `structured` made, or one made of such by `with_structure`.
+    """
     return getattr(energy, "structure", None)
 
 
 def with_structure(
     new: Energy, old: Energy, change: Callable[[Structured, Any, Any], Any]
 ) -> Energy:
-    """`new`, an energy made of `old`; where that knows its structure, new has change(structure, params, context)."""
+    """`new`, an energy made of `old`; where that knows its structure, new has change(structure, params, context).
+
+    `change` makes the new `Structure` of one example, of old's function (params, context) -> `Structure`. Both energies
+    are `(params, context, y) -> scalar`. It is `new` itself that gets the attribute `structure` and is returned.
+    """
     inside = structure_of(old)
     if inside is not None:
         new.structure = partial(change, inside)  # pyright: ignore[reportFunctionMemberAccess]
@@ -51,7 +58,11 @@ def with_structure(
 
 
 def structures(structure: Structured, params: Any, context: Any) -> Structure:
-    """Those of a batch, one `Structure`; arrays that do not depend on the context are shared by all examples."""
+    """structure(params, context_i) of B examples as one `Structure`, with the batch's axis (B,).
+
+    `context` has the leading axis B. Arrays that may be shared (transitions, rules) and do not depend on the context
+    are so by all examples, without a copy.
+    """
     one = one_of(context)
     arrays = jax.eval_shape(structure, params, one)
     paths, tree = jax.tree.flatten_with_path(arrays)

@@ -67,8 +67,11 @@ def polished(field: Any, tables: Any, y: jax.Array, sweeps: int = 1000) -> jax.A
 class MeanField:
     """Independent variables nearest to P: F(q) = mean E - H(q) / beta >= F, lowered one colour after the other.
 
-    `free_energy` is an upper bound at whatever q; the best answer is that of the q of a falling temperature, rounded,
-    and then improved by changes of single variables. Source: Wainwright & Jordan (2008), section 5.
+    Variables of one colour share no factor and change at once. `free_energy` is an upper bound at whatever q; the best
+    answer is that of the q of a falling temperature, rounded, and then improved by changes of single variables. Source:
+    Wainwright & Jordan (2008), section 5.
+
+    It has no samples and no bound of the best. ValueError for sweeps that are no whole number from 1 on.
 
     Attributes:
       sweeps: over all variables, at most.
@@ -128,6 +131,9 @@ class Gibbs:
 
     Samples are the chains' states after so many sweeps; marginals averages over the later half of them, and their
     residual is how far those of one half of the chains are from the other's. Source: Geman & Geman (1984).
+
+    It answers `sample` and `marginals`, which have no derivative, and nothing else. ValueError for sweeps that are no
+    whole number from 1 on, and fewer than 2 chains.
 
     Attributes:
       sweeps: over all variables.
@@ -205,6 +211,9 @@ def _averages_jvp(method, primals, tangents):
 @dataclass(frozen=True)
 class Annealing:
     """Gibbs sampling at a temperature that falls to 0, the best answer on the way kept (Kirkpatrick et al. 1983).
+
+    It answers `best`, without a bound, and nothing else; single variables of the answer are changed as long as that
+    helps. ValueError for sweeps and chains that are no whole numbers from 1 on.
 
     Attributes:
       sweeps: over all variables.

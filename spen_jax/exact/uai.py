@@ -112,6 +112,7 @@ def read_uai(path: str | Path) -> Network:
     Raises:
       ValueError: that names the file, what was expected, and the token that came instead: another kind of file, one cut
         short or too long, a wrong number of potentials, a variable unknown or repeated, potentials below 0 or NaN.
+      OSError: where the file cannot be read.
     """
     tokens = _Tokens(path)
     if tokens.word("a UAI file that begins with MARKOV or BAYES") not in ("MARKOV", "BAYES"):
@@ -148,7 +149,8 @@ def write_uai(network: Network, path: str | Path) -> None:
     with its exponent, such as 1e-500, which such readers take for 0. The file takes its name once it is whole.
 
     Raises:
-      ValueError: for what is no network, NaN, minus infinity, and energies that differ by more than 1e18.
+      ValueError: for scopes and tables that do not fit, NaN, -infinity, and energies that differ by more than 1e18.
+      OSError: where the file cannot be written.
     """
     sizes, scopes, tables = read_network(*network)
     constant, blocks = 0.0, []
@@ -191,8 +193,11 @@ def _potential(f: int, energy: float) -> str:
 def read_evidence(path: str | Path) -> dict[int, int]:
     """Observed values by variable, from an evidence file: `k v1 x1 ... vk xk`, or the number of samples, 1, before it.
 
-    Raises:
-      ValueError: that names the file: more than one sample, one cut short or too long, a variable observed twice.
+    A dict {variable: value} of whole numbers from 0, as `FactorGraph.given` takes it; comments run from # to the end of
+    a line. The format is that of the UAI inference competitions, 2008 to 2022.
+
+    ValueError, which names the file, for more than one sample, one cut short or too long, and a variable observed
+    twice; OSError where the file at `path` cannot be read.
     """
     tokens = _Tokens(path)
     count = tokens.whole("the number of observed variables, or of samples")
@@ -215,7 +220,11 @@ def read_evidence(path: str | Path) -> dict[int, int]:
 
 
 def write_evidence(evidence: Mapping[int, int], path: str | Path) -> None:
-    """Observed values by variable, as `k v1 x1 ... vk xk`; ValueError for what are no whole numbers of 0 or more."""
+    """Observed values by variable, {variable: value}, as a file `k v1 x1 ... vk xk`, which `read_evidence` reads.
+
+    The file takes its name, `path`, once it is whole. ValueError for what are no whole numbers of 0 or more; OSError
+    where it cannot be written.
+    """
     words = [_number("evidence", part) for pair in evidence.items() for part in pair]
     _replace(path, _line([len(evidence), *words]) + "\n")
 
@@ -223,8 +232,9 @@ def write_evidence(evidence: Mapping[int, int], path: str | Path) -> None:
 def read_solution(path: str | Path) -> np.ndarray:
     """An answer y (n,), from a file of a most probable one: `MPE`, then `n y1 ... yn`, or 1, for one sample, before it.
 
-    Raises:
-      ValueError: that names the file: another kind of result, one cut short or too long.
+    Whole numbers, NumPy; the format is that of the UAI inference competitions, 2008 to 2022. ValueError, which names
+    the file, for another kind of result, and one cut short or too long; OSError where the file at `path` cannot be
+    read.
     """
     tokens = _Tokens(path)
     if tokens.word("a file of results that begins with MPE") != "MPE":
@@ -240,7 +250,11 @@ def read_solution(path: str | Path) -> np.ndarray:
 
 
 def write_solution(y: Sequence[int] | np.ndarray, path: str | Path) -> None:
-    """An answer y (n,), as `MPE` and `n y1 ... yn`; ValueError for what are no whole numbers of 0 or more."""
+    """An answer y (n,), whole numbers, as a file of `MPE` and `n y1 ... yn`, which `read_solution` reads.
+
+    The file takes its name, `path`, once it is whole. ValueError for what are no whole numbers of 0 or more; OSError
+    where it cannot be written.
+    """
     values = [_number("y", value) for value in y]
     _replace(path, "MPE\n" + _line([len(values), *values]) + "\n")
 

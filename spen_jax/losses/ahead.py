@@ -11,11 +11,11 @@ from spen_jax.numbers import floats, real
 
 
 class Ahead(NamedTuple):
-    """For K offsets and B sequences of T places, N = B T candidates.
+    """For K offsets and B sequences of T places, N = B T candidates: which energies are right, as `pairs_ahead` finds.
 
     `correct` (K, B, T): the energy of the place k ahead; `everything` (K, B, T, N): of all places; `where` of that
-    shape: which of them are negatives; `counts` (K, B, T): where both places are there. Elsewhere `correct` is
-    another place's energy and means nothing.
+    shape, booleans: which of them are negatives; `counts` (K, B, T), booleans: where both places are there. Elsewhere
+    `correct` is another place's energy and means nothing.
     """
 
     correct: jax.Array
@@ -32,13 +32,13 @@ class Ahead(NamedTuple):
 def pairs_ahead(energies: jax.Array, mask: Any = None) -> Ahead:
     """Which of the energies of all pairs of places are right: place (b, t) and place (b, t + k), k = 1, ..., K.
 
-    Negatives are all other places of the batch, those of the same sequence too, and places before t.
+    An `Ahead`. Negatives are all other places of the batch, those of the same sequence too, and places before t.
 
     Args:
       energies: (K, B, T, B, T), contexts first, then candidates: as `energies.PredictiveCoding` gives them.
       mask: (B, T), False where a place is padding, which is neither positive nor negative.
 
-    ValueError for other shapes.
+    ValueError for other shapes, and what is no real number.
     """
     energies = floats("energies", energies)
     shape = energies.shape
@@ -63,14 +63,16 @@ def pairs_ahead(energies: jax.Array, mask: Any = None) -> Ahead:
 def info_nce_ahead(energies: jax.Array, mask: Any = None, beta: Number = 1.0) -> jax.Array:
     """The mean of `info_nce` over all places with one k ahead, for each of K offsets: (K, B, T, B, T) -> (K,).
 
-    With N places in the batch, log(N) less the loss is on average at most log(N) and at most the mutual
-    information, in nats, of the context and what comes k later, if the negatives are independent draws of what may
-    come. Places of the same sequence are not: with them it is an estimate, no bound.
+    In nats; 0 for an offset that no place has. With N places in the batch, log(N) less the loss is on average at most
+    log(N) and at most the mutual information, in nats, of the context and what comes k later, if the negatives are
+    independent draws of what may come. Places of the same sequence are not: with them it is an estimate, no bound.
 
     Args:
-      energies: as in `pairs_ahead`.
-      mask: as there.
+      energies: (K, B, T, B, T), contexts first, then candidates: as `energies.PredictiveCoding` gives them.
+      mask: (B, T), False where a place is padding, which is neither positive nor negative.
       beta: inverse temperature > 0.
+
+    ValueError for other shapes, and what is no real number.
 
     Source: van den Oord, Li & Vinyals (2018), of whom the bound is, too.
     """

@@ -23,6 +23,9 @@ ASIDE = 1e-6
 class Report(NamedTuple):
     """What `check` found for one loss and margin.
 
+    The conditions are LeCun's: energies are low where good, and under them lowering the loss puts E_correct below
+    E_wrong.
+
     Attributes:
       minima: condition 1, all minima (infima at infinity count) lie where E_correct <= E_wrong - m: `right` is
         below `wrong`.
@@ -42,7 +45,8 @@ class Report(NamedTuple):
 def as_pair(loss: Callable[..., jax.Array]) -> PairLoss:
     """(correct, wrong) -> loss(correct, [correct, wrong]), of a loss of all energies where there are two answers.
 
-    For `perceptron`, `nll` and `minimum_empirical_error`; InfoNCE takes wrong ones only, `info_nce(c, w[..., None])`.
+    For `perceptron`, `nll` and `minimum_empirical_error`, so that `check` can look at them; energies (...) give (...).
+    InfoNCE takes wrong ones only, `info_nce(c, w[..., None])`.
     """
 
     def pair(correct, wrong):
@@ -54,14 +58,14 @@ def as_pair(loss: Callable[..., jax.Array]) -> PairLoss:
 def check(
     loss: PairLoss, margin: float, *, lowest: float = -np.inf, reach: float = 3.0, points: int = 121
 ) -> Report:
-    """Conditions 1 and 2 for a loss on a grid of (E_correct, E_wrong), in float64.
+    """Conditions 1 and 2 for a loss on a grid of (E_correct, E_wrong), in float64: a `Report`.
 
     The grid is fine up to `reach` and goes on in powers of ten to 10,000 times that. A loss that on the wrong side
     falls towards its lowest value with each power has its infimum at infinity there. Rounding limits what can be
     told: a loss that ends as exp(-beta m) needs beta m below about 35.
 
     Args:
-      loss: (correct, wrong) -> loss.
+      loss: (correct, wrong) -> loss, scalars; `as_pair` makes one of a loss of all energies.
       margin: m > 0 of the line E_correct = E_wrong - m. For a loss whose margin is "positive", any small one.
       lowest: what the architecture's energies are never below: 0 for a distance.
       reach: how far the fine grid goes on both sides.
@@ -70,6 +74,8 @@ def check(
     Raises:
       ValueError: for numbers out of range, a loss that does not make one number of two, or one that is not a number
         somewhere on the grid.
+
+    Source: LeCun et al. (2006), section 2.3.
     """
     if not (margin > 0 and reach > 0 and points > 1):
         raise ValueError(
@@ -151,13 +157,16 @@ def in_weights(
     is positive, a small step down the loss makes the gap of that example wider.
 
     Args:
-      loss: (correct, wrong) -> loss.
+      loss: (correct, wrong) -> loss, scalars.
       energy: `(params, x, y) -> scalar` for one example.
       params: W.
       x: what the energy sees of B examples.
       y: their correct answers, leading axis B.
       wrong: their most offending wrong answers, leading axis B.
-      margin: m.
+      margin: m > 0, of the line E_correct = E_wrong - m.
+
+    The trees x, y and wrong hold arrays (B, ...). ValueError where leading axes differ. Source: LeCun et al. (2006),
+    section 2.3.
     """
 
     def of_one(x, y, wrong):

@@ -29,17 +29,30 @@ __all__ = [
 
 
 def squared_error(y: Any, truth: Any) -> jax.Array:
-    """D = sum_i (y_i - t_i)^2; on binary y the number of wrong labels."""
+    """D = sum_i (y_i - t_i)^2; on binary y the number of wrong labels.
+
+    At least 0. y and the truth are one example's, of any one shape or trees of such arrays; the cost is a scalar, and
+    `jax.vmap` makes it that of a batch (B,). ValueError where the shapes differ, and for what is no real number.
+    """
     return total(lambda y, t: (y - t) ** 2, y, truth)
 
 
 def hamming(y: Any, truth: Any) -> jax.Array:
-    """D = sum_i t_i (1 - y_i) + (1 - t_i) y_i, linear in y; on binary y the number of wrong labels."""
+    """D = sum_i t_i (1 - y_i) + (1 - t_i) y_i, linear in y; on binary y the number of wrong labels.
+
+    For y and truth in [0, 1]. y and the truth are one example's, of any one shape or trees of such arrays; the cost is
+    a scalar, and `jax.vmap` makes it that of a batch (B,). ValueError where the shapes differ, and for what is no real
+    number.
+    """
     return total(lambda y, t: t + y - 2 * t * y, y, truth)
 
 
 def soft_f1_error(y: Any, truth: Any) -> jax.Array:
-    """D = 1 - 2 sum_i y_i t_i / sum_i (y_i + t_i), in [0, 1]; on binary y one minus F1 (0 for empty against empty)."""
+    """D = 1 - 2 sum_i y_i t_i / sum_i (y_i + t_i), in [0, 1]; on binary y one minus F1 (0 for empty against empty).
+
+    y and the truth are one example's, of any one shape or trees of such arrays; the cost is a scalar, and `jax.vmap`
+    makes it that of a batch (B,). ValueError where the shapes differ, and for what is no real number.
+    """
     both, either = total(jnp.multiply, y, truth), total(jnp.add, y, truth)
     positive = either > 0
     f1 = 2 * both / jnp.where(positive, either, 1)
@@ -50,6 +63,9 @@ def soft_iou_error(y: Any, truth: Any) -> jax.Array:
     """D = 1 - sum_i min(y_i, t_i) / sum_i max(y_i, t_i), in [0, 1]; on binary y one minus intersection over union.
 
     Empty against empty is 0. As a relaxation of Jaccard's distance of sets: Gygli, Norouzi & Angelova (2017).
+
+    y and the truth are one example's, of any one shape or trees of such arrays; the cost is a scalar, and `jax.vmap`
+    makes it that of a batch (B,). ValueError where the shapes differ, and for what is no real number.
     """
     both, either = total(jnp.minimum, y, truth), total(jnp.maximum, y, truth)
     positive = either > 0
@@ -66,6 +82,9 @@ def counted(cost: Cost) -> Callable[..., jax.Array]:
 
     The mask has the leading axes of y, (T,) for rows (T, K); for a tree it is a tree of masks. With
     None, its default, everything counts and the cost is called as it is.
+
+    `cost` is (y, truth) -> scalar of one example. The function that is returned raises ValueError for a mask of other
+    axes.
     """
 
     def of_parts(y, truth, mask=None):

@@ -28,7 +28,7 @@ def vicreg(
       variance: weight of v.
       covariance: weight of c.
 
-    ValueError where the shapes do not fit, or one holds no real numbers.
+    At least 0, low where good. ValueError where the shapes do not fit, or one holds no real numbers.
 
     Source: Bardes, Ponce & LeCun (2022).
     """

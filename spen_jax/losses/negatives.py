@@ -24,10 +24,10 @@ from spen_jax.types import Energy
 
 
 class Offender(NamedTuple):
-    """A wrong answer of each example: its index among the candidates and its energy, both (...).
+    """A wrong answer of each example: its `index` among K candidates and its `energy`, both (...).
 
-    Where no candidate was allowed the index is K and the energy infinite, with which the margin losses and
-    the log loss are at their lowest.
+    The energy carries the gradient, the index is a constant. Where no candidate was allowed the index is K and the
+    energy infinite, with which the margin losses and the log loss are at their lowest.
     """
 
     index: jax.Array
@@ -35,14 +35,22 @@ class Offender(NamedTuple):
 
 
 def all_but(truth: jax.Array, candidates: int) -> jax.Array:
-    """Which of K candidates are not the truth, indices (...) -> (..., K)."""
+    """Which of K candidates are not the truth, indices (...) -> (..., K) booleans: the `allowed` of `most_offending`.
+
+    `candidates` is K; of a matrix of energies (B, B), `all_but(jnp.arange(B), B)` leaves the diagonal out. ValueError
+    for a truth that is no index, or known to lie outside 0 to K - 1.
+    """
     truth = indices("truth", truth, candidates)
     index = lax.broadcasted_iota(jnp.int32, (*truth.shape, candidates), truth.ndim)
     return index != truth[..., None]
 
 
 def different(labels: jax.Array, others: jax.Array | None = None) -> jax.Array:
-    """Which pairs of a batch have different labels, (B,) and (K,) (itself by default) -> (B, K)."""
+    """Which pairs of a batch have different labels, (B,) and (K,) (itself by default) -> (B, K) booleans.
+
+    `labels` and `others` hold one number for each example. It is the `allowed` of `most_offending` and the `where` of
+    `info_nce`. ValueError for other shapes, and what is no real number.
+    """
     own = real("labels", labels)
     other = own if others is None else real("others", others)
     if own.ndim != 1 or other.ndim != 1:
@@ -53,10 +61,11 @@ def different(labels: jax.Array, others: jax.Array | None = None) -> jax.Array:
 
 
 def outside_ball(candidates: jax.Array, truth: jax.Array, radius: jax.Array | float) -> jax.Array:
-    """Which candidates are at least `radius` from the truth, (K, D) and (..., D) -> (..., K).
+    """Which candidates have ||candidate - truth||_2 >= radius, (K, D) and (..., D) -> (..., K) booleans.
 
-    Of a continuous answer all those nearer count as correct: the forbidden sphere of LeCun's lecture. The
-    radius may follow a schedule.
+    The `allowed` of `most_offending`. Of a continuous answer all those nearer count as correct: the forbidden sphere of
+    LeCun's lecture. The radius, one number, may follow a schedule. ValueError for shapes that do not fit, and what is
+    no real number.
     """
     candidates, truth = wide(floats("candidates", candidates)), wide(floats("truth", truth))
     if candidates.ndim != 2 or truth.shape[-1:] != candidates.shape[1:]:
@@ -71,12 +80,15 @@ def outside_ball(candidates: jax.Array, truth: jax.Array, radius: jax.Array | fl
 def most_offending(
     energies: jax.Array, truth: jax.Array | None = None, *, allowed: jax.Array | None = None
 ) -> Offender:
-    """y_bar = argmin over wrong y of E(x, y): (..., K) -> (...).
+    """y_bar = argmin over wrong y of E(x, y), (..., K) -> `Offender` of (...): the wrong answer of lowest energy.
+
+    Where none is wrong its index is K and its energy infinite. ValueError for neither or both of truth and allowed,
+    shapes that do not fit, a truth known to be no index below K, and what is no real number.
 
     Args:
-      energies: of all candidates, also padded with infinity.
+      energies: of all K candidates, (..., K), also padded with infinity.
       truth: index of the correct candidate, (...); all others are wrong.
-      allowed: in its place, which candidates are wrong: `outside_ball` for a continuous answer on a grid.
+      allowed: in its place, booleans (..., K), which are wrong: `outside_ball` for a continuous answer on a grid.
 
     Source: LeCun et al. (2006), section 2.
     """
@@ -100,7 +112,12 @@ def most_offending(
 
 
 def hardest(energies: jax.Array, allowed: jax.Array) -> Offender:
-    """The negative of lowest energy within the batch: `most_offending` by another name."""
+    """The negative of lowest energy within the batch: `most_offending` by another name.
+
+    `energies` (..., K) and `allowed`, booleans (..., K), which are negatives, give an `Offender` of (...); where none
+    is, its index is K and its energy infinite. ValueError, by name, for what is no real number and shapes that do not
+    fit.
+    """
     return most_offending(energies, allowed=allowed)
 
 
@@ -110,10 +127,13 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
     The hardest ones can collapse an embedding early in training; these give a gradient that does not. Source: Schroff,
     Kalenichenko & Philbin (2015); what to take where there is none is common practice, not theirs.
 
+    An `Offender` of (...); without any negative its index is K and its energy infinite. ValueError, by name, for what
+    is no real number and shapes that do not fit.
+
     Args:
-      energies: (..., K).
+      energies: of K candidates, (..., K).
       correct: energies of the correct answers, (...).
-      allowed: which candidates are negatives, (..., K).
+      allowed: which candidates are negatives, booleans (..., K).
     """
     energies, correct = _energies(energies), floats("correct", correct)
     if correct.shape != energies.shape[:-1]:
@@ -127,7 +147,12 @@ def semi_hard(energies: jax.Array, correct: jax.Array, allowed: jax.Array) -> Of
 
 
 def random(key: jax.Array, energies: jax.Array, allowed: jax.Array) -> Offender:
-    """A negative drawn uniformly from those allowed."""
+    """A negative drawn uniformly from those allowed, by a PRNG key.
+
+    `energies` (..., K) and `allowed`, booleans (..., K), which are negatives, give an `Offender` of (...); where none
+    is, its index is K and its energy infinite. ValueError, by name, for what is no real number and shapes that do not
+    fit.
+    """
     energies = _energies(energies)
     drawn = jax.random.uniform(key, energies.shape)
     return _offender(energies, _lowest_allowed(drawn, _allowed(allowed, energies.shape)))
@@ -137,9 +162,11 @@ def random(key: jax.Array, energies: jax.Array, allowed: jax.Array) -> Offender:
 class OutsideBall(Domain):
     """{d : ||d||_2 >= radius} along the last axis: displacements from a truth that count as wrong.
 
-    Not convex: minimise from several starts, without momentum, which circles the ball. Points inside go to one
-    part in a million beyond the radius, halves to one in the last place, which survives rounding; 0, which has no
-    nearest point, to the first axis.
+    Not convex: minimise from several starts, without momentum, which circles the ball. Points inside go to one part in
+    a million beyond the radius, halves to one in the last place, which survives rounding; 0, which has no nearest
+    point, to the first axis.
+
+    Points are (..., D). ValueError for a radius that is not above 0 and finite, and for points without an axis.
     """
 
     radius: float = 0.2
@@ -166,7 +193,7 @@ class OutsideBall(Domain):
         return ~((norm >= 1 - near) & np.isfinite(y).all(axis=-1))
 
     def project(self, y):
-        """y moved out to the sphere where it is inside."""
+        """y, (..., D), moved out to the sphere where it is inside; ValueError as `check` raises."""
         y = floats("y", y)
         self.check(y)
         exact = wide(y)
@@ -177,11 +204,11 @@ class OutsideBall(Domain):
         return jnp.where(far, exact, beyond * unit(jnp.where(far, 1, away))).astype(y.dtype)
 
     def initial(self, shape):
-        """The point of the sphere on the first axis."""
+        """The point of the sphere on the first axis, for vectors of a shape (..., D)."""
         return self.project(jnp.zeros(shape))
 
     def random(self, key, shape):
-        """A normal point, moved out to the sphere where it is inside."""
+        """A normal point of a shape (..., D), by a key, moved out to the sphere where it is inside."""
         return self.project(jax.random.normal(key, shape))
 
 
@@ -212,6 +239,9 @@ def search(
       The best of the S solutions, constants to differentiation; its `y` is y_bar, its `residual` the largest
       coordinate of the descent direction, on the sphere of that part of it which does not lead inside. The energy to
       train on is `energy` evaluated there.
+
+    Raises:
+      ValueError: for a radius that is not above 0 and finite, and as `inference.minimize_best` raises.
     """
     params, x, truth, starts = lax.stop_gradient((params, x, truth, starts))
     around = starts - truth[:, None]

@@ -22,10 +22,16 @@ from spen_jax.numbers import floats
 PairLoss = Callable[..., jax.Array]
 """(correct, wrong, margin) -> loss, all (...)."""
 Number = jax.Array | float
+"""One number, or one for each energy, or for those along their last axes."""
 
 
 def energy_loss(correct: jax.Array) -> jax.Array:
-    """E_correct. Margin: none. Collapses, unless the architecture holds the other energies up (regression does)."""
+    """E_correct, (...) -> (...), as floats.
+
+    Margin, the gap E_wrong - E_correct that contents it: none. Collapses, that is, an energy equal everywhere minimises
+    it, unless the architecture holds the other energies up (regression does). ValueError for what is no real number.
+    Source: LeCun et al. (2006), section 2.2.
+    """
     return floats("correct", correct)
 
 
@@ -65,10 +71,14 @@ def read_pair(correct: Any, wrong: Any, **numbers: Any) -> list[jax.Array]:
 def hinge(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
     """max(0, margin + E_correct - E_wrong): hinge, hinge pair, triplet or ranking loss.
 
-    Margin: m. Does not collapse. With margin D(y_hat, truth) and E_wrong = E(x, y_hat) this is the structured hinge
-    loss of Taskar et al. (2003), Altun et al. (2003) and Tsochantaridis et al. (2004); for SPENs Belanger & McCallum
-    (2016). On distances of an anchor it is the triplet loss of Schroff et al. (2015), on each negative the
-    ranking loss of Weston et al. (2010).
+    Margin, the gap E_wrong - E_correct that contents it: m, one number or of the energies' (last) axes. Does not
+    collapse: an energy equal everywhere is no minimum. With margin D(y_hat, truth) and E_wrong = E(x, y_hat) this is
+    the structured hinge loss of Taskar et al. (2003), Altun et al. (2003) and Tsochantaridis et al. (2004); for SPENs
+    Belanger & McCallum (2016). On distances of an anchor it is the triplet loss of Schroff et al. (2015), on each
+    negative the ranking loss of Weston et al. (2010).
+
+    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    At least 0. ValueError, by name, for what is no real number and shapes that do not fit.
     """
     correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return jnp.maximum(0, margin + correct - wrong)
@@ -79,8 +89,13 @@ def log_loss(
 ) -> jax.Array:
     """softplus(beta (E_correct - E_wrong + margin)) / beta, the hinge loss made smooth.
 
-    Margin: any; its slope never ends, so that it wants the gap to be infinite. Does not collapse. The lecture's
-    form is the default; as beta grows it tends to `hinge`, which it is at beta = infinity.
+    Margin, the gap E_wrong - E_correct that contents it: any; its slope never ends, so that it wants the gap to be
+    infinite. Does not collapse: an energy equal everywhere is no minimum. The lecture's form is the default; as beta
+    grows it tends to `hinge`, which it is at beta = infinity. Source: LeCun et al. (2006), section 2.2.
+
+    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    At least 0; beta above 0, and like the margin one number or of the energies' (last) axes. ValueError, by name, for
+    what is no real number and shapes that do not fit.
     """
     correct, wrong, margin, beta = read_pair(correct, wrong, margin=margin, beta=beta)
     absent, wrong = _absent(wrong)
@@ -93,8 +108,13 @@ def log_loss(
 def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Array:
     """sigmoid(beta (E_correct - E_wrong)), minimum classification error: a smooth count of errors.
 
-    Margin: positive. Does not collapse, but where the violation is large its gradient vanishes: it gives badly wrong
-    examples up. As beta grows it is 1 on errors and 0 elsewhere. Source: Juang, Chou & Lee (1997).
+    Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy equal everywhere is no
+    minimum), but where the violation is large its gradient vanishes: it gives badly wrong examples up. As beta grows it
+    is 1 on errors and 0 elsewhere. Source: Juang, Chou & Lee (1997).
+
+    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    From 0 to 1; beta, the inverse temperature, is finite and above 0. ValueError, by name, for what is no real number
+    and shapes that do not fit.
     """
     correct, wrong, beta = read_pair(correct, wrong, beta=beta)
     absent, wrong = _absent(wrong)
@@ -104,10 +124,15 @@ def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Arra
 def square_square(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
     """max(0, E_correct)^2 + max(0, margin - E_wrong)^2.
 
-    Margin: m, where energies are at least 0. Does not collapse: one level for all cannot be 0 and m. Lecture slides
-    print the second term as min(0, m - E_wrong)^2, and elsewhere the loss as E_correct^2 - max(0, m - E_wrong^2):
-    both push wrong answers the other way in places. Sources: LeCun & Huang (2005); Hadsell, Chopra & LeCun
-    (2006). Chopra, Hadsell & LeCun (2005), whom lecture notes name, have an exponential as second term.
+    Margin, the gap E_wrong - E_correct that contents it: m, where energies are at least 0. Does not collapse: one level
+    for all cannot be 0 and m. Lecture slides print the second term as min(0, m - E_wrong)^2, and elsewhere the loss as
+    E_correct^2 - max(0, m - E_wrong^2): both push wrong answers the other way in places. Sources: LeCun & Huang (2005);
+    Hadsell, Chopra & LeCun (2006). Chopra, Hadsell & LeCun (2005), whom lecture notes name, have an exponential as
+    second term.
+
+    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    At least 0; the margin is one number or of the energies' (last) axes. ValueError, by name, for what is no real
+    number and shapes that do not fit.
     """
     correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return jnp.maximum(0, correct) ** 2 + jnp.maximum(0, margin - wrong) ** 2
@@ -118,8 +143,13 @@ def square_exponential(
 ) -> jax.Array:
     """E_correct^2 + scale exp(-beta E_wrong).
 
-    Margin: positive, where energies are at least 0. Does not collapse. For energies bounded below: at
-    E_wrong = -100 the exponential overflows float32. Source: Osadchy, Miller & LeCun (2004).
+    Margin, the gap E_wrong - E_correct that contents it: positive, where energies are at least 0. Does not collapse: an
+    energy equal everywhere is no minimum. For energies bounded below: at E_wrong = -100 the exponential overflows
+    float32. Source: Osadchy, Miller & LeCun (2004).
+
+    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `scale` and beta, above 0, are one number or of the energies' (last) axes. ValueError, by name, for what is no real
+    number and shapes that do not fit.
     """
     correct, wrong, scale, beta = read_pair(correct, wrong, scale=scale, beta=beta)
     absent, wrong = _absent(wrong)
@@ -129,9 +159,13 @@ def square_exponential(
 def simple_pair(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Array:
     """max(0, E_correct) + max(0, margin - E_wrong).
 
-    Margin: m, where energies are at least 0. It pulls the correct energy to 0 and the wrong one to the margin with
-    equal force, so that a level for all between them is a minimum too where the two cannot move apart.
-    Source: Bromley et al. (1993).
+    Margin, the gap E_wrong - E_correct that contents it: m, where energies are at least 0. It pulls the correct energy
+    to 0 and the wrong one to the margin with equal force, so that a level for all between them is a minimum too where
+    the two cannot move apart. Source: Bromley et al. (1993).
+
+    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    At least 0; the margin is one number or of the energies' (last) axes. ValueError, by name, for what is no real
+    number and shapes that do not fit.
     """
     correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return jnp.maximum(0, correct) + jnp.maximum(0, margin - wrong)

@@ -22,13 +22,17 @@ from spen_jax.numbers import floats, real
 def perceptron(correct: jax.Array, everything: jax.Array, *, weights: Weights = None) -> jax.Array:
     """E_correct - min_y E(x, y), the generalised perceptron loss; the minimum is over all answers.
 
-    Margin: 0. Collapses: it is at its lowest, 0, where all energies are equal. With E = -y w.x, y in {-1, +1}, it is
-    2 max(0, -y w.x), twice the perceptron's. Sources: LeCun et al. (1998); Collins (2002).
+    Margin, the gap E_wrong - E_correct that contents it: 0. Collapses: it is at its lowest, 0, where all energies are
+    equal. With E = -y w.x, y in {-1, +1}, it is 2 max(0, -y w.x), twice the perceptron's. The loss is (...). Sources:
+    LeCun et al. (1998); Collins (2002).
 
     Args:
-      correct: (...).
+      correct: energies, (...), or one number.
       everything: energies of all answers, the correct one included, (..., K).
-      weights: see `nll`.
+      weights: a mask of what counts, of a shape that broadcasts to `everything`; None for all.
+
+    Raises:
+      ValueError: for what is no real number, shapes that do not fit, and weights known to be below 0.
     """
     return nll(correct, everything, jnp.inf, weights=weights)
 
@@ -42,12 +46,15 @@ def nll(
 ) -> jax.Array:
     """E_correct + 1/beta log sum_y exp(-beta E(x, y)): the negative log-likelihood -log P(y | x), over beta.
 
-    Margin: positive. Does not collapse; it pushes all wrong answers, each by its probability. In nats it is
-    beta times this. In this scale it tends to `perceptron` as beta grows, which it is at beta = infinity. Lecture
-    slides print the free energy without its minus sign. At beta = 1 over K classes it is softmax cross-entropy.
+    The loss is (...). Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy
+    equal everywhere is no minimum); it pushes all wrong answers, each by its probability. In nats it is beta times
+    this. In this scale it tends to `perceptron` as beta grows, which it is at beta = infinity. Lecture slides print the
+    free energy without its minus sign. At beta = 1 over K classes it is softmax cross-entropy.
+
+    ValueError for what is no real number, shapes that do not fit, and beta or weights known to be below 0.
 
     Args:
-      correct: (...).
+      correct: energies, (...), or one number.
       everything: energies of all answers, the correct one included, (..., K); or on a grid, or of samples.
       beta: inverse temperature > 0, to infinity.
       weights: what each of `everything` stands for, of a shape that broadcasts to it: None is 1 (a finite set); a mask
@@ -64,8 +71,10 @@ def nll(
 def nll_by_samples(correct: jax.Array, sampled: jax.Array) -> jax.Array:
     """E_correct - mean_n E(x, y_n), y_n samples of the model itself: NOT the likelihood, but its gradient's estimate.
 
-    The gradient of `nll` is dE(x, y) less the mean of dE over the Gibbs distribution; with samples of that
-    distribution at the same beta (`sample`), held constant, this has that gradient on average: (...) and (..., n).
+    `correct` (...), or one number, and `sampled` (..., n) give (...), of any sign. The gradient of `nll` is dE(x, y)
+    less the mean of dE over the Gibbs distribution; with samples of that distribution at the same beta (`sample`), held
+    constant, this has that gradient on average. ValueError, by name, for what is no real number and shapes that do not
+    fit.
     """
     return violation(correct, jnp.mean(_of_many("sampled", sampled), axis=-1))
 
@@ -79,8 +88,10 @@ def minimum_empirical_error(
 ) -> jax.Array:
     """1 - P(y | x): the expected number of errors of an answer drawn from the Gibbs distribution.
 
-    Margin: positive. Does not collapse, but gives badly wrong examples up, as `mce` does, which it is for two answers.
-    Arguments as in `nll`, beta finite, the weights a mask. Source: LeCun et al. (2006), section 2.2.4.
+    Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy equal everywhere is no
+    minimum), but gives badly wrong examples up, as `mce` does, which it is for two answers. The loss is (...), in [0,
+    1]. Arguments, and what raises ValueError, as in `nll`, beta finite, the weights a mask. Source: LeCun et al.
+    (2006), section 2.2.4.
     """
     log_probability = -beta * nll(correct, everything, beta, weights=weights)
     return -jnp.expm1(log_probability)
@@ -90,18 +101,30 @@ def minimum_empirical_error(
 
 
 def violation(correct: jax.Array, wrong: jax.Array, margin: Number = 0.0) -> jax.Array:
-    """E_correct - E_wrong + margin: positive where the pair violates its margin."""
+    """E_correct - E_wrong + margin: positive where the pair violates its margin.
+
+    Energies (...), or one of the two a single number, give (...); the margin is one number or of the energies' (last)
+    axes. A pair loss for `contrastive`. ValueError, by name, for what is no real number and shapes that do not fit.
+    """
     correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return correct - wrong + margin
 
 
 def summed(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """sum over all pairs, (..., P, N) -> (...)."""
+    """sum over all pairs, (..., P, N) -> (...): what `contrastive` combines losses by.
+
+    `where`, booleans that broadcast to `values`, says which pairs count; None for all. ValueError for values of fewer
+    than two axes.
+    """
     return jnp.sum(_of_many("values", values, axes=2), axis=(-2, -1), where=where)
 
 
 def log_summed(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """log(1 + sum over all pairs of exp(value)), (..., P, N) -> (...): the pairs compete for its gradient."""
+    """log(1 + sum over all pairs of exp(value)), (..., P, N) -> (...): the pairs compete for its gradient.
+
+    `contrastive` combines losses by it. At least 0; `where`, booleans that broadcast to `values`, says which pairs
+    count, None for all. ValueError for values of fewer than two axes.
+    """
     values = _of_many("values", values, axes=2)
     if where is not None:
         values = jnp.where(where, values, -jnp.inf)
@@ -121,7 +144,9 @@ def contrastive(
     """H(E+_1, ..., E+_P, E-_1, ..., E-_N, M) = combine over p, n of pair(E+_p, E-_n, m_pn).
 
     One positive and one negative give the pair loss itself; `pair=violation, combine=log_summed, margin=0` gives
-    InfoNCE for one positive, `log_loss` for one pair. The margin and the collapse are those of the pair loss.
+    InfoNCE for one positive, `log_loss` for one pair. The margin, and whether it collapses, are those of the pair loss.
+    The result is (...); leading axes of `correct` and `wrong` are the same, or one of the two has none: ValueError for
+    others, and for what is no real number.
 
     Args:
       correct: energies of P positives, (..., P).
@@ -153,9 +178,11 @@ def additive_margin(
     pair: PairLoss = hinge,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """sum over wrong y of H(E_correct, E(x, y), m(y_correct, y)): the generalised additive margin loss.
+    """sum over wrong y of H(E_correct, E(x, y), m(y_correct, y)), (...): the generalised additive margin loss.
 
-    `contrastive` with one positive: correct (...), wrong (..., N), margin a number or (..., N), where (..., N).
+    `contrastive` with one positive: correct (...), wrong (..., N), margin a number or (..., N), where (..., N) says
+    which wrong ones count, H the loss `pair` of (correct, wrong, margin). ValueError, by name, for what is no real
+    number and shapes that do not fit.
     """
     correct, margin = floats("correct", correct), floats("margin", margin)
     margin = margin[..., None, :] if margin.ndim else margin
@@ -172,17 +199,20 @@ def info_nce(
 ) -> jax.Array:
     """-log exp(-beta E_correct) / (exp(-beta E_correct) + sum_n exp(-beta E_n)), in nats.
 
-    Margin: implicit and infinite. Does not collapse. The negatives compete for the gradient: each is pushed by its
-    probability times beta, so that the lowest gets nearly all. On the energy `energies.cosine` it is the loss of
-    SimCLR and CLIP, who call 1 / beta the temperature; it may be learned.
+    The loss is (...), at least 0. Margin, the gap E_wrong - E_correct that contents it: implicit and infinite. Does not
+    collapse: an energy equal everywhere is no minimum. The negatives compete for the gradient: each is pushed by its
+    probability times beta, so that the lowest gets nearly all. On the energy `energies.cosine` it is the loss of SimCLR
+    and CLIP, who call 1 / beta the temperature; it may be learned.
 
     Args:
-      correct: (...).
+      correct: energies, (...).
       wrong: energies of N negatives, (..., N); for a batch of pairs its matrix of energies (B, B).
       beta: inverse temperature > 0.
-      where: which are negatives, (..., N): `negatives.different`, or all but the diagonal of the matrix.
+      where: which are negatives, (..., N): `different`, or all but the diagonal of the matrix.
 
     Source: van den Oord, Li & Vinyals (2018).
+
+    ValueError, by name, for what is no real number and shapes that do not fit.
     """
     correct, wrong = floats("correct", correct), _of_many("wrong", wrong)
     rows = _rows(correct.shape, wrong.shape[:-1])

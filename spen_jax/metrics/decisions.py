@@ -22,7 +22,11 @@ from spen_jax.numbers import real_array
 
 
 class Rule(Protocol):
-    """Label sets for relaxed labels y (N, L) in [0, 1]; a frozen dataclass of numbers, fit for JSON."""
+    """Label sets for relaxed labels y (N, L) in [0, 1]; a frozen dataclass of numbers, fit for JSON.
+
+    What `Fixed`, `Tuned` and `Expected` are: `rule = Tuned.tune(y, truth)`, then `rule(y)`. `truth` (N, L) is 0 and 1,
+    `mask` (N, L), bool, says which labels count; ValueError for other shapes, types and values.
+    """
 
     @classmethod
     def tune(cls, y: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> Self:
@@ -36,7 +40,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """y >= threshold, whatever the tuning rows."""
+    """y >= threshold, whatever the tuning rows, for relaxed labels y (N, L) in [0, 1]; a `Rule`.
+
+    ValueError, when it decides, for y that are no real numbers and a threshold that is not one.
+    """
 
     threshold: float = 0.5
 
@@ -52,7 +59,10 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Tuned:
-    """y >= threshold, at the threshold of `tune_threshold`."""
+    """y >= threshold, at the threshold of `tune_threshold`, for relaxed labels y (N, L) in [0, 1]; a `Rule`.
+
+    `Tuned.tune(y, truth, mask)` finds it on training or validation rows; ValueError as there.
+    """
 
     threshold: float
 
@@ -70,7 +80,9 @@ class Tuned:
 class Expected:
     """The sets of best expected F1 under p = sigmoid(a z + b), z the logits of y clipped to [1e-7, 1 - 1e-7].
 
-    Unless `allow_empty` each set has a label: right where every row is known to have one.
+    Unless `allow_empty` each set has a label: right where every row is known to have one. A `Rule` for y (N, L) in
+    [0, 1]: `Expected.tune(y, truth, mask)` finds a and b by `tune_expected`, and the sets are those of
+    `expected_f1_sets`, where the sources stand. ValueError for a and b that are not finite, and for y outside [0, 1].
     """
 
     a: float
@@ -107,7 +119,7 @@ def decide(scores: Any, threshold: float = 0.5, mask: ArrayLike | None = None) -
 
     Scores of floats are compared in their own type, to which the threshold is rounded. ValueError for scores that
     are no real numbers, and for a threshold that is not one number. Of a sparse matrix of scores the sets are one
-    too, without a mask, at a threshold above 0.
+    too, without a mask, at a threshold above 0. `mask`, bool of the scores' shape: what does not count is False.
     """
     if is_compressed(scores):
         return _decide_stored(scores, number("threshold", threshold), mask)
@@ -142,7 +154,8 @@ def tune_threshold(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None =
 
     It lies half-way between two neighbouring scores; it is the lowest score if all labels should be
     predicted, inf if none, and the highest of several best ones. `decide` the same dtype with it.
-    Tuning rows only, never test rows. ValueError if a score is not finite.
+    `scores` (N, L) are real, `truth` (N, L) 0 and 1, `mask` (N, L), bool, says which cells count.
+    Tuning rows only, never test rows. ValueError if a score is not finite, and for other shapes.
     """
     cells = read("scores", scores, truth, mask).ranked()
     f1 = _f1_by_size(cells)
@@ -164,12 +177,11 @@ def expected_f1_sets(
 ) -> np.ndarray:
     """Return the B that maximise E[F1(A, B)], A holding label i with probability p_i independently.
 
-    `p` (N, L) in [0, 1], else ValueError; returns bool (N, L). A label that does not count is in no
-    set, and changes no other label's place. The best set of k labels is the k most probable ones,
-    so that only k must be searched: Lewis (1995), "Evaluating and optimizing autonomous text
-    classification systems"; Jansche (2007), "A maximum expected utility framework for binary
-    sequence labeling"; Ye, Chai, Lee and Chieu (2012), "Optimizing F-measures: a tale of two
-    approaches".
+    `p` (N, L) in [0, 1], else ValueError; returns bool (N, L). A label that does not count by `mask`,
+    bool (N, L), is in no set, and changes no other label's place; unless `allow_empty` each set has one. The best set
+    of k labels is the k most probable ones, so that only k must be searched: Lewis (1995), "Evaluating and optimizing
+    autonomous text classification systems"; Jansche (2007), "A maximum expected utility framework for binary sequence
+    labeling"; Ye, Chai, Lee and Chieu (2012), "Optimizing F-measures: a tale of two approaches".
     """
     values = real_array("p", p).astype(np.float64)
     counted = read_mask(mask, values.shape)
@@ -195,7 +207,9 @@ def tune_expected(
     The best on a grid, that is: where the logistic fit of truth on the scores `z` (N, L) says logit
     m, the grid tries f m + s, f from 0.4 to 2.5 and s from -2 to 2, then a grid a quarter as wide
     around the best of these. The fit is the first candidate and wins ties. Deterministic.
-    Tuning rows only, never test rows. ValueError if a score is not finite.
+    `truth` (N, L) is 0 and 1; `mask` (N, L), bool, says which cells count; unless `allow_empty`
+    each set has a label. Tuning rows only, never test rows. ValueError if a score is not finite,
+    and for other shapes.
     """
     cells = read("z", z, truth, mask).ranked()
     a, b = fit_logistic(cells.values[cells.counted], cells.truth[cells.counted])

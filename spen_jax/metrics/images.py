@@ -15,6 +15,7 @@ def mean_iou(y: ArrayLike, truth: ArrayLike) -> float:
     """Mean over the images of |A ∩ B| / |A ∪ B|, A the pixels (N, H, W) that are 1 in y, B in the truth; in [0, 1].
 
     An image where both are empty counts 1. Both are 0 and 1, or booleans: threshold what is relaxed, y >= 0.5.
+    ValueError for other values, and unless y and truth share one shape. Source: Jaccard (1912).
     """
     found, true = (a == 1 for a in _masks(y, truth))
     pixels = tuple(range(1, found.ndim))
@@ -23,7 +24,10 @@ def mean_iou(y: ArrayLike, truth: ArrayLike) -> float:
 
 
 def pixel_accuracy(y: ArrayLike, truth: ArrayLike) -> float:
-    """The share of pixels, of all images together, whose label is right, whole numbers or booleans (N, H, W)."""
+    """The share of pixels, of all images together, whose label is right, whole numbers or booleans (N, H, W).
+
+    `y` are the answers and `truth` the labels, of one shape; in [0, 1]. ValueError for others.
+    """
     found, true = _images(y, truth)
     for name, labels in (("y", found), ("truth", true)):
         if not np.array_equal(labels, np.round(labels)):
@@ -35,7 +39,8 @@ def psnr(y: ArrayLike, truth: ArrayLike, peak: float = 1.0) -> float:
     """Mean over the images of 10 log10(peak^2 / mean (y - truth)^2), in dB: the peak signal-to-noise ratio.
 
     The inner mean is over all of an image (N, ...), its channels too. `peak` is the largest value that there can be,
-    such as 255. Infinite where an image is without error.
+    such as 255. Infinite where an image is without error. ValueError for a peak that is not positive and finite, for
+    what is not finite, and unless y and truth share one shape.
     """
     found, true = _images(y, truth)
     if not 0 < (peak := number("peak", peak)) < np.inf:

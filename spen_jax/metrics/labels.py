@@ -23,14 +23,21 @@ from spen_jax.numbers import real_array
 
 
 def example_f1(predicted: Any, truth: Any, mask: ArrayLike | None = None) -> float:
-    """Mean over examples of 2 |A ∩ B| / (|A| + |B|), A true, B predicted; 1 if both are empty."""
+    """Mean over examples of 2 |A ∩ B| / (|A| + |B|), A true, B predicted; 1 if both are empty.
+
+    `predicted` and `truth` (N, L) are 0 and 1 or bool, arrays or SciPy's sparse matrices; `mask` (N, L), bool, says
+    which cells of arrays count. In [0, 1]. ValueError for other shapes, types and values.
+    """
     hits, total, counted = _overlap(predicted, truth, mask, axis=1)
     f1 = np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1))
     return float(np.mean(f1[counted > 0]))
 
 
 def micro_f1(predicted: Any, truth: Any, mask: ArrayLike | None = None) -> float:
-    """2 |A ∩ B| / (|A| + |B|) over all cells at once; 0 if nothing is true or predicted."""
+    """2 |A ∩ B| / (|A| + |B|) over all cells at once, A true, B predicted; 0 if nothing is true or predicted.
+
+    `predicted`, `truth` and `mask` (N, L), 0 and 1, and the errors are those of `example_f1`; in [0, 1].
+    """
     hits, total, _ = _overlap(predicted, truth, mask, axis=None)
     return float(2 * hits / np.maximum(total, 1))
 
@@ -39,14 +46,18 @@ def macro_f1(predicted: Any, truth: Any, mask: ArrayLike | None = None) -> float
     """Mean over labels of 2 |A ∩ B| / (|A| + |B|), A the examples that have it, B those given it.
 
     A label neither true nor predicted anywhere counts as 0, as with scikit-learn's
-    `zero_division=0`: labels that a split happens to lack pull this mean down.
+    `zero_division=0`: labels that a split happens to lack pull this mean down. `predicted`, `truth` and
+    `mask` (N, L), 0 and 1, and the errors are those of `example_f1`; in [0, 1].
     """
     hits, total, counted = _overlap(predicted, truth, mask, axis=0)
     return float(np.mean((2 * hits / np.maximum(total, 1))[counted > 0]))
 
 
 def hamming_error(predicted: Any, truth: Any, mask: ArrayLike | None = None) -> float:
-    """Fraction of the cells that count in which truth and prediction differ."""
+    """Fraction of the cells that count in which truth and prediction differ.
+
+    `predicted`, `truth` and `mask` (N, L), 0 and 1, and the errors are those of `example_f1`; in [0, 1].
+    """
     hits, total, counted = _overlap(predicted, truth, mask, axis=None)
     return float((total - 2 * hits) / counted)
 
@@ -55,7 +66,9 @@ def precision_at_k(scores: Any, truth: Any, k: int, mask: ArrayLike | None = Non
     """Mean over examples of (true labels among the k best scores) / k, for k in 1..L.
 
     Of equal scores the lower label index goes first. Where fewer than k labels of an example count,
-    it is the share of true ones among these. Raises ValueError for other k.
+    it is the share of true ones among these. `scores` (N, L) are real and finite, larger means
+    likelier; `truth` (N, L) is 0 and 1; both arrays or SciPy's sparse matrices; `mask` (N, L), bool,
+    says which cells of arrays count. In [0, 1]. Raises ValueError for other k, shapes and values.
     """
     if compressed.is_compressed(scores, truth):
         matrix, true = compressed.read_both("scores", scores, truth, mask)
@@ -91,10 +104,12 @@ def propensity_scored_precision_at_k(
 ) -> float:
     """Mean over examples of sum over the k best scores of y_l / p_l / k, over that of the best ranking there is.
 
-    With p (L,) of `propensities`, by the training truth, it is an estimate of the precision at k by all true labels,
-    those that nobody recorded too; what is rare counts more. The tables have it `normalised`, so
-    that the best is 1: the ratio of two means. Without that it may exceed 1. Of equal scores the lower label
-    goes first. Source: Jain, Prabhu & Varma (2016). ValueError for p outside (0, 1], and for a truth of no label.
+    With p = `propensity` (L,), that of `propensities` by the training truth, it is an estimate of the precision at k by
+    all true labels, those that nobody recorded too; what is rare counts more. The tables have it `normalised`, so that
+    the best is 1: the ratio of two means. Without that it may exceed 1. Of equal scores the lower label goes first.
+    `scores` (N, L) are finite, `truth` (N, L) 0 and 1, arrays or sparse matrices; k in 1..L. Source: Jain, Prabhu &
+    Varma (2016). ValueError for p outside (0, 1], for other k, shapes and values, and, where it is normalised, for a
+    truth of no label.
     """
     y = compressed.read_both("scores", scores, truth, None)[1]
     p = real_array("propensity", propensity).astype(np.float64)
@@ -121,7 +136,8 @@ def average_precision(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | Non
     predicted, so labels that tie come in together. An example without true labels has no recall
     and is left out; ValueError if no other is left. scikit-learn's
     `average_precision_score(average="samples")`, which counts such an example as 0, agrees on the
-    others.
+    others. `scores` (N, L) are finite, `truth` (N, L) is 0 and 1, `mask` (N, L), bool, says which
+    cells count: arrays, no sparse matrices. In [0, 1].
     """
     values, y, _ = read("scores", scores, truth, mask).ranked()
     kept = y.any(axis=1)

@@ -22,7 +22,8 @@ Entity = tuple[str, int, int]
 class Attachment(NamedTuple):
     """How much of trees is right: of all words, `unlabelled` their heads, `labelled` heads and relations too.
 
-    `labelled` is None without relations; `whole` is the share of sentences whose heads are all right.
+    `labelled` is None without relations; `whole` is the share of sentences whose heads are all right. Each is in
+    [0, 1]; `attachment` makes it.
     """
 
     unlabelled: float
@@ -31,13 +32,20 @@ class Attachment(NamedTuple):
 
 
 def token_accuracy(y: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
-    """The share of places, of all examples together, whose label is right."""
+    """The share of places, of all examples together, whose label is right, in [0, 1].
+
+    `y`, the answers, and `truth` (N, T) are whole numbers, `mask` (N, T), bool, says which places count. ValueError for
+    other shapes and types, and where none counts.
+    """
     right, counted = _right("y", y, "truth", truth, mask)
     return float(np.mean(right[counted]))
 
 
 def whole_accuracy(y: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
-    """The share of examples whose labels are all right."""
+    """The share of examples whose labels are all right, in [0, 1], of those of which some place counts.
+
+    `y`, `truth` and `mask` (N, T), and the errors, are those of `token_accuracy`.
+    """
     return _wholly(*_right("y", y, "truth", truth, mask))
 
 
@@ -50,9 +58,10 @@ def attachment(
 ) -> Attachment:
     """The shares of words with the right head, and with the right head and relation, and of whole trees.
 
-    `relations` and `true_relations` (N, T) are whole numbers, both given or neither. Every word that the
-    mask lets count does, punctuation as well: leave it out of the mask where others do. Numbers of this
-    kind are called UAS and LAS.
+    `heads` and `truth` (N, T) are whole numbers, the place of each word's head, and `mask` (N, T), bool, says which
+    words count; ValueError for others. `relations` and `true_relations` (N, T) are whole numbers, both given or
+    neither. Every word that the mask lets count does, punctuation as well: leave it out of the mask where others do.
+    Numbers of this kind are called UAS and LAS.
     """
     right, counted = _right("heads", heads, "truth", truth, mask)
     labelled = None
@@ -83,8 +92,9 @@ def entity_f1(tags: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> 
     """2 |A ∩ B| / (|A| + |B|) over the entities of all sentences at once, A true, B predicted.
 
     An entity is right where its kind, start and stop are; 0 if nothing is true or predicted. One list of tags
-    to each sentence, as `entities` reads them; ValueError for other tags and lengths. It agrees with
-    seqeval's `f1_score`, with the arguments in the other order.
+    to each sentence, as `entities` reads them; ValueError for other tags and lengths. In [0, 1]. It agrees with
+    seqeval's `f1_score`, with the arguments in the other order. Source: Tjong Kim Sang & De Meulder (2003), CoNLL's
+    measure.
     """
     if isinstance(tags, str) or isinstance(truth, str) or len(tags) != len(truth):
         raise ValueError(

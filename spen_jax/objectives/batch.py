@@ -24,7 +24,11 @@ from spen_jax.types import Energy, Objective
 
 
 class Batch(NamedTuple):
-    """B examples as `read` found them: x, y as floats with 0 where it does not count, and what counts, or None."""
+    """B examples as `read` found them: x, y as floats with 0 where it does not count, and what counts, or None.
+
+    x is whatever the features take, B leading in each array; y (B, ...), an array or a tree of arrays; mask, booleans
+    with leading axes of y, such as (B, T) for y (B, T, K); weight (B,), how much each example counts in a mean.
+    """
 
     x: Any
     y: Any
@@ -42,8 +46,10 @@ def field(batch: Any, name: str) -> Any:
 def read(batch: Any, *, weighted: bool = False) -> Batch:
     """(x, y, mask or None, weight or None) of a NamedTuple, dataclass or dict with such fields, or of a pair (x, y).
 
-    What does not count may be anything in the data, NaN too. ValueError for a batch without y, for a mask, lengths or
-    weights that do not fit it, and for weights where they are not asked for.
+    y (B, ...) is an array or a tree of arrays, `mask` booleans with leading axes of y ((B, T) for y (B, T, K)), or in
+    its place `length` (B,) says how many entries of y's first axis after B count; `weight` (B,) how much each example
+    does, where `weighted`. What does not count may be anything in the data, NaN too; y has 0 there. ValueError for a
+    batch without y, for a mask, lengths or weights that do not fit it, and for weights where they are not asked for.
     """
     y, mask, length, weight = (field(batch, name) for name in ("y", "mask", "length", "weight"))
     if y is None:
@@ -141,15 +147,15 @@ def of_what_counts(energy: Energy) -> Energy:
 
 
 class Given(NamedTuple):
-    """What an objective knows of a batch.
+    """What an objective knows of a batch of B examples, as `given` makes it.
 
     Attributes:
       energy: `(params, inputs, y) -> scalar` for one example; where there is a mask it is that of what counts.
       params: the parameters of the energy.
-      context: what the features made of x, or x itself.
-      truth: y, as floats.
-      mask: what counts, arranged like the truth, or None.
-      weight: how much each example counts, or None.
+      context: what the features made of x, or x itself; arrays (B, ...).
+      truth: y (B, ...), as floats, with 0 where it does not count.
+      mask: what counts, booleans with leading axes of the truth, a tree like it; or None.
+      weight: how much each example counts, (B,), or None.
     """
 
     energy: Energy
@@ -161,7 +167,7 @@ class Given(NamedTuple):
 
     @property
     def inputs(self) -> Any:
-        """The energy's context."""
+        """The energy's context, B leading: that of the features, or where there is a mask (context, mask)."""
         return self.context if self.mask is None else (self.context, self.mask)
 
     def held(self) -> "Given":
@@ -191,7 +197,12 @@ def of_each(function: Any, params: Any, inputs: Any, y: Any) -> Any:
 def given(
     predictor: Predictor, params: Any, batch: Any, key: Any, *, weighted: bool = False
 ) -> Given:
-    """The batch as the predictor's features and energy see it; the key is for dropout."""
+    """The batch as the predictor's features and energy see it, a `Given`; the key is for dropout.
+
+    `params` are the predictor's; the batch is one of `read`, whose field `weight` (B,) is refused unless `weighted`.
+    For objectives of your own: `seen.each(seen.truth)` are the energies (B,) of the truth. ValueError as `read`
+    raises, and where the energy fails on one example over its shapes, or is no float scalar.
+    """
     x, truth, mask, weight = read(batch, weighted=weighted)
     context = predictor.context(params, x, key=key, mask=mask)
     if not predictor.domain.needs_context:  # there a point may have more parts than a truth

@@ -18,7 +18,11 @@ from spen_jax.types import Objective
 
 
 class Replay(NamedTuple):
-    """N examples and where their Markov chains stand: x (N, D), y (N, ...), chains (N, C, ...), and what counts."""
+    """N examples and where their Markov chains stand: x (N, D), y (N, ...), chains (N, C, ...), and what counts.
+
+    The data of `contrastive_divergence(..., persistent=True)`, made by `replay`; mask is booleans with leading axes of
+    y, or None where all counts. `training.fit` writes new `chains` into it.
+    """
 
     x: Any
     y: Any
@@ -29,8 +33,9 @@ class Replay(NamedTuple):
 def replay(data: Any, key: jax.Array, *, chains: int = 1, domain: Domain = Box()) -> Replay:
     """The data of persistent contrastive divergence: C chains for each example, at random corners of the domain.
 
-    On a domain without corners at random points. `data` has fields x (N, D) and y (N, ...), and maybe a mask, such as
-    `spen_jax.data.Split`.
+    On a domain without corners at random points. `data` has fields x (N, D) and y (N, ...), and maybe a mask or
+    length, such as `data.Split`; `key` draws the points, C = `chains`. Returns a `Replay`, whose chains are
+    (N, C, ...). ValueError for fewer than 1 chain, and as `read` raises.
     """
     check_whole("chains", chains, 1)
     y = field(data, "y")
@@ -60,7 +65,7 @@ def contrastive_divergence(
 
     With `persistent` the chains go on where they stood when their example was last seen (Tieleman 2008), of which
     the data keeps a record: a batch has another field `chains` (B, chains, ...), made by `replay`, and the metrics
-    return its new values, which `training.fit` writes back into the data.
+    return its new values, which `training.fit` writes back into the data. y is one array (B, ...); see `read`.
 
     Args:
       predictor: its energy, features and domain.
@@ -76,6 +81,9 @@ def contrastive_divergence(
     Metrics: loss; gap, the mean of E- less that of E+; acceptance, the samplers' mean; divergent, the share of their
     steps at which something was not a number (`sampling.Info`); with `persistent`, chains, the points that they have
     reached.
+
+    Raises ValueError for fewer than 1 step or chain, a restart outside [0, 1] and a negative magnitude; in training
+    for a start or `chains` of another shape, and for a persistent batch without `chains`.
     """
     check_predictor(predictor)
     check_whole("steps", steps, 1)

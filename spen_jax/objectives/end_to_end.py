@@ -37,6 +37,8 @@ def feed_forward(
         where it has parameters of those names.
       loss: (y, truth) -> scalar of one example; None is the domain's: the cross-entropy on a Box or Simplex.
       domain: where y lives, whose link makes a point of the scores.
+
+    Metrics: loss. Raises ValueError for a batch that `read` refuses; in `training.fit` for y outside the domain.
     """
     judge = losses.counted(loss or domain.loss)
 
@@ -82,7 +84,8 @@ def end_to_end(
     give it the steps to get there, and `stop_early`. Where it has not, or its linear solve fails, the gradient is wrong
     or NaN: watch `converged`. Source: Blondel et al. (2022).
 
-    By the field `weight` (B,) of a batch, where it has one, examples count more or less in the mean.
+    A batch has x and y (B, ...), see `read`; by its field `weight` (B,), where it has one, examples count more or less
+    in the mean.
 
     Args:
       predictor: how y is found, "unrolled" unless it says otherwise; `weights` and `convergence` need unrolled
@@ -91,13 +94,14 @@ def end_to_end(
       loss: the task loss (y, truth) -> scalar of one example; None is the domain's, such as cross-entropy.
       weights: w_0, ..., w_T, such as `increasing(steps)`, or None.
       convergence: weight of the last step's squared length, at least 0.
-      known: the largest share of the truth that inference is told; the loss counts the rest.
+      known: the largest share of the truth that inference is told, in [0, 1]; the loss counts the rest.
       known_on: whether it is told only what is not 0, such as labels that are on: for prediction that is told no more.
 
     Metrics: loss; last, the loss of the last point alone. Of implicit derivatives, which are wrong where there
     is no minimum, also residual, inference's mean, and converged, the share of examples within the tolerance.
 
-    Raises ValueError for options that do not go together.
+    Raises ValueError for options that do not go together, such as "stopped" inference or other than T + 1 weights; in
+    training for a batch that `read` refuses, in `training.fit` for y outside the domain.
     """
     check_predictor(predictor, unrolled=True)
     check_share(known)

@@ -49,8 +49,11 @@ def maximum_likelihood(
       answers: all possible y, each once, (K, ...) with an example's shape after the K; None for a structure's.
       beta: the inverse temperature, > 0.
 
-    Metrics: loss. With answers also gap, see the module, which takes the mean of E over P(y | x); with a structure
-    and a finite beta probability, the mean of P(y | x).
+    A batch has x and y (B, ...), see `read`. Metrics: loss. With answers also gap, the mean of E over P(y | x) less
+    that of the truth's; with a structure and a finite beta probability, the mean of P(y | x).
+
+    Raises ValueError for beta of 0 or less and where there are neither answers nor a structure; in training for answers
+    of another shape than y, in `training.fit` for y that is none of the answers, or with a structure no corner.
     """
     check_predictor(predictor)
     if not beta > 0:
@@ -143,10 +146,12 @@ def pseudo_likelihood(predictor: Predictor, *, labels: int | None = None) -> Obj
       predictor: its energy, features and domain, a Box with two finite bounds or a Simplex.
       labels: k, 1 to the number of parts, or None for all.
 
-    Metrics: see the module, E- with one part changed; accuracy, the share of the parts (of those drawn) that are right
+    A batch has x and y (B, L) or (B, T, K), see `read`. Metrics: loss; gap, the mean of E- less that of E+, E+ the
+    truth's energy and E- that with one part changed; accuracy, the share of the parts (of those drawn) that are right
     given the others.
 
-    Source: Besag (1975).
+    Raises ValueError for another domain and for `labels` below 1; in training for more than there are parts, in
+    `training.fit` for y that is no corner. Source: Besag (1975).
     """
     check_predictor(predictor)
     domain = predictor.domain

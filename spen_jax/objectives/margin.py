@@ -16,6 +16,7 @@ from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Energy, Objective
 
 Variant = Literal["margin", "slack", "perceptron", "contrastive"]
+"""The name of a structured hinge loss; `margin_loss` has the equation of each."""
 
 
 def margin_loss(
@@ -23,13 +24,13 @@ def margin_loss(
 ) -> jax.Array:
     """The loss of E(x, y) = `correct`, E(x, y_hat) = `wrong` and D(y_hat, y) = `costs`, all (...) -> (...).
 
-    "margin": [D - E(y_hat) + E(y)]_+, margin rescaling (Taskar et al. 2003; Tsochantaridis et al. 2004).
-    "slack": D [1 - E(y_hat) + E(y)]_+, slack rescaling (Tsochantaridis et al. 2004).
-    "perceptron": [E(y) - E(y_hat)]_+ (LeCun et al. 1998; Collins 2002).
-    "contrastive": [1 - E(y_hat) + E(y)]_+, a hinge of one margin for all answers.
+    - "margin": [D - E(y_hat) + E(y)]_+, margin rescaling (Taskar et al. 2003; Tsochantaridis et al. 2004).
+    - "slack": D [1 - E(y_hat) + E(y)]_+, slack rescaling (Tsochantaridis et al. 2004).
+    - "perceptron": [E(y) - E(y_hat)]_+ (LeCun et al. 1998; Collins 2002).
+    - "contrastive": [1 - E(y_hat) + E(y)]_+, a hinge of one margin for all answers.
 
-    The same table stands in Tu & Gimpel (2018). `wrong` is the energy itself, not what `offending` minimises.
-    ValueError for another name.
+    The same table stands in Tu & Gimpel (2018). `wrong` is the energy itself, not what `offending` minimises;
+    [a]_+ is max(0, a), and every loss is 0 or more where D is. ValueError for another name.
     """
     check_variant(variant)
     margins: dict[Variant, Any] = {"margin": costs, "perceptron": 0.0}
@@ -53,10 +54,10 @@ def compared(
 def loss_augmented(energy: Energy, cost: Cost) -> Energy:
     """E(x, y) - D(y, truth): what loss-augmented inference minimises, an energy whose context is (context, truth).
 
-    Its minimiser is the most offending answer, low in energy and far from the truth. `cost(y, truth)` gives
-    D for one example; what else stands in the context after the truth, such as a mask, is handed to it too. Equal
-    arguments give the same function, so that nothing compiles twice. Source: Tsochantaridis et al. (2004), margin
-    rescaling; Belanger & McCallum (2016).
+    `energy` is `(params, context, y) -> scalar` of one example, as is what is returned. Its minimiser is the most
+    offending answer, low in energy and far from the truth. `cost(y, truth)` gives D for one example; what else stands
+    in the context after the truth, such as a mask, is handed to it too. Equal arguments give the same function, so that
+    nothing compiles twice. Source: Tsochantaridis et al. (2004), margin rescaling; Belanger & McCallum (2016).
     """
 
     def augmented(params, context, y):
@@ -76,14 +77,15 @@ def loss_augmented(energy: Energy, cost: Cost) -> Energy:
 def offending(variant: Variant, energy: Energy, cost: Cost) -> Energy:
     """What the most offending answer minimises, an energy whose context is (context, truth); see `margin_loss`.
 
-    "margin": E - D, `loss_augmented`.
-    "slack": -D m where m = 1 + E(truth) - E > 0, and -m elsewhere. Its minimum is -max_y D [m]_+ exactly, since
-    the truth has m = 1 and D = 0. Where m < 0, -D [m]_+ would be flat and -D m would reward a small D; there
-    inference goes down the energy until the margin is violated. It is D times as steep as E: take shorter steps. Where
-    D is flat at the truth, as `squared_error` is, inference that steps onto the truth stays there: take `hamming`.
-    "perceptron", "contrastive": E; the cost plays no part.
+    - "margin": E - D, `loss_augmented`.
+    - "slack": -D m where m = 1 + E(truth) - E > 0, and -m elsewhere. Its minimum is -max_y D [m]_+ exactly, since the
+      truth has m = 1 and D = 0. Where m < 0, -D [m]_+ would be flat and -D m would reward a small D; there inference
+      goes down the energy until the margin is violated. It is D times as steep as E: take shorter steps. Where D is
+      flat at the truth, as `squared_error` is, inference that steps onto the truth stays there: take `hamming`.
+    - "perceptron", "contrastive": E; the cost plays no part.
 
-    Equal arguments give the same function, so that nothing compiles twice. ValueError for another name.
+    `energy` and the cost D(y, truth) are of one example, as is what is returned. Equal arguments give the same
+    function, so that nothing compiles twice. ValueError for another name. Sources: those of `margin_loss`.
     """
     check_variant(variant)
     if variant == "margin":
@@ -126,12 +128,13 @@ def max_margin(
       variant: which loss.
       augmented: whether y_hat maximises the variant's violation, see `offending`, or minimises E. For "perceptron" and
         "contrastive" that is the same, and the cost only a metric.
-      known: the largest share of the truth that inference is told; the cost counts the rest.
+      known: the largest share of the truth that inference is told, in [0, 1]; the cost counts the rest.
 
-    Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of E(x, y_hat) - E(x, y); violated, the
-    share of examples with a positive loss; residual, inference's mean.
+    A batch has x and y (B, ...), see `read`. Metrics: loss; cost, the mean D(y_hat, y); gap, the mean of
+    E(x, y_hat) - E(x, y); violated, the share of examples with a positive loss; residual, inference's mean.
 
-    Raises ValueError for another variant, a share outside [0, 1], and slack rescaling with a temperature.
+    Raises ValueError for another variant, a share outside [0, 1], slack rescaling with a temperature, and with `Exact`
+    for a finite beta, slack, or a cost that is no sum over the parts of y; in `training.fit` for y outside the domain.
     """
     check_predictor(predictor)
     check_variant(variant)

@@ -61,17 +61,21 @@ def inference_network(
 
     Args:
       predictor: its energy, features and domain.
-      answer: see the module.
+      answer: `(phi, x) -> scores` (B, ...) of the truth's shape, such as `logits_of` makes; handed `key` and `mask`
+        where it has parameters of those names. y_hat is the domain's link of them: sigmoid, softmax.
       cost: D(y, truth) of one example.
       variant: which loss.
       augmented: whether the answer sees the cost; else it minimises E. After training with it, the answers
         are the offending ones; train the network on with the energy held fixed and variant "perceptron".
       cross_entropy: the weight of the domain's loss, 0 or more; summed over the parts, as costs are.
 
+    `params` are {"energy": theta, "answer": phi}; the value, the sum of both players' losses, means nothing, and its
+    gradient is to each player that of its own. A batch has x and y (B, ...), see `read`.
+
     Metrics: loss, the energy's; answer, the answer's; cost, the mean D(y_hat, y); gap, the mean of
     E(x, y_hat) - E(x, y); violated, the share of examples with a positive loss.
 
-    Raises ValueError for another variant or a negative weight.
+    Raises ValueError for another variant or a negative weight; in training for `params` or scores of another form.
     """
     check_predictor(predictor)
     check_variant(variant)
@@ -110,28 +114,32 @@ def energy_as_loss(
 
     The network is the model, the energy a part of its loss that knows how parts of y go together. `learn` says what
     the energy itself minimises meanwhile:
-    None: nothing, it is a trained one and its gradient is 0 (SEAL-static);
-    "margin": mean [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, as in `inference_network`;
-    "ranking_nce": mean -log softmax_0 of s_k = -E(x, y_k) - log q(y_k), y_0 the truth and y_1, ..., y_K drawn from the
-    network's answer, independent labels q = Bernoulli(y_hat) on Box(0, 1), independent parts q = Categorical(y_hat) on
-    a Simplex. It less log(K + 1) tends, as K grows, to -log P(truth | x) + log q(truth), P the Gibbs distribution:
-    for the energy, maximum likelihood.
-    The last two are SEAL-dynamic.
-    Source: Lee et al. (2022).
+
+    - None: nothing, it is a trained one and its gradient is 0 (SEAL-static);
+    - "margin": mean [D(y_hat, y) - E(x, y_hat) + E(x, y)]_+, as in `inference_network`;
+    - "ranking_nce": mean -log softmax_0 of s_k = -E(x, y_k) - log q(y_k), y_0 the truth and y_1, ..., y_K drawn from
+      the network's answer, independent labels q = Bernoulli(y_hat) on Box(0, 1), independent parts
+      q = Categorical(y_hat) on a Simplex. It less log(K + 1) tends, as K grows, to -log P(truth | x) + log q(truth), P
+      the Gibbs distribution: for the energy, maximum likelihood.
+
+    The last two are SEAL-dynamic. Source: Lee et al. (2022).
 
     Args:
       predictor: its energy, features and domain.
-      answer: see the module.
+      answer: `(phi, x) -> scores` (B, ...) of the truth's shape, as for `inference_network`.
       loss: the task loss (y_hat, truth) -> scalar of one example; None is the domain's, of the scores.
       weight: of the energy, 0 or more.
       learn: None, "margin" or "ranking_nce".
       cost: D(y, truth) of one example, for "margin" only.
       samples: K, for "ranking_nce" only.
 
+    `params` are {"energy": theta, "answer": phi}. A batch has x and y (B, ...), see `read`.
+
     Metrics: loss, the answer's; task, the task loss alone; energy, the mean E(x, y_hat); with `learn` learned, the
     energy's own loss.
 
-    Raises ValueError for another name, a domain without such a q, a negative weight or no samples.
+    Raises ValueError for another name, a domain without such a q, a negative weight or no samples; in training for
+    `params` or scores of another form.
     """
     check_predictor(predictor)
     check_least("weight", weight)
@@ -169,9 +177,10 @@ def alternating(
 ) -> optax.GradientTransformation:
     """One step of the energy, then `answer_steps` of the answer, and again.
 
-    While a player is idle neither its parameters nor the state of its optimiser change, so that a schedule counts
-    its own steps; its gradient is still computed. Equal arguments give the same transformation, so that
-    nothing compiles twice. Raises ValueError for fewer than one step.
+    The parameters are {"energy": theta, "answer": phi}, each with an Optax optimiser of its own. While a player is idle
+    neither its parameters nor the state of its optimiser change, so that a schedule counts its own steps; its gradient
+    is still computed. Equal arguments give the same transformation, so that nothing compiles twice. Raises ValueError
+    for fewer than one step.
     """
     check_whole("answer_steps", answer_steps, 1)
 

@@ -39,7 +39,10 @@ class Noise(Protocol):
 
 
 def unary_logits(context: Any) -> jax.Array:
-    """context["logits"], (B, L): the feature network's own answer, in the context of a `SPEN`."""
+    """context["logits"], (B, L): the feature network's own answer, in the context of a `SPEN`.
+
+    KeyError for a context without it: give a `Noise` another `logits`.
+    """
     return context["logits"]
 
 
@@ -49,7 +52,8 @@ class IndependentBernoulli:
 
     Noise that resembles the model teaches most. By default it is the feature network's answer, which the noise
     takes as a constant while the energy learns it; a beta below 1 flattens it so that it covers
-    what the network has ruled out, and beta = 0 makes it uniform. z and y may have any shape.
+    what the network has ruled out, and beta = 0 makes it uniform. `logits(context)` gives z (B, L), or of any other
+    shape (B, ...), which is that of y. Its `domain` is Box(0, 1). ValueError for a beta below 0 or infinite.
     """
 
     logits: Callable[[Any], jax.Array] = unary_logits
@@ -66,7 +70,7 @@ class IndependentBernoulli:
         return jax.random.bernoulli(key, jax.nn.sigmoid(z), shape).astype(z.dtype)
 
     def log_prob(self, context, y, mask=None):
-        """log q(y | x), (B, n, ...) -> (B, n), in nats."""
+        """log q(y | x), (B, n, ...) -> (B, n), in nats; with a mask (B, n, ...) of the parts that count alone."""
         z = self.beta * self.logits(context)[:, None]
         return _total(jax.nn.log_sigmoid((2 * y - 1) * z), mask)
 
@@ -75,7 +79,8 @@ class IndependentBernoulli:
 class IndependentCategorical:
     """q(y | x) = prod_t softmax(beta z_t) at the one that y_t has, on one-hot y (T, K), z = logits(context).
 
-    As `IndependentBernoulli`, for y on a `Simplex`: (..., K), one value for each part.
+    As `IndependentBernoulli`, for y on a `Simplex`: z and y are (B, ..., K), one of K values for each part, such as
+    (B, T, K). ValueError for a beta below 0 or infinite.
     """
 
     logits: Callable[[Any], jax.Array] = unary_logits
@@ -92,7 +97,7 @@ class IndependentCategorical:
         return jax.nn.one_hot(drawn, z.shape[-1], dtype=z.dtype)
 
     def log_prob(self, context, y, mask=None):
-        """log q(y | x), (B, n, ..., K) -> (B, n), in nats."""
+        """log q(y | x), (B, n, ..., K) -> (B, n), in nats; with a mask (B, n, ...) of the parts that count alone."""
         z = self.beta * self.logits(context)[:, None]
         return _total(y * jax.nn.log_softmax(z, axis=-1), mask)
 
@@ -135,8 +140,12 @@ def nce(
       log_partition: `(params, context) -> c (B,)`, such as a parameter spread over the batch or a network's output;
         None is 0.
 
-    Metrics: see the module; log_prob, the mean of -E+ - c, in nats: log P(y | x) as far as c is the log Z it is learned
-    to be.
+    A batch has x and y (B, ...), see `read`. Metrics: loss; gap, the mean of E- less that of E+, E+ the truth's energy
+    and E- a draw's; accuracy, the share of examples with no draw lower in energy than the truth; log_prob, the mean of
+    -E+ - c, in nats: log P(y | x) as far as c is the log Z it is learned to be.
+
+    Raises ValueError for fewer than 1 draw; in training for draws, log q or c of other shapes, and where parts of y do
+    not count for a `log_prob` that takes no mask; in `training.fit` for y that is no corner of the noise's domain.
 
     Sources: Gutmann & Hyvarinen (2010); conditional: Ma & Collins (2018), whose "binary objective" it is.
     """
@@ -167,7 +176,9 @@ def ranking_nce(predictor: Predictor, *, noise: Noise, samples: int = 10) -> Obj
     nor is. As K grows the gradient tends to that of the likelihood. `losses.info_nce` leaves q out, and so has
     -log(P / q) as its best energy.
 
-    Arguments as in `nce`. Metrics: see the module.
+    `predictor`, `noise`, `samples`, the batches and what raises ValueError are those of `nce`. Metrics: loss; gap, the
+    mean of E- less that of E+, E+ the truth's energy and E- a draw's; accuracy, the share of examples with no draw
+    lower in energy than the truth.
 
     Sources: Jozefowicz et al. (2016); Ma & Collins (2018), the "ranking objective".
     """
@@ -185,7 +196,11 @@ def ranking_nce(predictor: Predictor, *, noise: Noise, samples: int = 10) -> Obj
 
 
 def levels(noise: Noise, seen: Given, key: jax.Array, samples: int) -> jax.Array:
-    """E + log q of the truth and of so many draws after it, (B, 1 + samples): what `ranking_nce` compares."""
+    """E + log q of the truth and of so many draws after it, (B, 1 + samples): what `ranking_nce` compares.
+
+    In nats; `seen` is what `given` knows of the batch, `key` draws from the noise, and log q and the points are
+    constants. ValueError, as in `nce`, for a noise whose draws or log q have other shapes.
+    """
     points = _with_noise(noise, seen, key, samples)
     return points.energy + points.log_q
 

@@ -26,10 +26,11 @@ def denoising_score_matching(predictor: Predictor, *, sigma: float) -> Objective
       predictor: its energy and features.
       sigma: > 0, in the units of y.
 
+    A batch has x and y (B, ...), one array on `Reals`, see `read`; what does not count has no part in the loss.
     Metrics: loss; explained, 1 - loss / (1/2 ||e||^2): 0 for a score of 0 everywhere, 1 at
     most, and only where y is a function of x.
 
-    Source: Vincent (2011).
+    Raises ValueError for a sigma that is not positive and finite. Source: Vincent (2011).
     """
     check_predictor(predictor)
     check_positive("sigma", sigma)
@@ -62,10 +63,11 @@ def sliced_score_matching(predictor: Predictor, *, projections: int = 1) -> Obje
       predictor: its energy and features.
       projections: how many v for each example.
 
+    A batch has x and y (B, ...), one array on `Reals`, see `read`; what does not count has no part in the loss.
     Metrics: loss; slope, the mean of ||dE/dy||^2; trace, the mean of v' (d^2 E / dy dy) v. At the best energy of a
     family that can be scaled, the two are equal.
 
-    Source: Song, Garg, Shi & Ermon (2019), with reduced variance.
+    Raises ValueError for fewer than 1 projection. Source: Song, Garg, Shi & Ermon (2019), with reduced variance.
     """
     check_predictor(predictor)
     check_whole("projections", projections, 1)

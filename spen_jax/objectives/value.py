@@ -20,6 +20,7 @@ from spen_jax.predictor import Predictor
 from spen_jax.types import Cost, Energy, Objective
 
 Source = Literal["truth", "inference", "adversarial"]
+"""Where `deep_value` takes the points from that it judges."""
 
 
 def value_loss(energy: jax.Array, oracle: jax.Array) -> jax.Array:
@@ -35,9 +36,11 @@ def value_loss(energy: jax.Array, oracle: jax.Array) -> jax.Array:
 def adversarial(energy: Energy, oracle_error: Cost) -> Energy:
     """-value_loss(E(x, y), v*(y, truth)): its minimiser is the answer whose value is judged worst.
 
-    An energy whose context is (context, truth); what else stands in it after the truth, such as a mask, is handed to
+    v* = 1 - `oracle_error(y, truth)`, an error in [0, 1] of one example. An energy, like `energy` of one example and a
+    scalar, whose context is (context, truth); what else stands in it after the truth, such as a mask, is handed to
     the oracle too. As the loss is no less than the entropy of v*, answers that are half right (v* = 1/2)
     attract it a little too. Equal arguments give the same function, so that nothing compiles twice.
+    Source: Gygli, Norouzi & Angelova (2017).
     """
 
     def negative_loss(params, context, y):
@@ -57,9 +60,11 @@ def deep_value(
     """Mean over batch and sources of the cross-entropy of the value v(x, y) against the oracle's v*(y, truth).
 
     The points y, constants to the gradient, come from
-    "truth": the truth, v* = 1;
-    "inference": what E has as its minimiser, found as the predictor finds it;
-    "adversarial": what maximises the cross-entropy itself, found likewise, see `adversarial`.
+
+    - "truth": the truth, v* = 1;
+    - "inference": what E has as its minimiser, found as the predictor finds it;
+    - "adversarial": what maximises the cross-entropy itself, found likewise, see `adversarial`.
+
     Every step takes the points of all `sources`, with equal weight; Gygli, Norouzi & Angelova (2017), whose method
     this is, mix them at random. Inference goes down E, not up v, whose slope vanishes where v is near 0 or 1.
 
@@ -69,10 +74,11 @@ def deep_value(
         `losses.soft_f1_error`, `losses.soft_iou_error`, or Hamming's as `lambda y, t: losses.hamming(y, t) / len(t)`.
       sources: one or more of the three, each once.
 
-    Metrics: loss; error, the mean of |v - v*|; with the source "truth" value, the mean of v(x, truth); with the source
+    A batch has x and y (B, ...), see `read`. Metrics: loss; error, the mean of |v - v*|; with the source "truth" value,
+    the mean of v(x, truth); with the source
     "inference" oracle, the mean v* of the inferred points, which is how well inference does in training.
 
-    Raises ValueError for sources that are not known, repeated or none.
+    Raises ValueError for sources that are not known, repeated or none; in `training.fit` for y outside the domain.
     """
     check_predictor(predictor)
     sources = tuple(sources)

@@ -28,7 +28,8 @@ def call(function: Callable[[Any, Any], Any], shared: Any, batch: Any, steps: in
 
     A batch that stands on a mesh runs there, a traced one as it is. Without a mesh in use that of `shared` is taken.
     Where the devices do not divide the examples, it is filled up and the results are cut on the host. The arrays of the
-    batch and of the results have the examples along the first axis. A batch with sparse rows runs on one device.
+    batch and of the results have the examples along the first axis, (B, ...). A batch with sparse rows runs on one
+    device. What `minimize`, `sample` and a `Predictor` call.
     """
     if _one_device():
         return function(shared, batch)
@@ -82,7 +83,10 @@ def _filled_up(mesh, a):
 
 
 def fetched(a: Any) -> np.ndarray:
-    """An array on the host, whole, wherever it stands; in each process where there are several."""
+    """The array `a` as NumPy's, whole, wherever it stands; in each process where there are several, all of which call.
+
+    `parallel.fetched(state.params["W"])` of an array that `sharded` has cut over processes, which NumPy cannot read.
+    """
     if isinstance(a, jax.Array) and not a.is_fully_addressable:
         a = _gathering(standing_on(a))(a)
     return np.asarray(a)
@@ -94,7 +98,10 @@ def _gathering(mesh):
 
 
 def beside(where: Any, tree: Any) -> Any:
-    """The tree on a mesh, or that of an array of `where`: everywhere, but for what stands on it already."""
+    """The tree on a mesh, or that of an array of `where`: everywhere, but for what stands on it already.
+
+    Where no array of `where` stands on a mesh of several devices the tree is returned as it is.
+    """
     mesh = where if isinstance(where, Mesh) else mesh_of_any(where)
     return tree if mesh is None else moved(tree, mesh)
 
@@ -103,7 +110,8 @@ def worth_it(jaxpr: Callable[[], Any], params: Any, rows: int) -> bool:
     """Whether training steps on so many rows, which compute `jaxpr()`, are to run on the mesh in use.
 
     Always on accelerators and over several processes. The cores of a CPU have to be woken for each step, and each
-    updates all parameters: that takes as long as OPERATIONS, and AGAIN for each parameter, of matrix products.
+    updates all parameters: that takes as long as 10^8 operations of matrix products, and 5,000 for each number of the
+    tree `params`, so that `fit` spreads a step of as many `operations`. False without a mesh in use.
     """
     mesh = in_use()
     if mesh is None:
@@ -116,7 +124,10 @@ def worth_it(jaxpr: Callable[[], Any], params: Any, rows: int) -> bool:
 
 
 def operations(jaxpr: Any) -> float:
-    """Operations of the matrix products and convolutions of a jaxpr; a loop of unknown length counts once."""
+    """Operations of the matrix products and convolutions of a jaxpr; a loop of unknown length counts once.
+
+    `operations(jax.make_jaxpr(f)(x).jaxpr)`, a float: two for each number multiplied, a product and a sum.
+    """
     total = 0.0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":

@@ -63,14 +63,18 @@ def all_cores(cores: int | None = None) -> Mesh:
 
 
 def all_devices() -> Mesh:
-    """Spreads batches over all devices of JAX's default backend, those of all processes, from now on."""
+    """Spreads batches over all devices of JAX's default backend, those of all processes, from now on.
+
+    Returns the mesh, of the axis "batch". Of the cores of a CPU `all_cores` makes devices.
+    """
     return use(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)))
 
 
 def use(mesh: Mesh | None) -> Any:
     """Spreads batches over a mesh from now on, None for over none: `minimize`, `sample`, `Predictor` and `fit` do so.
 
-    ValueError for a mesh of several axes of which none is "batch".
+    `mesh` is one of `jax.make_mesh`, whose axis "batch", or only axis, batches lie along; it is returned. ValueError
+    for a mesh of several axes of which none is "batch".
     """
     if mesh is not None:
         axis_of(mesh)
@@ -79,14 +83,15 @@ def use(mesh: Mesh | None) -> Any:
 
 
 def in_use() -> Mesh | None:
-    """The mesh that `all_cores`, `all_devices` or `use` chose last."""
+    """The mesh that `all_cores`, `all_devices` or `use` chose last; None where there is none."""
     return _chosen.get("mesh")
 
 
 def split(batch: Any, mesh: Mesh | None = None) -> Any:
     """A tree of arrays with their examples spread over the devices; where these do not divide them, everywhere.
 
-    `mesh` is by default the one in use; without one nothing is moved.
+    `batch` holds arrays (B, ...); `mesh` is by default the one in use; without one nothing is moved. ValueError for a
+    mesh of several axes of which none is "batch".
     """
     mesh = mesh or in_use()
     if mesh is None:
@@ -101,7 +106,10 @@ def split(batch: Any, mesh: Mesh | None = None) -> Any:
 
 
 def everywhere(tree: Any, mesh: Mesh | None = None) -> Any:
-    """A tree of arrays, such as parameters, with a copy on each device of the mesh, by default the one in use."""
+    """A tree of arrays, such as parameters, with a copy on each device of the mesh, by default the one in use.
+
+    Without one nothing is moved. Arrays may have any shape; random keys go too.
+    """
     mesh = mesh or in_use()
     if mesh is None:
         return tree
@@ -112,7 +120,8 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
     """A tree of arrays, such as a training's state, each cut along its longest axis that the devices divide.
 
     Fully sharded data parallel training: what a step needs whole it gathers, and gradients are summed into the parts.
-    Arrays without such an axis, and random keys, are everywhere. `mesh` is by default the one in use.
+    Arrays without such an axis, and random keys, are everywhere. `mesh` is by default the one in use; without one
+    nothing is moved. ValueError for a mesh of several axes of which none is "batch". Source: Rajbhandari et al. (2020).
     """
     mesh = mesh or in_use()
     if mesh is None:
@@ -131,7 +140,7 @@ def sharded(tree: Any, mesh: Mesh | None = None) -> Any:
 
 
 def label_mesh(batch: int = 1) -> Mesh:
-    """A mesh of all devices with the axes "batch" and "labels", so many along the first; see `by_label`.
+    """A mesh of all devices with the axes "batch" and "labels", `batch` of them along the first; see `by_label`.
 
     ValueError for a number that does not divide that of the devices.
     """
@@ -169,7 +178,7 @@ def by_label(tree: Any, n_labels: int, mesh: Mesh) -> Any:
 
 
 def check_divided(mesh: Mesh, count: int) -> None:
-    """ValueError unless the devices divide the rows of a batch."""
+    """ValueError unless the devices of the mesh divide `count`, the rows of a batch of memory-mapped data."""
     parts = mesh.shape[axis_of(mesh)]
     if count % parts:
         raise ValueError(
@@ -178,13 +187,16 @@ def check_divided(mesh: Mesh, count: int) -> None:
 
 
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:
-    """Which of the rows of a batch lie on devices of this process: all where the devices do not divide them."""
+    """Which of the rows of a batch lie on devices of this process: all where the devices do not divide them.
+
+    Of `count` rows their numbers, ascending, whole numbers (n,): what this process has to read for `of_own_rows`.
+    """
     places = _of_rows(mesh, count).addressable_devices_indices_map((count,))
     return np.unique(np.concatenate([np.arange(count)[at] for at in places.values() if at]))
 
 
 def of_own_rows(mesh: Mesh, part: np.ndarray, count: int) -> jax.Array:
-    """The batch of `count` rows of which each process gives its `own_rows`."""
+    """The batch (count, ...) on the mesh of which each process gives its `own_rows`, `part` (n, ...) of NumPy's."""
     sharding = _of_rows(mesh, count)
     return jax.make_array_from_process_local_data(sharding, part, (count, *part.shape[1:]))
 
@@ -228,7 +240,7 @@ def moved(tree: Any, mesh: Any) -> Any:
 
 
 def put(a: Any, sharding: Any) -> Any:
-    """An array that each process has, as a sharding says; one that stands so already as it is."""
+    """The array `a`, which each process has, as a `jax.sharding.Sharding` says; one that stands so already as it is."""
     standing = getattr(a, "sharding", None)
     if standing == sharding:
         return a
@@ -244,7 +256,7 @@ def put(a: Any, sharding: Any) -> Any:
 
 
 def on_host(a: Any) -> Any:
-    """An array that is cut without compiling; random keys, which NumPy does not have, as they are."""
+    """The array `a` as NumPy's, which is cut without compiling; random keys, which NumPy does not have, as they are."""
     keys = jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
     return a if keys else np.asarray(a)
 

@@ -15,12 +15,15 @@ SIZE = 1024
 
 
 def several() -> bool:
-    """Whether there are several processes, after `jax.distributed.initialize`."""
+    """Whether there are several processes, after `jax.distributed.initialize`: `jax.process_count() > 1`."""
     return jax.process_count() > 1
 
 
 def gathered(text: str) -> list[str]:
-    """What each process says, by its number; of longer texts the first SIZE bytes."""
+    """What each process says, by its number; of longer texts the first 1024 bytes.
+
+    Every process has to call it, as often as the others and in the same order, with a `text` of its own.
+    """
     if not several():
         return [text]
     from jax.experimental import multihost_utils
@@ -35,7 +38,8 @@ def gathered(text: str) -> list[str]:
 def together(error: Callable[[str], Exception]) -> Iterator[None]:
     """Of a block that all run: once all are through, an `Exception` in one of them is one in each, `error(its words)`.
 
-    The block itself may not wait for others.
+    `with parallel.together(OSError): ...`. What failed here is raised here as it is. The block itself may not wait for
+    others.
     """
     own = None
     try:

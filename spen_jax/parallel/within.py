@@ -18,7 +18,7 @@ EVERYWHERE = P()
 
 
 def mesh_of(*trees: Any) -> Any:
-    """The mesh that arrays stand on, abstract where traced; None on one device, and in a device's own part."""
+    """The mesh that arrays of `trees` stand on, abstract where traced; None on one device and in a device's part."""
     found = None
     for a in filter(lambda a: isinstance(a, jax.Array), jax.tree.leaves(trees)):
         mesh = jax.typeof(a).sharding.mesh if isinstance(a, Tracer) else standing_on(a)
@@ -35,7 +35,7 @@ def over_devices(function: Callable[[Any, Any], Any], shared: Any, batch: Any) -
 
     `batch` and the results are pytrees of arrays with the examples along the first axis. What is shared is everywhere;
     derivatives in it are summed over the devices. Where these do not divide the examples, copies of the last
-    one fill them up, and are cut off again.
+    one fill them up, and are cut off again. Within a traced function: a mesh is seen by where the batch stands.
     """
     mesh, axis = _mesh_and_axis(batch)
     if axis is None:
@@ -99,7 +99,7 @@ def automatic(
 
 
 def specs(tree: Any, where: tuple[Any, ...] | None) -> Any:
-    """How a tree is to lie that stood as `places` found it."""
+    """How a tree is to lie that stood as `places` found it, `where`: a tree of `PartitionSpec`, `P()` for None."""
     if where is None:
         return P()
     found = [sharding.spec if isinstance(sharding, NamedSharding) else P() for sharding in where]
@@ -116,7 +116,7 @@ def places(tree: Any) -> tuple[Any, ...] | None:
 
 
 def kept(tree: Any, where: tuple[Any, ...] | None) -> Any:
-    """The tree with its arrays standing as `places` found them."""
+    """The tree, in a traced function, with its arrays standing as `places` found them, `where`; for None as it is."""
     if where is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)

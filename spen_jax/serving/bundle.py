@@ -23,7 +23,8 @@ def load(path: str | Path) -> "Bundle":
 
     A program runs with the version of jax that it was exported with, and with later ones for half a year. One that
     expired, or none, is exported anew where spen_jax is installed and the file holds an estimator; elsewhere
-    `BundleError` says what to do, as for files that `read` refuses. OSError where there is no file.
+    `BundleError` says what to do, as for files that `read` refuses. OSError where there is no file. `path` is what
+    `export`, or an estimator's `save(path, programs=True)`, wrote; a program is code, so load those you trust.
     """
     contents = read(path)
     try:
@@ -69,6 +70,8 @@ class Bundle:
       inputs: what it wants, "x" and whatever else it was exported with: shapes of one row, and types.
       optional: what it may be told besides, such as "known".
       sizes: of the batches that rows run in; what does not fill one is filled up, and cut off again.
+
+    `load` makes it, of `Contents` that `read` found; ValueError for settings that this version does not know.
     """
 
     def __init__(self, contents: Contents):
@@ -97,10 +100,10 @@ class Bundle:
         """The answers to rows x, any number of them, and to whatever else it was exported with (`known`, `mask`).
 
         "y", "energy" and "residual" of a predictor, "steps" and "trace" where it has them; "on", booleans (N, L), where
-        it has a decision. "y", "p", "on" and "labels" of a classifier; "y" of a regressor; x of both may be one of
-        SciPy's sparse matrices. "y", an array (T, K) of each sequence, and "labels", a list of each, of a tagger, for
-        sequences as it was fitted to. What is `known` is given in the estimator's own forms. ValueError for what does
-        not fit.
+        it has a decision. "y", "p", "on" (N, L) and "labels" of a classifier; "y" of a regressor; x (N, D) of both may
+        be one of SciPy's sparse matrices. "y", an array (T, K) of each sequence, and "labels", a list of each, of a
+        tagger, for sequences as it was fitted to. What is `known` is given in the estimator's own forms. ValueError for
+        what does not fit.
         """
         given = {"x": x, **others}
         given = {k: v for k, v in given.items() if not (v is None and k in self.optional)}
@@ -201,7 +204,10 @@ class Bundle:
 
 
 def batches(n: int, sizes: list[int]) -> list[int]:
-    """The sizes, of those given in rising order, of the runs that n rows are made in; the last may not be full."""
+    """The sizes, of those given in rising order, of the runs that n rows are made in; the last may not be full.
+
+    Their sum is n or more: `batches(70, [1, 8, 64])` is [64, 8].
+    """
     found = []
     while n > 0:
         at = next((i for i, size in enumerate(sizes) if size >= n), len(sizes) - 1)

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 FORMAT, EARLIER = "spen_jax bundle", "spen_jax estimator"
+"""What the header of a bundle calls itself, and what one of an earlier version does."""
 VERSION = 1
+"""Of the format that is written, and the latest that is read."""
 PROGRAMS = "programs/"
+"""What the names of arrays begin with that are programs."""
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype("?" if name == "BOOL" else f"<{name[0].lower()}{int(name[1:]) // 8}")
     for name in "BOOL U8 I8 U16 I16 F16 U32 I32 F32 U64 I64 F64".split()
@@ -20,11 +23,17 @@ DTYPES: dict[str, np.dtype] = {
 
 
 class BundleError(ValueError):
-    """A file that is no bundle, is damaged, of a later version, without programs or with programs that expired."""
+    """A file that is no bundle, is damaged, of a later version, without programs or with programs that expired.
+
+    A ValueError.
+    """
 
 
 class Contents(NamedTuple):
-    """What a file holds, its checksum in order: the state, arrays by name, programs by name."""
+    """What a file holds, its checksum in order: the state, arrays by name, programs by name.
+
+    The state is what JSON holds; arrays are NumPy's, of `DTYPES`; programs are bytes, of `jax.export`.
+    """
 
     state: Any
     arrays: dict[str, np.ndarray]
@@ -32,7 +41,7 @@ class Contents(NamedTuple):
 
 
 def read(path: str | Path) -> Contents:
-    """What a bundle holds, all of it read once.
+    """What the bundle at `path` holds, all of it read once; nothing is unpickled, and no program run.
 
     OSError where there is no file; `BundleError` for a file of another kind, a damaged one, and one of a later version.
     """
@@ -71,7 +80,7 @@ def read(path: str | Path) -> Contents:
 
 
 def digest(text: str, arrays: dict[str, np.ndarray]) -> str:
-    """The SHA-256 of a state and of arrays, their names, types and shapes."""
+    """The SHA-256, in hex, of a state and of arrays, their names, types and shapes; `text` is the state's JSON."""
     found = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         a = arrays[name]

@@ -13,7 +13,8 @@ P = ParamSpec("P")
 class Epochs(Iterator[T], Generic[T]):
     """An iterator over a training, one result for each epoch: nothing runs before it is looped over.
 
-    `last()` runs it to its end. One that goes away without either warns that nothing was trained.
+    What `fit`, `train` and their like return; you do not make one. `last()` runs it to its end. One that goes away
+    without either warns (RuntimeWarning) that nothing was trained. What the training raises is raised by the loop.
     """
 
     def __init__(self, results: Iterator[T], name: str):

@@ -47,7 +47,9 @@ def fit(
 ) -> Epochs[tuple[State, dict[str, float]]]:
     """Yields (state, mean metrics of the epoch) after each pass over `data`, in an order drawn from the state's key.
 
-    To be looped over; `fit(...).last()` trains all epochs and gives the last pair.
+    To be looped over; `fit(...).last()` trains all epochs and gives the last pair. `objective` is one of `objectives`,
+    or your own `(params, batch, key) -> (scalar, metrics)`; `optimizer` Optax's, or `touching`; `state` that of
+    `training.init`.
 
     `data` is a pytree, such as a `spen_jax.data.Split` or a dict with x and y, whose leaves share their leading axis
     of N examples. Every step sees `batch_size` examples (all N where there are fewer), so that it
@@ -61,7 +63,7 @@ def fit(
     The arrays that the caller passed are never changed; what was written ends with the generator.
     Where state or data stand on a mesh, or one in use is worth it, each device works on its own rows; see `parallel`.
     SciPy's sparse matrices in `data` stay on the host, where each step's rows are cut as `sparse.Rows`, and run on one
-    device.
+    device. Memory-mapped arrays (N, ...) stay on the disk likewise, for any number of devices.
 
     Of `spen_jax.data.Groups`, examples of several lengths, each step sees examples of one group, all groups in one
     drawn order, and there is one program for each width. A group smaller than `batch_size` is a batch of its own size,
@@ -297,5 +299,9 @@ def sizes_of(groups: Sequence[Any]) -> list[int]:
 
 
 def steps_per_epoch(n: int | Sequence[int], batch_size: int) -> int:
-    """How many steps `fit` takes for one pass over n examples, or groups of so many, for learning-rate schedules."""
+    """How many steps `fit` takes for one pass over n examples, or groups of so many, for learning-rate schedules.
+
+    That is the sum over groups of ceil(n / min(batch_size, n)): the steps of left-out examples are not in it. `n` and
+    `batch_size` are whole numbers, 1 or more.
+    """
     return sum(-(-size // min(batch_size, size)) for size in np.atleast_1d(n).tolist())

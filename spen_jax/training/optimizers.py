@@ -12,7 +12,10 @@ import optax
 
 
 class Averaged(NamedTuple):
-    """The state of `averaged`."""
+    """The state of `averaged`; `average_of` finds the average in it.
+
+    inner is the state of the optimizer inside, average a tree like the parameters, count () the steps taken.
+    """
 
     inner: Any
     average: Any
@@ -33,7 +36,10 @@ def stable(
       optimizer: any; a `spectral` limit belongs inside it, at the end of its chain.
       clip: the largest Euclidean norm of all gradients together; None for no limit: a gradient that is finite but
         overflows when Adam squares it then freezes its parameter, unseen.
-      average: decay of an average of the parameters, see `averaged`; None for none.
+      average: decay of an average of the parameters, in (0, 1), see `averaged`; None for none.
+
+    Raises ValueError for a clip that is not positive and finite, and for a decay outside (0, 1). Source of the clip:
+    Pascanu, Mikolov & Bengio (2013).
     """
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be positive and finite, or None for no limit, got {clip}")
@@ -49,7 +55,8 @@ def averaged(
 
     The steps themselves are those of `optimizer`. The average reaches back about 1 / (1 - decay) steps, and holds
     no share of the parameters that training began with. Where several transformations are chained this wraps
-    them all. (`optax.ema` averages updates.) Source: Polyak & Juditsky (1992), there with equal weights.
+    them all. (`optax.ema` averages updates.) ValueError for a decay outside (0, 1), and for an update without the
+    parameters. Source: Polyak & Juditsky (1992), there with equal weights.
     """
     if not 0 < decay < 1:
         raise ValueError(f"decay must be between 0 and 1, such as 0.99, got {decay}")
@@ -81,6 +88,7 @@ def averaged(
 def average_of(state: Any) -> Any:
     """The averaged parameters in a `State`, or in an optimizer's state; before the first step the parameters.
 
+    A tree like the parameters, arrays of the same shapes and types.
     Raises ValueError unless there is exactly one average, see `averaged`.
     """
     state = getattr(state, "opt_state", state)
@@ -100,7 +108,8 @@ def spectral(limit: float) -> optax.GradientTransformation:
     To be chained last, `optax.chain(optax.adam(1e-3), spectral(2.0))`. Arrays of more axes count as matrices with the
     last axis as columns, those of fewer are left alone. `optax.masked` restricts it to some parameters. It finds
     the eigenvalues of W'W or WW', the smaller, in each step: cheap up to some hundred rows or columns. Projection in
-    place of the normalised weights of Miyato et al. (2018), with the same bound on a layer's slope.
+    place of the normalised weights of Miyato et al. (2018), with the same bound on a layer's slope. ValueError for a
+    limit that is not positive, and for an update without the parameters.
     """
     if not limit > 0:
         raise ValueError(f"limit must be positive, got {limit}")

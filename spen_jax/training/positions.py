@@ -16,7 +16,10 @@ from spen_jax.training.sums import is_cut, sums_of
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, of another training, or in use; the message names it and says what to do."""
+    """A checkpoint that is damaged, of another training, or in use; the message names it and says what to do.
+
+    A ValueError, which `fit` raises where it is given `Checkpoints`.
+    """
 
 
 class Position(NamedTuple):

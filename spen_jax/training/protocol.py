@@ -11,7 +11,10 @@ from spen_jax.types import Objective
 
 
 class Phase(NamedTuple):
-    """One training of several: what it minimises, and how."""
+    """One training of several, for `fit_phases`: the `objective` that it minimises, by a `Recipe`.
+
+    `name` is the key of `ready` there.
+    """
 
     name: str
     objective: Objective
@@ -21,7 +24,10 @@ class Phase(NamedTuple):
 
 
 class Refitted(NamedTuple):
-    """A Trained for each phase: of the training that chose the epochs, and of the one on all rows."""
+    """A `Trained` for each phase: of the training that chose the epochs, and of the one on all rows.
+
+    What `choose_then_refit` yields; `final` is empty while epochs are being chosen.
+    """
 
     chosen: tuple[Trained, ...]
     final: tuple[Trained, ...] = ()
@@ -38,7 +44,7 @@ def fit_phases(
     stops: Sequence[int] | None = None,
     ready: Mapping[str, Trained] | None = None,
 ) -> Iterator[tuple[Trained, ...]]:
-    """After each epoch a Trained for each phase so far; `fit_phases(...).last()` are the result.
+    """After each epoch a `Trained` for each phase so far; `fit_phases(...).last()` are the result.
 
     Each phase starts from the parameters that the one before it kept. Phase i, from 0, draws by `fold_in(key, i + 1)`,
     and is prepared by a fold of that with 0.
@@ -48,9 +54,12 @@ def fit_phases(
       params: where the first phase starts.
       data: the training examples, as for `fit`.
       key: of all that is random.
-      score: validation score of parameters, higher is better; without it each phase keeps its last epoch.
-      stops: the epoch after which each phase stops.
+      score: validation score of parameters, `(params) -> float`, higher is better; without it each phase keeps its last
+        epoch.
+      stops: the epoch after which each phase stops, a whole number for each; None for those of its recipe.
       ready: phases by name that are trained already, and taken as they are.
+
+    ValueError for no phases, once it is looped over; else what `train` raises.
     """
     if not phases:
         raise ValueError("fit_phases needs at least one phase, got none")
@@ -99,10 +108,12 @@ def choose_then_refit(
       part: the examples that are trained on while epochs are chosen.
       data: all training examples.
       key: of all that is random, the same for both.
-      score: validation score of parameters, higher is better.
+      score: validation score of parameters, `(params) -> float`, higher is better.
       ready: phases by name that are chosen already; the second training trains them too.
       again: where the second training starts, if not from `params`: a model that builds on another one, which
         is itself trained again.
+
+    Raises what `fit_phases` does.
     """
     chosen: tuple[Trained, ...] = ()
     for chosen in fit_phases(phases, params, part, key, score=score, ready=ready):

@@ -24,7 +24,10 @@ from spen_jax.types import Objective
 
 
 class Best(NamedTuple):
-    """The best parameters so far, for early stopping: `best = best.update(params, score)`."""
+    """The best parameters so far, for early stopping: `best = best.update(params, score)`.
+
+    `params` and `score` are those of the best epoch, None and -inf before the first update.
+    """
 
     params: Any = None
     score: float = float("-inf")
@@ -46,7 +49,9 @@ class Best(NamedTuple):
 class Recipe:
     """How to train: AdamW, clipped gradients, a rate that warms up for a tenth and falls as a cosine.
 
-    Raises ValueError for settings that cannot be.
+    `train(objective, params, data, Recipe(20, 1e-3, 1e-4), key)` follows it. Raises ValueError, by name, for epochs, a
+    batch size or a patience that are no whole numbers from 1 on, a clip that is not positive and finite, and another
+    `keep`. Sources: Loshchilov & Hutter (2019), AdamW; (2017), the cosine.
     """
 
     epochs: int
@@ -54,7 +59,9 @@ class Recipe:
     learning_rate: float
     """The highest."""
     weight_decay: float
+    """Times the learning rate, the share of itself by which each parameter shrinks in a step; 0 for none."""
     batch_size: int = 128
+    """Examples of a step, as for `fit`."""
     clip: float = 5.0
     """The largest norm of all gradients together."""
     average: float | None = None
@@ -79,7 +86,7 @@ class Recipe:
             check_whole("patience", self.patience, 1)
 
     def optimizer(self, n_examples: int | Sequence[int]) -> optax.GradientTransformation:
-        """That of a training on so many examples, or groups of so many: one object for equal settings."""
+        """Optax's, for a training on so many examples, or groups of so many: one object for equal settings."""
         return _of_steps(self._of_any(), self._steps(n_examples))
 
     def start(
@@ -162,7 +169,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 class Trained(NamedTuple):
-    """What a training has come to after an epoch."""
+    """What a training has come to after an epoch: what `train` yields."""
 
     params: Any
     """Those of `epoch`, the best or the last so far."""
@@ -199,15 +206,17 @@ def train(
     one is noisy.
 
     Args:
-      objective: what to minimise.
+      objective: what to minimise, `(params, batch, key) -> (scalar, metrics)`.
       params: where to start.
       data: the training examples, as for `fit`.
-      recipe: the rates.
+      recipe: the optimizer, its rates, the epochs and the batch size, a `Recipe`.
       key: decides the order of the examples and all that is random.
-      score: validation score of parameters, higher is better; without it the last epoch is kept.
+      score: validation score of parameters, `(params) -> float`, higher is better; without it the last epoch is kept.
       stop_after: stop after this epoch, 0 or more, the one that an earlier training found best.
       checkpoints: as for `fit`; the best parameters, scores and seconds are kept as its `extra`. One that is over gives
         its result again.
+
+    Raises what `fit` does, and ValueError for a negative `stop_after`, once it is looped over.
     """
     began = time.perf_counter()
     count = recipe.epochs if stop_after is None else stop_after

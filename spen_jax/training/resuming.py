@@ -41,7 +41,10 @@ OLD = ".old-"
 
 
 class Stopped(SystemExit):
-    """A signal stopped a training once its step was over and written; the exit code is 143 or 130, as in shells."""
+    """A signal stopped a training once its step was over and written; the exit code is 143 or 130, as in shells.
+
+    A SystemExit, which `fit` raises where it keeps `Checkpoints`: 143 after SIGTERM, 130 after Ctrl-C.
+    """
 
 
 class Checkpoints:
@@ -54,7 +57,7 @@ class Checkpoints:
     Attributes:
       folder: new, empty, or that of the same training. One training at a time may use it, and of several processes all
         must see it.
-      every_minutes: how often to write; None for `every_steps` alone. Of several processes the first decides.
+      every_minutes: how often to write, > 0; None for `every_steps` alone. Of several processes the first decides.
       every_steps: how often to write, besides.
       keep: how many of the newest stay.
       skip_damaged: whether one that is damaged is renamed and gives way to the one before it, which is logged; else it
@@ -65,7 +68,8 @@ class Checkpoints:
       epochs: how many epochs are over, where `fit` yields.
 
     Raises `CheckpointError` when a training begins: for another process at work there, for what is damaged, and for a
-    training that began otherwise (parameters, key, shapes of the data, batch size), in all of its processes.
+    training that began otherwise (parameters, key, data, objective, optimizer, batch size), in all of its processes.
+    ValueError for numbers that are not positive, and where neither minutes nor steps are given.
     """
 
     def __init__(
@@ -228,7 +232,7 @@ def resumable(folder: str | Path, **options: Any) -> Iterator[None]:
     The first one in `folder/1`, the next in `folder/2`, ...: a program that is run again as it was passes those that
     are over in a moment, and goes on in the middle of the one that was broken off. `options` are those of
     `Checkpoints`. What is no training (`scan`, a loop of one's own), and a training that begins while another one of
-    the block is open, as within a validation score, runs again.
+    the block is open, as within a validation score, runs again. Raises in the block what `Checkpoints` does.
     """
     token = _block.set(_Block(Path(folder), options))
     try:

@@ -21,7 +21,10 @@ from spen_jax.types import Objective
 
 
 class State(NamedTuple):
-    """What a training carries from step to step."""
+    """What a training carries from step to step: parameters, the optimizer's state, and the random key.
+
+    `init` makes it; `step`, `scan` and `fit` return new ones, and change none.
+    """
 
     params: Any
     opt_state: Any
@@ -29,7 +32,11 @@ class State(NamedTuple):
 
 
 def init(params: Any, optimizer: optax.GradientTransformation | Touching, key: jax.Array) -> State:
-    """The state before the first step; the key, one of `jax.random.key`, decides all that is random."""
+    """The state before the first step; the key, one of `jax.random.key`, decides all that is random.
+
+    `params` is a tree of arrays, `optimizer` Optax's or `touching`. ValueError for a key that is no array of JAX's, and
+    for a table of `touching` that is none of the parameters.
+    """
     if not isinstance(key, jax.Array):
         raise ValueError(f"key must be a random key, jax.random.key(0), got {key!r}")
     return State(params, optimizer.init(params), key)
@@ -44,6 +51,8 @@ def step(
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step of `optimizer` on the examples `rows` of `data`: gradient, update, metrics.
 
+    `objective` is `(params, batch, key) -> (scalar, metrics)`, `data` a tree of arrays (N, ...) and `rows` (B,) whole
+    numbers. Returns the next state and the metrics of the step.
     Where the loss, the gradient, the new parameters or the optimizer's new state would not be finite, only the key of
     the state is another one, and the metric "left_out", else 0, is the number of examples.
 

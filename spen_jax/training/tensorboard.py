@@ -12,8 +12,9 @@ class TensorBoard:
     """A folder of events, in which `board(epoch, figures)` makes each number a scalar at that epoch.
 
     `for epoch, (state, metrics) in enumerate(sx.fit(...), 1): board(epoch, metrics)`; lines of `metrics.jsonl` will do
-    as well. `tensorboard --logdir` shows each such folder as a run. A later writer of the folder adds to it. To be
-    closed, or used as a `with` block.
+    as well. `figures` is a mapping of names to numbers; what is no single number in it is left out. `tensorboard
+    --logdir` shows each such folder as a run. A later writer of the folder adds to it. To be closed, or used as a
+    `with` block.
 
     tensorboardX writes, in pure Python: `pip install 'spen_jax[tensorboard]'`, else ImportError says so.
     """

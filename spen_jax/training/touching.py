@@ -178,8 +178,8 @@ def touching(
         parameters, such as "network/hidden_0/kernel".
       least: the least number of columns that a batch takes of a field.
 
-    Raises ValueError for a table that is not among the parameters when the state is made; `fit` for data that do not
-    fit.
+    Raises ValueError for no tables and a `least` below 1 or of another field; `training.init` for a table that is not
+    among the parameters; `fit` for data that do not fit.
     """
     least = {} if least is None else dict(least)
     for name, number in least.items():
@@ -206,7 +206,8 @@ def log_shares(y: Any, batch_size: int, least: int) -> np.ndarray:
       batch_size: of `fit`.
       least: of `touching`, least["y"].
 
-    ValueError for what is no SciPy matrix, or no whole numbers.
+    Returns NumPy's (L,), in nats, each 0 or less. ValueError for what is no SciPy matrix, or no whole numbers from 1
+    on.
     """
     from scipy.special import gammaln
 
