@@ -25,7 +25,12 @@ FEW = 64
 
 @dataclass(frozen=True)
 class Simplex(Domain):
-    """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node."""
+    """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node.
+
+    y is (..., K), a mask of it (...). Its logits are log y, whose point is their softmax, its loss is the cross-entropy
+    -sum t log y in nats, and `round` puts 1 at the largest entry. ValueError for a y without an axis of values, for
+    what is no real number, and for reflection.
+    """
 
     def check(self, y):
         """ValueError for a scalar, or for distributions over nothing."""
@@ -67,7 +72,7 @@ class Simplex(Domain):
     def project(self, y):
         """argmin over u in the simplex of ||u - y||: max(y - tau, 0), tau = max_k (sum_(j: y_j >= y_k) y_j - 1) / n_k.
 
-        n_k are the entries in the sum. Beyond FEW values by Optax, which sorts (Duchi et al. 2008).
+        n_k are the entries in the sum. Beyond 64 values by Optax, which sorts (Duchi et al. 2008).
         """
         y = self._floats("y", y)
         exact = y.astype(float)  # of other types Optax has no derivative
