@@ -16,15 +16,14 @@ class GRU(nn.Module):
     that what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once,
     before the loop. Source: Cho et al. (2014), with the reset gate after the product.
 
-    Attributes:
-      units: H.
+    - `units`: H.
     """
 
     units: int
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: Any = None) -> jax.Array:
-        """The states of both directions at every place."""
+        """The states of both directions at every place, (B, T, D) -> (B, T, 2 H); mask (B, T), None for all."""
         H, (B, T, D) = self.units, x.shape
         counts = jnp.ones((B, T), bool) if mask is None else jnp.asarray(mask, bool)
         # Padding that is not a number has no part in gradients.
@@ -54,15 +53,14 @@ class CausalGRU(nn.Module):
 
     Places where the mask (B, T) is False leave h as it is and give 0. Source: Cho et al. (2014), as in `GRU`.
 
-    Attributes:
-      units: H.
+    - `units`: H.
     """
 
     units: int
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: Any = None) -> jax.Array:
-        """The state at every place."""
+        """The state at every place, (B, T, D) -> (B, T, H); mask (B, T), None for all."""
         H, (B, T, D) = self.units, x.shape
         counts = jnp.ones((B, T), bool) if mask is None else jnp.asarray(mask, bool)
         x = jnp.where(counts[..., None], x, 0)
