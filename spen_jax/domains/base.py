@@ -178,7 +178,7 @@ class Domain:
         raise NotImplementedError
 
     def shown(self, y: Any) -> Any:
-        """What of a point is compared with a truth."""
+        """What of a point is compared with a truth: y itself, or the part of it that a truth has."""
         return y
 
     def enter(self, y: Any) -> Any:

@@ -28,8 +28,8 @@ class Simplex(Domain):
     """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node.
 
     y is (..., K), a mask of it (...). Its logits are log y, whose point is their softmax, its loss is the cross-entropy
-    -sum t log y in nats, and `round` puts 1 at the largest entry. ValueError for a y without an axis of values, for
-    what is no real number, and for reflection.
+    -sum t log y in nats, and `round` puts 1 at the largest entry. ValueError where a y needs an axis of values and has
+    none, for what is no real number, and for reflection.
     """
 
     def check(self, y):
@@ -110,7 +110,7 @@ class Simplex(Domain):
         return jax.nn.one_hot(jnp.argmax(y, -1), y.shape[-1], dtype=y.dtype)
 
     def to_logits(self, y):
-        """log y."""
+        """log y, of y at least 1e-6; 6e-5 in float16."""
         y = floats("y", y)
         return jnp.log(jnp.maximum(wide(y), floor_of(LOGIT_FLOOR, y))).astype(y.dtype)
 
@@ -120,11 +120,11 @@ class Simplex(Domain):
         return jax.nn.softmax(wide(logits), axis=-1).astype(logits.dtype)
 
     def entropy(self, y):
-        """-sum y log y over all nodes and values."""
+        """-sum y log y over all nodes and values, a scalar in nats."""
         return jnp.sum(entropy(wide(y := floats("y", y)))).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
-        """-sum t log y over all nodes and values."""
+        """-sum t log y over all nodes and values, a scalar in nats."""
         return categorical_cross_entropy(counting(mask, y), counting(mask, truth))
 
     def loss_of_scores(self, scores, truth, mask=None):
