@@ -104,7 +104,7 @@ class Regressor:
     distance: Distance = euclidean
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return self.distance(y, self.g(params, x))
 
     def best(self, params: Any, x: Any) -> jax.Array:
@@ -129,7 +129,7 @@ class JointEmbedding:
     distance: Distance = cosine
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of the pair."""
+        """The energy of the pair, a scalar."""
         return self.distance(self.gx(params["x"], x), self.gy(params["y"], y))
 
 
@@ -156,7 +156,7 @@ class Binary:
     g: Network
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return minus_product(y, self.g(params, x))
 
     def best(self, params: Any, x: Any) -> jax.Array:
@@ -176,7 +176,7 @@ class LinearMachine:
     f: Callable[[jax.Array], jax.Array] = jnp.asarray
 
     def __call__(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return self.distance(y, self.f(linear(params, x)))
 
     def best(self, params: Any, x: jax.Array) -> jax.Array:
@@ -197,7 +197,7 @@ class Multiclass:
     g: Network
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of class y."""
+        """The energy of class y, a scalar."""
         return self.energies(params, x)[y]
 
     def energies(self, params: Any, x: Any) -> jax.Array:
@@ -221,7 +221,7 @@ class RadialBasis:
     g: Network
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of class y."""
+        """The energy of class y, a scalar."""
         return self.energies(params, x)[y]
 
     def energies(self, params: Any, x: Any) -> jax.Array:
@@ -248,7 +248,7 @@ class Matcher:
     distance: Distance = euclidean
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of the pair."""
+        """The energy of the pair, a scalar."""
         return self.distance(self.g(params, x), self.g(params, y))
 
 
@@ -268,7 +268,7 @@ class Saturated:
             raise ValueError(f"Saturated needs a ceiling > 0, got {self.ceiling}")
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return -self.ceiling * jnp.expm1(-self.energy(params, x, y) / self.ceiling)
 
 

@@ -25,7 +25,7 @@ class Decoder:
     f: Callable[[Any, Any], Any] | None = None
 
     def __call__(self, params: Any, x: Any, y: jax.Array, z: Any) -> jax.Array:
-        """The energy of one example; AssertionError where y and what is decoded differ in shape."""
+        """The energy of one example, a scalar; AssertionError where y and what is decoded differ in shape."""
         decoded = self.decode(params, x, z)
         chex.assert_equal_shape([y, decoded])
         return jnp.sum((y - decoded) ** 2)
@@ -79,5 +79,5 @@ class Penalised:
     penalty: Callable[[Any], jax.Array]
 
     def __call__(self, params: Any, x: Any, y: Any, z: Any) -> jax.Array:
-        """The energy of one example."""
+        """The energy of one example, a scalar."""
         return self.energy(params, x, y, z) + self.penalty(z)

@@ -115,7 +115,7 @@ class Incomplete(Arrays):
         return jnp.where(self.seen, self.image, y)
 
     def energy(self, y):
-        """0."""
+        """0, a scalar: every possible y is as likely."""
         return jnp.zeros((), y.dtype)
 
     def newton(self, gradient, size, scale=1.0):
