@@ -154,7 +154,7 @@ class Box(Domain):
         return (self._finite("the entropy") * jnp.sum(each)).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
-        """The binary cross-entropy of (y - lower) / (upper - lower), in nats; the squared error without finite bounds."""
+        """The binary cross-entropy of (y - lower) / (upper - lower), in nats; squared error without finite bounds."""
         if not self.has_logits:
             return super().loss(y, truth, mask)
         log_likelihood = binary_log_likelihood(y)

@@ -62,7 +62,7 @@ class Langevin:
             )
 
     def check(self, domain):
-        """ValueError for a domain that cannot reflect, or with `adjusted` is none of reals, boxes and their products."""
+        """ValueError for a domain that cannot reflect, or with `adjusted` is none of reals, boxes, their products."""
         if not consists_of(domain, (Reals, Box)) and (self.adjusted or self.boundary == "reflect"):
             what = "adjusted=True" if self.adjusted else "boundary='reflect'"
             raise ValueError(
