@@ -40,29 +40,30 @@ class Predictor:
     Objectives train it (`objectives.end_to_end(predictor)`), `Predictor.energies` evaluates given answers. Equal
     predictors share what was compiled.
 
-    - `energy`: `(params, context, y) -> scalar` for one example.
-    - `features`: `(params, x) -> context` for a batch, what does not depend on y; it is handed `key` in training
-      (dropout) and `mask`, which parts of y count, where it has parameters of those names. None where the energy sees x
-      itself.
-    - `start`: where inference starts: a number for all coordinates; an array (B, ...), or (1, ...) for all examples
-      alike; a function of the context, handed `key` and `domain` where it has such parameters, such as
-      `logits_of(spen)`; None for the domain's middle.
-    - `shape`: of one example's y, where `start` is a number or None; in training the truth has it.
-    - `domain`: where y lives.
-    - `solver`: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`;
-      `Exact()` for energies that know their structure, see `of_structure`.
-    - `steps`: how many steps; with `stop_early` at most.
-    - `settings`: numbers of the solver in place of its own: a dict, or, where they are learned, a function of params
-      that returns it. From here to `progress` as in `inference.Options`.
-    - `temperature`: weight of the domain's entropy, E - temperature H(y); or a function of params.
-    - `differentiate`: what a derivative of the answer means; None is what an objective needs, "unrolled" for
-      `objectives.end_to_end`, else "stopped".
-    - `tolerance`: the residual up to which an example counts as converged.
-    - `precision`: of the energy's products, None for JAX's own.
-    - `stop_early`: whether each example stops once it has converged.
-    - `trace`: which of "y", "energy", "residual" to keep for every step.
-    - `progress`: whether to report on stderr.
-    - `batch_size`: the most rows that are predicted at once.
+    Attributes:
+      energy: `(params, context, y) -> scalar` for one example.
+      features: `(params, x) -> context` for a batch, what does not depend on y; it is handed `key` in training
+        (dropout) and `mask`, which parts of y count, where it has parameters of those names. None where the energy sees
+        x itself.
+      start: where inference starts: a number for all coordinates; an array (B, ...), or (1, ...) for all examples
+        alike; a function of the context, handed `key` and `domain` where it has such parameters, such as
+        `logits_of(spen)`; None for the domain's middle.
+      shape: of one example's y, where `start` is a number or None; in training the truth has it.
+      domain: where y lives.
+      solver: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`; `Exact()`
+        for energies that know their structure, see `of_structure`.
+      steps: how many steps; with `stop_early` at most.
+      settings: numbers of the solver in place of its own: a dict, or, where they are learned, a function of params that
+        returns it. From here to `progress` as in `inference.Options`.
+      temperature: weight of the domain's entropy, E - temperature H(y); or a function of params.
+      differentiate: what a derivative of the answer means; None is what an objective needs, "unrolled" for
+        `objectives.end_to_end`, else "stopped".
+      tolerance: the residual up to which an example counts as converged.
+      precision: of the energy's products, None for JAX's own.
+      stop_early: whether each example stops once it has converged.
+      trace: which of "y", "energy", "residual" to keep for every step.
+      progress: whether to report on stderr.
+      batch_size: the most rows that are predicted at once.
 
     ValueError for an energy or features that are no functions, and for domains, shapes and sizes that cannot be.
     """
@@ -129,12 +130,13 @@ class Predictor:
         Objectives make of it a conditional random field (`objectives.maximum_likelihood(predictor)`), a max-margin
         Markov network (`objectives.max_margin(predictor)`), a structured perceptron (with `variant="perceptron"`).
 
-        - `structure`: `(params, context) -> Structure` of one example; see `exact.structured`.
-        - `features`: as in `Predictor`.
-        - `domain`: where relaxed answers live: that of the structure, a `Simplex()` for labels and heads, a `Box()` for
-          spans; None is a Simplex.
-        - `beta`: inverse temperature, see `Exact`.
-        - `options`: other attributes of the predictor.
+        Args:
+          structure: `(params, context) -> Structure` of one example; see `exact.structured`.
+          features: as in `Predictor`.
+          domain: where relaxed answers live: that of the structure, a `Simplex()` for labels and heads, a `Box()` for
+            spans; None is a Simplex.
+          beta: inverse temperature, see `Exact`.
+          **options: other attributes of the predictor.
         """
         options |= {"domain": domain or Simplex(), "solver": Exact(beta)}
         return cls(structured(structure), features, **options)
@@ -153,11 +155,12 @@ class Predictor:
         They run in batches of few sizes, powers of 8 up to `batch_size`, so that little is compiled; what fills a batch
         up is dropped. Where params or x are traced (`jit`, `grad`) all rows are one batch.
 
-        - `params`: the parameters.
-        - `x`: what the features, or without them the energy, see.
-        - `known`: (mask, y), what is known of the answers; see `minimize`.
-        - `mask`: which parts of y count, for features that want to know.
-        - `key`: for a start that draws.
+        Args:
+          params: the parameters.
+          x: what the features, or without them the energy, see.
+          known: (mask, y), what is known of the answers; see `minimize`.
+          mask: which parts of y count, for features that want to know.
+          key: for a start that draws.
 
         ValueError for arrays that do not fit, what is known outside the domain, and numbers out of range, learned ones
         too where they are known now.

@@ -47,11 +47,12 @@ def counting(mask: Any, y: Any) -> Any:
 def check_inside(domain: "Domain", y: Any, what: str, mask: Any = None) -> None:
     """ValueError, which says `what` and what to do, where part of a batch of answers y lies outside the domain.
 
-    - `domain`: where each example's y should live.
-    - `y`: a batch, an array (B, ...) or a tree of them; what is being traced by JAX is not looked at.
-    - `what`: its name, such as "data.y".
-    - `mask`: the parts that count, booleans of leading axes of y, (B,) or (B, T), or a tree of such; others may hold
-      anything.
+    Args:
+      domain: where each example's y should live.
+      y: a batch, an array (B, ...) or a tree of them; what is being traced by JAX is not looked at.
+      what: its name, such as "data.y".
+      mask: the parts that count, booleans of leading axes of y, (B,) or (B, T), or a tree of such; others may hold
+        anything.
 
     Up to rounding and `NEAR`. ValueError also for a y or a mask whose shape does not fit, and for what is no array of
     real numbers.

@@ -17,8 +17,9 @@ class Decoder:
 
     AssertionError where y and what is decoded differ in shape.
 
-    - `g`: the decoder, `(params, h, z) -> y`: h = f(x), None without f; params["g"], None where there is none.
-    - `f`: the predictor, `(params, x) -> h`; None for an unconditional energy.
+    Attributes:
+      g: the decoder, `(params, h, z) -> y`: h = f(x), None without f; params["g"], None where there is none.
+      f: the predictor, `(params, x) -> h`; None for an unconditional energy.
     """
 
     g: Callable[[Any, Any, Any], jax.Array]

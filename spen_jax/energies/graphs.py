@@ -28,11 +28,12 @@ class GraphSPEN(nn.Module):
     graphs of up to some hundred nodes. A, of all edges, is symmetric and starts at 0: without terms it is a pairwise
     Markov random field with shared tables.
 
-    - `network`: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, K)`.
-    - `terms`: such as `Messages()`, whose context is given the graph's "adjacency"; with the methods that `ChainSPEN`
-      asks of its terms.
-    - `pairs`: whether there is an A.
-    - `entropy`: weight of the entropy of the rows.
+    Attributes:
+      network: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, K)`.
+      terms: such as `Messages()`, whose context is given the graph's "adjacency"; with the methods that `ChainSPEN`
+        asks of its terms.
+      pairs: whether there is an A.
+      entropy: weight of the entropy of the rows.
     """
 
     network: Any
@@ -71,9 +72,10 @@ class Messages(nn.Module):
     further away. Weights are those of all nodes and rounds, so that graphs of any size and shape do. Source: Gilmer et
     al. (2017), with y among what is passed on. ValueError for no rounds.
 
-    - `width`: units of a node.
-    - `rounds`: of messages.
-    - `sees_features`: whether there is Cx h_i.
+    Attributes:
+      width: units of a node.
+      rounds: of messages.
+      sees_features: whether there is Cx h_i.
     """
 
     width: int = 64

@@ -32,10 +32,11 @@ class ImageSPEN(nn.Module):
     which: s has the shape of y, ValueError for another y. Where the terms are convolutions, as `Patches` are, and the
     network is one too, images of any height and width will do.
 
-    - `network`: of a batch: `hidden(x, train) -> (B, H, W, F)`, `output(h) -> s (B, H, W)` or (B, H, W, K).
-    - `terms`: such as `Patches()`, modules with `features(h, train) -> context` of a batch and
-      `energy(context, y) -> scalar` of one example; their parameters stand under "terms_0", "terms_1", ...
-    - `entropy`: weight of the pixels' entropy. With weight 1 and no terms the minimiser is sigmoid(s), or softmax(s).
+    Attributes:
+      network: of a batch: `hidden(x, train) -> (B, H, W, F)`, `output(h) -> s (B, H, W)` or (B, H, W, K).
+      terms: such as `Patches()`, modules with `features(h, train) -> context` of a batch and
+        `energy(context, y) -> scalar` of one example; their parameters stand under "terms_0", "terms_1", ...
+      entropy: weight of the pixels' entropy. With weight 1 and no terms the minimiser is sigmoid(s), or softmax(s).
     """
 
     network: Any
@@ -72,12 +73,13 @@ class Patches(nn.Module):
     label, of two the first. It starts with slopes in y of about a tenth: inference first follows the unaries, but
     training finds a way. ValueError for sizes and scales that cannot be.
 
-    - `widths`: units of each layer.
-    - `sizes`: places that each layer sees, in height and width, odd numbers.
-    - `scales`: pixels that a place of each layer is high and wide, each a multiple of the one before: where it grows,
-      the layer before is pooled by means.
-    - `sees_features`: whether the first layer has Cx h, so that the patches see x and y together.
-    - `activation`: g, smooth.
+    Attributes:
+      widths: units of each layer.
+      sizes: places that each layer sees, in height and width, odd numbers.
+      scales: pixels that a place of each layer is high and wide, each a multiple of the one before: where it grows, the
+        layer before is pooled by means.
+      sees_features: whether the first layer has Cx h, so that the patches see x and y together.
+      activation: g, smooth.
     """
 
     widths: tuple[int, ...] = (16, 32, 32)
@@ -135,7 +137,8 @@ class Neighbours(nn.Module):
     A term of `ImageSPEN`. Relaxed, for gradient inference beside other terms; `Grid` itself, with the same tables, has
     the exact answers. It starts at 0. y is (H, W, K), or of two labels (H, W), the share of the second.
 
-    - `diagonal`: whether diagonal neighbours count too.
+    Attributes:
+      diagonal: whether diagonal neighbours count too.
     """
 
     diagonal: bool = False

@@ -24,11 +24,12 @@ class LabelSPEN(nn.Module):
     memory grow with the rows, and do not depend on how many others there are. ValueError for a network without a hidden
     layer.
 
-    - `network`: its hidden layers are the features, at least one; its n_labels is how many rows `init` makes, and its
-      own last layer is not used.
-    - `n_global`: M, the units of the global term.
-    - `entropy`: weight of the binary entropy; with weight 1 and no global term the minimiser is sigmoid(s).
-    - `global_scale`: standard deviation at which C and c2 start, each over the root of its fan-in.
+    Attributes:
+      network: its hidden layers are the features, at least one; its n_labels is how many rows `init` makes, and its own
+        last layer is not used.
+      n_global: M, the units of the global term.
+      entropy: weight of the binary entropy; with weight 1 and no global term the minimiser is sigmoid(s).
+      global_scale: standard deviation at which C and c2 start, each over the root of its fan-in.
     """
 
     network: FeatureNetwork

@@ -20,9 +20,10 @@ def moved(maps: jax.Array, z: jax.Array, shape: tuple[int, int] | None = None) -
 
     Bilinear, zero outside; middles lie on each other. Differentiable in both, where no point falls on one of the grid.
 
-    - `maps`: U, (h, w) or (h, w, channels).
-    - `z`: (4,), pixels down and right, radians, which take what lies right of the middle upwards, log of the scale.
-    - `shape`: (H, W) of the result; None for that of `maps`.
+    Args:
+      maps: U, (h, w) or (h, w, channels).
+      z: (4,), pixels down and right, radians, which take what lies right of the middle upwards, log of the scale.
+      shape: (H, W) of the result; None for that of `maps`.
 
     ValueError for maps with fewer than two axes and for a z of another shape.
     """
@@ -53,9 +54,10 @@ class Posed:
     so G is to commute with T, at least nearly. Source: LeCun's lectures, "EBM architecture for invariant object
     recognition". AssertionError where G(x) and T_z U_y differ in shape.
 
-    - `g`: features, `(params, x) -> G(x)` of one example.
-    - `transform`: `(U_y, z) -> T_z U_y`, of the shape of G(x): `moved`, or any other.
-    - `distance`: of two vectors; maps are made one.
+    Attributes:
+      g: features, `(params, x) -> G(x)` of one example.
+      transform: `(U_y, z) -> T_z U_y`, of the shape of G(x): `moved`, or any other.
+      distance: of two vectors; maps are made one.
     """
 
     g: Network

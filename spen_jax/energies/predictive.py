@@ -23,9 +23,10 @@ class PredictiveCoding(nn.Module):
     influence on the others, and codes and contexts 0. `losses.info_nce_ahead` trains it. ValueError for numbers below
     1, and for an x or a mask of other axes. Source: van den Oord, Li & Vinyals (2018).
 
-    - `encoder`: a module of one observation, (..., D...) -> (..., E), such as `FeatureNetwork(E)`.
-    - `units`: C.
-    - `ahead`: K, at least 1.
+    Attributes:
+      encoder: a module of one observation, (..., D...) -> (..., E), such as `FeatureNetwork(E)`.
+      units: C.
+      ahead: K, at least 1.
     """
 
     encoder: nn.Module

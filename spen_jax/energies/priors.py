@@ -44,8 +44,9 @@ class TotalVariation(_Prior):
     A prior over images y (H, W) of any size, at least 0. Convex, smooth for width > 0; learns the weight,
     exp(log_weight). ValueError for a weight or a width that is not above 0. Source: Rudin, Osher & Fatemi (1992).
 
-    - `weight`: at the start.
-    - `width`: below about which a difference d costs d^2 / (2 width).
+    Attributes:
+      weight: at the start.
+      width: below about which a difference d costs d^2 / (2 width).
     """
 
     weight: float = 1.0
@@ -69,8 +70,9 @@ class FieldOfExperts(_Prior):
     are learned and of mean 0, so that brightness costs nothing. Robust: what a filter objects to costs ever less the
     larger it is. ValueError for an even size. Sources: Roth & Black (2005, 2009).
 
-    - `filters`: how many.
-    - `size`: of each, in height and width, an odd number.
+    Attributes:
+      filters: how many.
+      size: of each, in height and width, an odd number.
     """
 
     filters: int = 24
@@ -98,8 +100,9 @@ class DeepVariation(_Prior):
     al. (2020), whose blocks go back up too. It need not have a lower bound: where nothing was measured y can run away.
     ValueError for an even size.
 
-    - `widths`: features at each scale, the image's own first.
-    - `size`: of the first filters, in height and width, an odd number.
+    Attributes:
+      widths: features at each scale, the image's own first.
+      size: of the first filters, in height and width, an odd number.
     """
 
     widths: tuple[int, ...] = (32, 48)
@@ -146,8 +149,9 @@ class Denoising(_Prior):
     for a width that is not above 0. Sources: Hurault, Leclaire & Papadakis (2022), gradient step denoisers; Romano,
     Elad & Milanfar (2017).
 
-    - `network`: R, a Flax module (B, H, W) -> (B, H, W), such as `NoiseNetwork`.
-    - `width`: w, or None for the square alone.
+    Attributes:
+      network: R, a Flax module (B, H, W) -> (B, H, W), such as `NoiseNetwork`.
+      width: w, or None for the square alone.
     """
 
     network: Callable[[jax.Array], jax.Array]

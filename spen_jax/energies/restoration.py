@@ -27,10 +27,11 @@ class Restoration(nn.Module):
     x|^2 / 2 + s^2 prior, and y = x - grad E(x), one step of length 1 from x, is what a denoiser trains. ValueError for
     a level or a weight that cannot be, for an x that is no measurement, and where nobody knows a level.
 
-    - `prior`: a term `energy({}, y) -> scalar` of one image, such as `Denoising`, `DeepVariation`, `FieldOfExperts`,
-      `TotalVariation`.
-    - `level`: s, in grey levels; None is the measurement's noise, which `Incomplete` has none of.
-    - `weight`: of the prior.
+    Attributes:
+      prior: a term `energy({}, y) -> scalar` of one image, such as `Denoising`, `DeepVariation`, `FieldOfExperts`,
+        `TotalVariation`.
+      level: s, in grey levels; None is the measurement's noise, which `Incomplete` has none of.
+      weight: of the prior.
 
     Both stand in the context, (B,): features of one's own, `features(params, x) | {"level": ..., "weight": ...}`, can
     have them from anywhere, and nothing compiles anew for another number.

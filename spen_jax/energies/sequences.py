@@ -25,13 +25,14 @@ class Windows(nn.Module):
     within sum(sizes) - n + 1 places. It starts small, so that inference first follows the unaries. ValueError for sizes
     that are even, or not one for each width.
 
-    - `widths`: units of each layer.
-    - `sizes`: places that each layer sees, odd numbers.
-    - `sees_features`: whether the first layer has Cx h_t, so that the windows see x and y together.
-    - `activation`: g, smooth.
-    - `dropout`: the share of units of the last layer left out in a training step, the same at all places and for all y.
-    - `corruption`: the share of places whose y the windows do not see in a training step: they must not lean on knowing
-      all of a word.
+    Attributes:
+      widths: units of each layer.
+      sizes: places that each layer sees, odd numbers.
+      sees_features: whether the first layer has Cx h_t, so that the windows see x and y together.
+      activation: g, smooth.
+      dropout: the share of units of the last layer left out in a training step, the same at all places and for all y.
+      corruption: the share of places whose y the windows do not see in a training step: they must not lean on knowing
+        all of a word.
     """
 
     widths: tuple[int, ...] = (256, 256)
@@ -93,9 +94,10 @@ class LanguageModel(nn.Module):
     energy, and cannot collapse: what is low somewhere is high elsewhere. Places before the first have no label. Source:
     Bengio et al. (2003), relaxed.
 
-    - `order`: n, how many labels back it looks.
-    - `width`: hidden units.
-    - `weight`: w.
+    Attributes:
+      order: n, how many labels back it looks.
+      width: hidden units.
+      weight: w.
     """
 
     order: int = 4

@@ -37,15 +37,16 @@ class SPEN(nn.Module):
     layer and bias included); the global term measures how well the labels go together. With `n_global = 0` the
     minimiser is the feature network's own answer, which `logits_of(spen)` starts inference from.
 
-    - `network`: the feature network; its parameters stand under "network", the global term's under C1, b, c2, Cx.
-    - `n_global`: M, the units of the global term.
-    - `activation`: g, smooth; softplus in the paper.
-    - `sees_features`: whether the global term has Cx F(x).
-    - `entropy`: weight of the binary entropy. With weight 1 and no global term the minimiser is sigmoid(s).
-    - `global_scale`: standard deviation at which C1 and c2 start, each over the root of its fan-in.
-    - `global_dropout`: the share of global units left out in a training step, the same units for all y of an example.
-    - `terms`: such as `Deep()`, modules with `features(h, train) -> context`, of the last hidden layer (B, H) of a
-      batch, and `energy(context, y) -> scalar` of one example; their parameters stand under "terms_0", "terms_1", ...
+    Attributes:
+      network: the feature network; its parameters stand under "network", the global term's under C1, b, c2, Cx.
+      n_global: M, the units of the global term.
+      activation: g, smooth; softplus in the paper.
+      sees_features: whether the global term has Cx F(x).
+      entropy: weight of the binary entropy. With weight 1 and no global term the minimiser is sigmoid(s).
+      global_scale: standard deviation at which C1 and c2 start, each over the root of its fan-in.
+      global_dropout: the share of global units left out in a training step, the same units for all y of an example.
+      terms: such as `Deep()`, modules with `features(h, train) -> context`, of the last hidden layer (B, H) of a batch,
+        and `energy(context, y) -> scalar` of one example; their parameters stand under "terms_0", "terms_1", ...
     """
 
     network: FeatureNetwork

@@ -32,12 +32,13 @@ class ChainSPEN(nn.Module):
     linear chain (Lafferty, McCallum & Pereira 2001), relaxed. On `exact.Polytope` y is `ChainParts`, and the second sum
     that of A times the pairs' marginals.
 
-    - `network`: of a batch: `hidden(x, train, mask) -> (B, T, H)`, `output(h) -> s (B, T, K)`.
-    - `terms`: such as `Windows()`, modules with `features(h, train, mask) -> context` of a batch and
-      `energy(context, y) -> scalar` of one example, whose rows y are 0 where they do not count; their parameters stand
-      under "terms_0", "terms_1", ...
-    - `transitions`: whether there is an A.
-    - `entropy`: weight of the entropy of the rows. With weight 1 and unaries alone the minimiser is softmax(s).
+    Attributes:
+      network: of a batch: `hidden(x, train, mask) -> (B, T, H)`, `output(h) -> s (B, T, K)`.
+      terms: such as `Windows()`, modules with `features(h, train, mask) -> context` of a batch and
+        `energy(context, y) -> scalar` of one example, whose rows y are 0 where they do not count; their parameters
+        stand under "terms_0", "terms_1", ...
+      transitions: whether there is an A.
+      entropy: weight of the entropy of the rows. With weight 1 and unaries alone the minimiser is softmax(s).
     """
 
     network: Any
@@ -84,12 +85,13 @@ class TreeSPEN(nn.Module):
     Heads are numbered as in `exact.DependencyTree`: 0 is the root, h + 1 word h. Without terms it is the arc-factored
     model of McDonald et al. (2005), relaxed.
 
-    - `network`: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, n + 1)`.
-    - `terms`: such as `Siblings()`, with the methods that `ChainSPEN` asks of its terms; their parameters stand under
-      "terms_0", "terms_1", ...
-    - `projective`: whether arcs may not cross, in the structure underneath.
-    - `one_root`: whether one word alone hangs from the root there.
-    - `entropy`: weight of the entropy of the rows.
+    Attributes:
+      network: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, n + 1)`.
+      terms: such as `Siblings()`, with the methods that `ChainSPEN` asks of its terms; their parameters stand under
+        "terms_0", "terms_1", ...
+      projective: whether arcs may not cross, in the structure underneath.
+      one_root: whether one word alone hangs from the root there.
+      entropy: weight of the entropy of the rows.
     """
 
     network: Any

@@ -29,11 +29,12 @@ class Deep(nn.Module):
     A term of `SPEN`, y (L,), h its network's last hidden layer (H,). With one width it is the global term of `SPEN`.
     Not convex: its minima may be many. ValueError for no width.
 
-    - `widths`: the units of each layer, W_1's first.
-    - `sees_features`: whether the first layer has Cx h.
-    - `activation`: g, smooth.
-    - `scale`: standard deviation at which every W and c start, each over the root of its fan-in.
-    - `dropout`: the share of units left out of each layer in a training step, the same units for all y of an example.
+    Attributes:
+      widths: the units of each layer, W_1's first.
+      sees_features: whether the first layer has Cx h.
+      activation: g, smooth.
+      scale: standard deviation at which every W and c start, each over the root of its fan-in.
+      dropout: the share of units left out of each layer in a training step, the same units for all y of an example.
     """
 
     widths: tuple[int, ...] = (64, 32)
@@ -78,8 +79,9 @@ class Convex(nn.Module):
     inference starts. The output's own sight of y is the SPEN's -s.y. ValueError for no width. Source: Amos, Xu & Kolter
     (2017).
 
-    - `widths`: the units of z_1, ..., z_n.
-    - `sees_features`: whether z_1 has Cx h; the term stays convex in y.
+    Attributes:
+      widths: the units of z_1, ..., z_n.
+      sees_features: whether z_1 has Cx h; the term stays convex in y.
     """
 
     widths: tuple[int, ...] = (64, 32)
@@ -123,7 +125,8 @@ class Pairwise(nn.Module):
     2 rank L parameters and as many operations. It starts at 0 (R = 0; V = 0 and U random, so that V has a gradient).
     ValueError for a rank below 1.
 
-    - `rank`: the rows of U and V, or None for a full A.
+    Attributes:
+      rank: the rows of U and V, or None for a full A.
     """
 
     rank: int | None = None
@@ -161,8 +164,9 @@ class Cardinality(nn.Module):
     0.1 over the root of `units`: the term acts on all labels at once, and a large one would switch all on, or off,
     before the rest has learned which.
 
-    - `units`: the softplus units.
-    - `sees_features`: whether they have Cx h: the number of labels then depends on x.
+    Attributes:
+      units: the softplus units.
+      sees_features: whether they have Cx h: the number of labels then depends on x.
     """
 
     units: int = 16

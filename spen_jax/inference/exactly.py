@@ -23,7 +23,8 @@ class Exact:
     differentiation; its energy is that at this y. At a finite beta y is the mean of P(y) = exp(-beta (E - F)), the
     marginals of the parts, and the energy F, the least of mean E - H / beta; both can be differentiated.
 
-    - `beta`: inverse temperature, > 0; ValueError for others. An energy without a structure is an error of the call.
+    Attributes:
+      beta: inverse temperature, > 0; ValueError for others. An energy without a structure is an error of the call.
     """
 
     beta: float = math.inf

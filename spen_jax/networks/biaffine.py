@@ -17,8 +17,9 @@ class Biaffine(nn.Module):
     Scores are high where good: energies of arcs are -s. Those of a word with itself are as they come. Source: Dozat &
     Manning (2017), whose further term in a_d alone no head can tell from another.
 
-    - `units`: of a and b.
-    - `activation`: g.
+    Attributes:
+      units: of a and b.
+      activation: g.
     """
 
     units: int = 400
@@ -52,9 +53,10 @@ class BiaffineLabels(nn.Module):
 
     A call, (h, heads), is both. Scores are high where good. Source: Dozat & Manning (2017).
 
-    - `n_labels`: R.
-    - `units`: of a and b.
-    - `activation`: of a and b.
+    Attributes:
+      n_labels: R.
+      units: of a and b.
+      activation: of a and b.
     """
 
     n_labels: int

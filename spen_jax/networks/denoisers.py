@@ -24,9 +24,10 @@ class NoiseNetwork(nn.Module):
     beyond it: brightness makes no difference. As a residual network the denoised image is u - R(u). Sources: Zhang et
     al. (2017) for the residual, (2018) for the features of 2 x 2; Ronneberger, Fischer & Brox (2015).
 
-    - `widths`: features at 1/2 and 1/4 of the resolution.
-    - `deep`: further convolutions at 1/4.
-    - `activation`: smooth where an energy is made of it.
+    Attributes:
+      widths: features at 1/2 and 1/4 of the resolution.
+      deep: further convolutions at 1/4.
+      activation: smooth where an energy is made of it.
     """
 
     widths: tuple[int, int] = (32, 64)

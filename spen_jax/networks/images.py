@@ -19,9 +19,10 @@ class UNet(nn.Module):
     0. Source: Ronneberger, Fischer & Brox (2015), with normalisation, mean for largest, and the nearest pixel in place
     of learnt ways up. ValueError for no scale, widths below 1, and an x of other axes.
 
-    - `widths`: the channels of each scale, the image's own first: each further one is half as high and wide.
-    - `outputs`: K, logits of every pixel; None for one without an axis, of two labels.
-    - `activation`: smooth, so that the logits' derivatives are.
+    Attributes:
+      widths: the channels of each scale, the image's own first: each further one is half as high and wide.
+      outputs: K, logits of every pixel; None for one without an axis, of two labels.
+      activation: smooth, so that the logits' derivatives are.
     """
 
     widths: tuple[int, ...] = (16, 32, 64)

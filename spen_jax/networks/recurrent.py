@@ -11,12 +11,13 @@ from jax import lax
 class GRU(nn.Module):
     """h_t from the left and from the right, side by side: gated recurrent units, (B, T, D) -> (B, T, 2 H).
 
-    r, u = sigmoid(W x_t + V h + b), n = tanh(W_n x_t + b_n + r (V_n h + c_n)), h <- (1 - u) n + u h, from h = 0,
-    once from each end with weights of its own. Places where the mask (B, T) is False leave h as it is and give 0, so
-    that what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once,
-    before the loop. Source: Cho et al. (2014), with the reset gate after the product.
+    r, u = sigmoid(W x_t + V h + b), n = tanh(W_n x_t + b_n + r (V_n h + c_n)), h <- (1 - u) n + u h, from h = 0, once
+    from each end with weights of its own. Places where the mask (B, T) is False leave h as it is and give 0, so that
+    what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once, before
+    the loop. Source: Cho et al. (2014), with the reset gate after the product.
 
-    - `units`: H.
+    Attributes:
+      units: H.
     """
 
     units: int
@@ -53,7 +54,8 @@ class CausalGRU(nn.Module):
 
     Places where the mask (B, T) is False leave h as it is and give 0. Source: Cho et al. (2014), as in `GRU`.
 
-    - `units`: H.
+    Attributes:
+      units: H.
     """
 
     units: int

@@ -24,13 +24,14 @@ class WordEncoder(nn.Module):
     of a sentence (Gal & Ghahramani 2016). A word's characters pass a convolution of width 3 and the greatest value of
     each filter.
 
-    - `sizes`: how many words, suffixes and characters there are, a `data.Lexicon`'s `sizes`.
-    - `units`: H, of each direction.
-    - `layers`: stacked GRUs.
-    - `embeddings`: of a word, a suffix, a character.
-    - `filters`: of the convolution.
-    - `dropout`: before each layer and after the last.
-    - `word_dropout`: the share of training words that are unknown.
+    Attributes:
+      sizes: how many words, suffixes and characters there are, a `data.Lexicon`'s `sizes`.
+      units: H, of each direction.
+      layers: stacked GRUs.
+      embeddings: of a word, a suffix, a character.
+      filters: of the convolution.
+      dropout: before each layer and after the last.
+      word_dropout: the share of training words that are unknown.
     """
 
     sizes: tuple[int, int, int]

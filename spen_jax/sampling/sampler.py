@@ -27,11 +27,12 @@ class Target(NamedTuple):
 class Info(NamedTuple):
     """How a chain fared: one step of it, or of all chains (B, C) what `sample` ran.
 
-    - `acceptance`: the acceptance probability in [0, 1], 1 where nothing is ever rejected; of `sample` the mean after
-      the warm-up.
-    - `divergent`: whether the energy, log density ratio or gradient of the step's proposal was not a number, or the
-      energy -inf, and the proposal therefore rejected; of `sample` the share of such steps after the warm-up, 0 where
-      all was well. An energy of +inf is a density of 0, which adjusted samplers reject without counting it.
+    Fields:
+      acceptance: the acceptance probability in [0, 1], 1 where nothing is ever rejected; of `sample` the mean after the
+        warm-up.
+      divergent: whether the energy, log density ratio or gradient of the step's proposal was not a number, or the
+        energy -inf, and the proposal therefore rejected; of `sample` the share of such steps after the warm-up, 0 where
+        all was well. An energy of +inf is a density of 0, which adjusted samplers reject without counting it.
 
     `sample` also looks at each point that it keeps. Where y or its energy is not finite, the chain goes back to the
     point kept before and on from there, and all `thin` steps in between count as divergent. Unadjusted Langevin, which
