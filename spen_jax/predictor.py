@@ -37,35 +37,35 @@ from spen_jax.types import Energy, Features
 class Predictor:
     """argmin over y of E(features(x), y), by so many steps of a solver: `predictor(params, x) -> Solution`.
 
-    Objectives train it (`objectives.end_to_end(predictor)`), `energies` evaluates it. Equal predictors share what
-    was compiled.
+    Objectives train it (`objectives.end_to_end(predictor)`), `Predictor.energies` evaluates given answers. Equal
+    predictors share what was compiled.
 
     Attributes:
       energy: `(params, context, y) -> scalar` for one example.
       features: `(params, x) -> context` for a batch, what does not depend on y; it is handed `key` in training
-        (dropout) and `mask`, which parts of y count, where it has parameters of those names. None where the energy
-        sees x itself.
+        (dropout) and `mask`, which parts of y count, where it has parameters of those names. None where the energy sees
+        x itself.
       start: where inference starts: a number for all coordinates; an array (B, ...), or (1, ...) for all examples
         alike; a function of the context, handed `key` and `domain` where it has such parameters, such as
         `logits_of(spen)`; None for the domain's middle.
       shape: of one example's y, where `start` is a number or None; in training the truth has it.
       domain: where y lives.
-      solver: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`. `Exact()`
+      solver: the algorithm; None is `MirrorDescent()` where the domain has logits, else `GradientDescent()`; `Exact()`
         for energies that know their structure, see `of_structure`.
       steps: how many steps; with `stop_early` at most.
-      settings: numbers of the solver in place of its own: a dict, or, where they are learned, a function of params
-        that returns it.
+      settings: numbers of the solver in place of its own: a dict, or, where they are learned, a function of params that
+        returns it. From here to `progress` as in `inference.Options`.
       temperature: weight of the domain's entropy, E - temperature H(y); or a function of params.
       differentiate: what a derivative of the answer means; None is what an objective needs, "unrolled" for
         `objectives.end_to_end`, else "stopped".
       tolerance: the residual up to which an example counts as converged.
-      precision: of the energy's products, None for JAX's own; see `spen_jax.inference.Options`.
+      precision: of the energy's products, None for JAX's own.
       stop_early: whether each example stops once it has converged.
       trace: which of "y", "energy", "residual" to keep for every step.
       progress: whether to report on stderr.
       batch_size: the most rows that are predicted at once.
 
-    `settings` to `progress` are those of `minimize`; see `inference.Options`.
+    ValueError for an energy or features that are no functions, and for domains, shapes and sizes that cannot be.
     """
 
     energy: Energy
@@ -162,9 +162,8 @@ class Predictor:
           mask: which parts of y count, for features that want to know.
           key: for a start that draws.
 
-        Raises:
-          ValueError: for arrays that do not fit, what is known outside the domain, and numbers out of range, learned
-            ones too where they are known now.
+        ValueError for arrays that do not fit, what is known outside the domain, and numbers out of range, learned ones
+        too where they are known now.
         """
         x = sparse.matrices(x=x)
         n = _examples(x)

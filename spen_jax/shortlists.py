@@ -20,16 +20,18 @@ from spen_jax.predictor import Predictor
 
 
 class Shortlisted(NamedTuple):
-    """Answers over k labels of each example, the best first; all other labels stand at 0."""
+    """Answers over k labels of each of B examples, the best first; all other labels stand at 0.
+
+    - `labels`: (B, k), by falling y, of equal ones, such as those that float32 rounds to 1, the larger s first.
+    - `y`: (B, k), in [0, 1], how much each of these labels is on.
+    - `energy`: (B,), the objective there; as in `inference.Solution`.
+    - `residual`: (B,), how far from a minimum over these labels; as in `inference.Solution`.
+    """
 
     labels: jax.Array
-    """(B, k), by falling y, of equal ones, such as those that float32 rounds to 1, the larger s first."""
     y: jax.Array
-    """(B, k), how much each of these labels is on."""
     energy: jax.Array
-    """(B,), the objective there; as in `inference.Solution`."""
     residual: jax.Array
-    """(B,), how far from a minimum over these labels; as in `inference.Solution`."""
 
     def matrix(self, n_labels: int) -> Any:
         """y as a SciPy CSR array (B, n_labels), which metrics take in place of an array."""
@@ -43,9 +45,10 @@ class Shortlisted(NamedTuple):
 class Shortlist:
     """argmin of a LabelSPEN's energy over the k labels of the largest s of each example, all others at 0.
 
-    With k = L it is the answer over all labels. The potentials of all labels are computed once for an example, by
-    exact maximum inner product; each step of inference then takes the time of k labels. What it leaves out is
-    what the global term alone would switch on.
+    `spen` is an `energies.LabelSPEN`; `options` are those of a `Predictor`, such as `steps`; inference starts at
+    sigmoid(s). With k = L it is the answer over all labels. The potentials of all labels are computed once for an
+    example, by exact maximum inner product; each step of inference then takes the time of k labels. What it leaves out
+    is what the global term alone would switch on. ValueError for another module, and for a k outside 1..L.
     """
 
     def __init__(self, spen: LabelSPEN, k: int, **options: Any):
@@ -82,7 +85,7 @@ class Shortlist:
         return _context(self.predictor.features, params, x)
 
     def of_context(self, params: Any, context: dict[str, jax.Array]) -> Shortlisted:
-        """The answers over given shortlists."""
+        """The answers over given shortlists, what `context` returns."""
         p = self.predictor
         found = minimize(p.energy, params, context, p.points(context), **p.options(params))
         labels, y = _best_first(context["labels"], context["logits"], found.y)

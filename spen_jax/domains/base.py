@@ -23,10 +23,10 @@ NEAR = 1e-4
 
 
 def counting(mask: Any, y: Any) -> Any:
-    """y, an array or a tree, with 0 in the parts where the mask is False; y itself where mask is None.
+    """y, an array or a tree, with 0 in the parts where the mask is False; y itself where `mask` is None.
 
-    A mask has the leading axes of y, (T,) for rows (T, K) that count or do not; for a tree it is a tree of masks.
-    ValueError where it has others.
+    A mask has leading axes of y, (T,) for rows (T, K) that count or do not; for a tree it is a tree of masks.
+    ValueError where it has others, or where it or y holds no real numbers.
     """
     if mask is None:
         return y
@@ -51,8 +51,11 @@ def check_inside(domain: "Domain", y: Any, what: str, mask: Any = None) -> None:
       domain: where each example's y should live.
       y: a batch, an array (B, ...) or a tree of them; what is being traced by JAX is not looked at.
       what: its name, such as "data.y".
-      mask: the parts that count, booleans of leading axes of y, (B,) or (B, T), or a tree of such; others may
-        hold anything.
+      mask: the parts that count, booleans of leading axes of y, (B,) or (B, T), or a tree of such; others may hold
+        anything.
+
+    Up to rounding and `NEAR`. ValueError also for a y or a mask whose shape does not fit, and for what is no array of
+    real numbers.
     """
     try:
         pieces = domain.pieces(y, mask)
@@ -104,7 +107,13 @@ def _read_mask(mask, shape, what):
 
 
 class Domain:
-    """What all domains offer; a new one is a frozen dataclass with these methods."""
+    """What all domains offer; a new one is a frozen dataclass with these methods.
+
+    y is an array, for a `Product` a tree. Methods take one example; on a batch they act on each example alike, but for
+    `gap`, `entropy` and the losses, which are one number for all that they are given. Every domain has `project`,
+    `initial` and `random` of its own, which here raise NotImplementedError. What a domain cannot do (reals have no
+    corners, a ball no logits) raises ValueError and says what can.
+    """
 
     @property
     def needs_context(self) -> bool:
@@ -117,7 +126,7 @@ class Domain:
         return False
 
     def start(self, context: Any) -> Any:
-        """Where inference of a batch starts, of a domain that needs its context."""
+        """Where inference of a batch starts, of a domain that needs its context; NotImplementedError for others."""
         raise NotImplementedError
 
     def within(self, context: Any) -> "Domain":
@@ -170,7 +179,7 @@ class Domain:
         raise NotImplementedError
 
     def shown(self, y: Any) -> Any:
-        """What of a point is compared with a truth."""
+        """What of a point is compared with a truth: y itself, or the part of it that a truth has."""
         return y
 
     def enter(self, y: Any) -> Any:
@@ -178,11 +187,11 @@ class Domain:
         return self.project(y)
 
     def initial(self, shape: Any) -> Any:
-        """The point in the middle, of this shape."""
+        """The point in the middle, of this shape, such as (B, L)."""
         raise NotImplementedError
 
     def random(self, key: jax.Array, shape: Any) -> Any:
-        """A random point of this shape."""
+        """A random point of this shape, such as (B, L), drawn by the key."""
         raise NotImplementedError
 
     def onto_face(self, y: Any, target: Any, scaled: Any, v: Any) -> Any:
@@ -197,15 +206,15 @@ class Domain:
         return y
 
     def to_logits(self, y: Any) -> Any:
-        """Logits l with from_logits(l) = y, for a point moved off the boundary by LOGIT_FLOOR."""
+        """Logits l with from_logits(l) = y, for a point moved off the boundary by `LOGIT_FLOOR`; ValueError without."""
         raise ValueError(f"{self} has no logits; a Box with two finite bounds and a Simplex have")
 
     def from_logits(self, logits: Any) -> Any:
-        """The point with these logits: the mirror map of the domain's entropy."""
+        """The point with these logits: the mirror map of the domain's entropy; ValueError for a domain without."""
         raise ValueError(f"{self} has no logits; a Box with two finite bounds and a Simplex have")
 
     def entropy(self, y: Any) -> jax.Array:
-        """The entropy of one example's y in nats, a scalar; 0 at the domain's corners."""
+        """The entropy of one example's y in nats, a scalar; 0 at the domain's corners; ValueError where none is."""
         raise ValueError(f"{self} has no entropy; a Box with two finite bounds and a Simplex have")
 
     def link(self, scores: Any) -> Any:
@@ -226,9 +235,9 @@ class Domain:
         return self.loss(self.link(scores), truth, mask)
 
     def corner(self, gradient: Any) -> Any:
-        """argmin over s in the domain of <gradient, s>: the linear oracle of Frank-Wolfe."""
+        """argmin over s in the domain of <gradient, s>: the linear oracle of Frank-Wolfe; ValueError without bounds."""
         raise ValueError(f"{self} has no bounds on all sides, which a linear oracle needs")
 
     def reflect(self, y: Any) -> Any:
-        """The point that a path to y arrives at if the boundary reflects it."""
+        """The point that a path to y arrives at if the boundary reflects it; ValueError for a domain that cannot."""
         raise ValueError(f"{self} cannot reflect; Reals and a Box can, other domains project")

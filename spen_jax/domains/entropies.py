@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from spen_jax.numbers import floats, real, wide
 
 PROBABILITY_FLOOR = 1e-7  # float32 numbers just below 1 are 6e-8 apart
+"""The least probability whose logarithm is taken, in entropies and cross-entropies."""
 LOGIT_FLOOR = 1e-6
 """Where logits are asked for, points nearer to the boundary (as a share of the width) are moved in."""
 
@@ -26,11 +27,11 @@ def floor_of(floor: float, *leaves: Any) -> float:
 
 
 def binary_entropy(y: jax.Array) -> jax.Array:
-    """H(y) = -sum_i y_i log y_i + (1 - y_i) log(1 - y_i), (..., L) -> (...), in nats.
+    """H(y) = -sum_i [y_i log y_i + (1 - y_i) log(1 - y_i)], (..., L) -> (...), in nats, y in [0, 1].
 
-    Its gradient, -logit(y_i), is infinite at 0 and 1: minimise on logits (`MirrorDescent`) or on
-    [eps, 1 - eps]. Where float32 rounds a logit's sigmoid to 0 or 1 the logarithms are those of 1e-7, so that
-    the gradient stays finite.
+    Its gradient, -logit(y_i), is infinite at 0 and 1: minimise on logits (`MirrorDescent`) or on [eps, 1 - eps]. Where
+    float32 rounds a logit's sigmoid to 0 or 1 the logarithms are those of 1e-7, so that the gradient stays finite. Of
+    the type of y, computed in float32 for halves. ValueError for one number, and for what is no real number.
     """
     y, dtype = _read(y)
     on, off = jnp.maximum(y, PROBABILITY_FLOOR), jnp.maximum(1 - y, PROBABILITY_FLOOR)
@@ -43,7 +44,8 @@ def binary_entropy(y: jax.Array) -> jax.Array:
 def entropy(y: jax.Array) -> jax.Array:
     """H(y) = -sum_k y_k log y_k of distributions over K values, (..., K) -> (...), in nats.
 
-    Below 1e-7 the logarithm is that of 1e-7, so that the gradient, -log y_k - 1, stays finite.
+    Below 1e-7 the logarithm is that of 1e-7, so that the gradient, -log y_k - 1, stays finite. Of the type of y,
+    computed in float32 for halves. ValueError for one number, and for what is no real number.
     """
     y, dtype = _read(y)
     floored = jnp.maximum(y, PROBABILITY_FLOOR)
@@ -62,10 +64,11 @@ def _read(y):
 
 
 def binary_cross_entropy(y: Any, truth: Any) -> jax.Array:
-    """D = -sum_i t_i log y_i + (1 - t_i) log(1 - y_i), in nats, each probability taken as at least 1e-7.
+    """D = -sum_i [t_i log y_i + (1 - t_i) log(1 - y_i)], a scalar in nats, each probability taken as at least 1e-7.
 
-    Beyond a logit of about 16 on the wrong side the gradient is therefore 0. In float16, which cannot hold steeper
-    ones, that is at 6e-5 and 9.7. ValueError where the shapes differ.
+    y and its `truth` t are of one example, in [0, 1], arrays of any one shape or trees of such. Beyond a logit of about
+    16 on the wrong side the gradient is therefore 0. In float16, which cannot hold steeper ones, that is at 6e-5 and
+    9.7. ValueError where the shapes differ, or one holds no real numbers.
     """
     return -total(binary_log_likelihood(*jax.tree.leaves(y)), y, truth)
 
@@ -83,9 +86,11 @@ def binary_log_likelihood(*leaves: Any) -> Callable[[jax.Array, jax.Array], jax.
 
 
 def categorical_cross_entropy(y: Any, truth: Any) -> jax.Array:
-    """D = -sum_k t_k log y_k, in nats, y distributions along the last axis, each y_k taken as at least 1e-7.
+    """D = -sum_k t_k log y_k, a scalar in nats, y distributions along the last axis, each y_k taken as at least 1e-7.
 
-    Where y_k is below that, in float16 below 6e-5, the gradient is 0. ValueError where the shapes differ.
+    y and its `truth` t are of one example, (..., K) both, or trees of such arrays; the sum is over all distributions.
+    Where y_k is below 1e-7, in float16 below 6e-5, the gradient is 0. ValueError where the shapes differ, or one holds
+    no real numbers.
     """
     floor = floor_of(PROBABILITY_FLOOR, *jax.tree.leaves(y))
     return -total(lambda y, t: t * jnp.log(jnp.maximum(y, floor)), y, truth)
@@ -94,8 +99,9 @@ def categorical_cross_entropy(y: Any, truth: Any) -> jax.Array:
 def total(each: Callable[[jax.Array, jax.Array], jax.Array], y: Any, truth: Any) -> jax.Array:
     """sum over all entries, of all leaves of trees, of each(y, truth): a scalar.
 
-    `each` sees both as floats of one type, float32 for halves: booleans would be added as such. The sum is of the type
-    that the two have together. ValueError where the shapes differ, or one holds no real numbers.
+    y and its `truth` are arrays of any one shape. `each` sees both as floats of one type, float32 for halves: booleans
+    would be added as such. The sum is of the type that the two have together. ValueError where the shapes differ, or
+    one holds no real numbers.
     """
 
     def of_leaf(y, truth):

@@ -13,7 +13,13 @@ from spen_jax.domains.base import Domain
 class Product(Domain):
     """A tree of domains for a tree y: `Product({"tags": Box(), "class": Simplex()})`.
 
-    The shapes given to `initial` and `random` are a tree of tuples.
+    Each leaf of y, an array, lives in the domain at its place; methods give a tree of what the leaves' own give,
+    entropies and losses their sum. A mask is a tree of masks, the shapes for `initial` and `random` a tree of tuples.
+    It has logits where all leaves have. ValueError for a leaf that is no domain, or is one of all of y
+    (`exact.Polytope`), and for a y that is another tree.
+
+    - `domains`: given as a tree; kept as its leaves.
+    - `structure`: of that tree.
     """
 
     domains: tuple[Domain, ...]

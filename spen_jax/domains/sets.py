@@ -27,7 +27,10 @@ from spen_jax.numbers import floats, real, real_array, rounding, unit, wide
 
 @dataclass(frozen=True)
 class Reals(Domain):
-    """All real arrays: nothing is projected or rounded."""
+    """All real arrays y, of any shape: nothing is projected or rounded.
+
+    `initial` is 0, `random` standard normal, the loss the squared error. Logits, entropy and corners raise ValueError.
+    """
 
     def outside(self, y):
         """Where y is not finite."""
@@ -53,9 +56,12 @@ class Reals(Domain):
 
 @dataclass(frozen=True)
 class Box(Domain):
-    """The box {y : lower <= y_i <= upper}; [0, 1] is the convex hull of the binary labellings.
+    """The box {y : lower <= y_i <= upper}, y of any shape; [0, 1] is the convex hull of the binary labellings.
 
-    A bound may be infinite: `Box(0, math.inf)` is the non-negative orthant, without a middle, logits or corners.
+    With u = (y - lower) / (upper - lower) its logits are log(u / (1 - u)), its loss is the binary cross-entropy of u in
+    nats, and `round` goes to the nearer bound. A bound may be infinite: `Box(0, math.inf)` is the non-negative orthant,
+    without a middle, logits or corners (ValueError), whose loss is the squared error. What methods make of y has its
+    type, the default float for whole numbers. ValueError unless `lower` < `upper` are numbers, and for y that are none.
     """
 
     lower: float = 0.0
@@ -148,7 +154,7 @@ class Box(Domain):
         return (self._finite("the entropy") * jnp.sum(each)).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
-        """The binary cross-entropy of (y - lower) / (upper - lower); between infinite bounds the squared error."""
+        """The binary cross-entropy of (y - lower) / (upper - lower), in nats; squared error without finite bounds."""
         if not self.has_logits:
             return super().loss(y, truth, mask)
         log_likelihood = binary_log_likelihood(y)
@@ -191,7 +197,11 @@ class Box(Domain):
 
 @dataclass(frozen=True)
 class L2Ball(Domain):
-    """{y : ||y||_2 <= radius} along the last axis; of shape (nodes, D), one for each node."""
+    """{y : ||y||_2 <= radius} along the last axis; of shape (nodes, D), one for each node.
+
+    `round` leaves y (..., D) as it is, the loss is the squared error; logits, entropy and reflection raise ValueError.
+    So do a `radius` that is not finite and above 0, a y that is one number, and what is no real number.
+    """
 
     radius: float = 1.0
 

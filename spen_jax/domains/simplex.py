@@ -25,7 +25,12 @@ FEW = 64
 
 @dataclass(frozen=True)
 class Simplex(Domain):
-    """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node."""
+    """{y : y_k >= 0, sum_k y_k = 1} along the last axis; of shape (nodes, values), one for each node.
+
+    y is (..., K), a mask of it (...). Its logits are log y, whose point is their softmax, its loss is the cross-entropy
+    -sum t log y in nats, and `round` puts 1 at the largest entry. ValueError where a y needs an axis of values and has
+    none, for what is no real number, and for reflection.
+    """
 
     def check(self, y):
         """ValueError for a scalar, or for distributions over nothing."""
@@ -67,7 +72,7 @@ class Simplex(Domain):
     def project(self, y):
         """argmin over u in the simplex of ||u - y||: max(y - tau, 0), tau = max_k (sum_(j: y_j >= y_k) y_j - 1) / n_k.
 
-        n_k are the entries in the sum. Beyond FEW values by Optax, which sorts (Duchi et al. 2008).
+        n_k are the entries in the sum. Beyond 64 values by Optax, which sorts (Duchi et al. 2008).
         """
         y = self._floats("y", y)
         exact = y.astype(float)  # of other types Optax has no derivative
@@ -105,7 +110,7 @@ class Simplex(Domain):
         return jax.nn.one_hot(jnp.argmax(y, -1), y.shape[-1], dtype=y.dtype)
 
     def to_logits(self, y):
-        """log y."""
+        """log y, of y at least 1e-6; 6e-5 in float16."""
         y = floats("y", y)
         return jnp.log(jnp.maximum(wide(y), floor_of(LOGIT_FLOOR, y))).astype(y.dtype)
 
@@ -115,11 +120,11 @@ class Simplex(Domain):
         return jax.nn.softmax(wide(logits), axis=-1).astype(logits.dtype)
 
     def entropy(self, y):
-        """-sum y log y over all nodes and values."""
+        """-sum y log y over all nodes and values, a scalar in nats."""
         return jnp.sum(entropy(wide(y := floats("y", y)))).astype(y.dtype)
 
     def loss(self, y, truth, mask=None):
-        """-sum t log y over all nodes and values."""
+        """-sum t log y over all nodes and values, a scalar in nats."""
         return categorical_cross_entropy(counting(mask, y), counting(mask, truth))
 
     def loss_of_scores(self, scores, truth, mask=None):

@@ -19,6 +19,7 @@ from spen_jax.numbers import unit
 from spen_jax.types import Energy, Network
 
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
+"""(a, b) -> their distance along the last axis, (..., D) and (..., D) -> (...); or of two scalars, a scalar."""
 
 
 def linear(params: Any, x: jax.Array) -> jax.Array:
@@ -27,23 +28,23 @@ def linear(params: Any, x: jax.Array) -> jax.Array:
 
 
 def gaussian_bumps(x: jax.Array, centers: jax.Array, width: float) -> jax.Array:
-    """exp(-||x - c_n||^2 / (2 width^2)) for each of N centers, (D,) and (N, D) -> (N,); radial basis functions.
+    """exp(-||x - c_n||^2 / (2 width^2)) for each of N `centers`, (D,) and (N, D) -> (N,); radial basis functions.
 
     With the training points as centers, a regularised `linear` on top and the hinge loss, this is a support vector
-    machine, whose kernel is the inner product of the bumps.
+    machine, whose kernel is the inner product of the bumps. `width` > 0 is in the units of x. Source: LeCun's lectures.
     """
     squared = jnp.sum((x[None] - centers) ** 2, axis=-1)
     return jnp.exp(-squared / (2 * width**2))
 
 
 def euclidean(a: jax.Array, b: jax.Array) -> jax.Array:
-    """1/2 ||a - b||^2, along the last axis; AssertionError where that differs in length."""
+    """1/2 ||a - b||^2 along the last axis, (..., D) and (..., D) -> (...); AssertionError where D differs."""
     chex.assert_equal_shape_suffix([a, b], 1)
     return jnp.sum((a - b) ** 2, axis=-1) / 2
 
 
 def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """1 - a.b / (||a|| ||b||), along the last axis, in [0, 2] up to rounding.
+    """1 - a.b / (||a|| ||b||) along the last axis, (..., D) and (..., D) -> (...), in [0, 2] up to rounding.
 
     Where one of the two is 0 it is 1, and has gradient 0 there.
     """
@@ -51,7 +52,7 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def absolute(a: jax.Array, b: jax.Array) -> jax.Array:
-    """sum |a - b|, along the last axis; AssertionError where that differs in length."""
+    """sum |a - b| along the last axis, (..., D) and (..., D) -> (...); AssertionError where D differs."""
     chex.assert_equal_shape_suffix([a, b], 1)
     return jnp.sum(jnp.abs(a - b), axis=-1)
 
@@ -60,7 +61,8 @@ def absolute(a: jax.Array, b: jax.Array) -> jax.Array:
 class Huber:
     """sum h(a - b) along the last axis, h(d) = d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond.
 
-    A squared distance on which no coordinate pulls with more than delta. Source: Huber (1964).
+    A squared distance of a and b (..., D) on which no coordinate pulls with more than `delta`. ValueError for a delta
+    that is not finite and above 0. Source: Huber (1964).
     """
 
     delta: float = 1.0
@@ -70,18 +72,18 @@ class Huber:
             raise ValueError(f"Huber needs a finite delta > 0, got {self.delta}")
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The distance of a and b; AssertionError where their last axes differ in length."""
+        """The distance, (..., D) and (..., D) -> (...); AssertionError where their last axes differ in length."""
         chex.assert_equal_shape_suffix([a, b], 1)
         return jnp.sum(optax.losses.huber_loss(a, b, delta=self.delta), axis=-1)
 
 
 def squared(y: jax.Array, r: jax.Array) -> jax.Array:
-    """1/2 (y - r)^2 of two scalars."""
+    """1/2 (y - r)^2 of two scalars, the answer and what a machine says of x; a distance of `LinearMachine`."""
     return (y - r) ** 2 / 2
 
 
 def minus_product(y: jax.Array, r: jax.Array) -> jax.Array:
-    """-y r: the distance of a classifier with y in {-1, +1}."""
+    """-y r of two scalars: the distance of a classifier with y in {-1, +1}, r what a machine says of x."""
     return -y * r
 
 
@@ -91,18 +93,22 @@ class Regressor:
 
     D alone shapes the energy around its minimum, so that the energy loss trains it: pushing down one energy pulls up
     others. What G(x) becomes is D's to say: the mean of y given x with `euclidean`, the median with `absolute`; with
-    `Huber` it tends to the mean as delta grows and to the median as it falls. Source: LeCun's lecture, "Regressor".
+    `Huber` it tends to the mean as delta grows and to the median as it falls. Sources: LeCun et al. (2006), section 3;
+    LeCun's lecture, "Regressor".
+
+    - `g`: `(params, x) -> G(x)`, of the shape of y, such as (D,).
+    - `distance`: D, of y and G(x), a scalar.
     """
 
     g: Network
     distance: Distance = euclidean
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return self.distance(y, self.g(params, x))
 
     def best(self, params: Any, x: Any) -> jax.Array:
-        """G(x)."""
+        """G(x), the y of least energy."""
         return self.g(params, x)
 
 
@@ -111,8 +117,11 @@ class JointEmbedding:
     """E = D(G1(x), G2(y)), an encoder for each of two views, with params {"x": those of G1, "y": those of G2}.
 
     x and y may be of different kinds and shapes; the embeddings have one. A y is found among candidates by
-    `exact.pairwise`. Collapses with the energy loss: G1 and G2 become one constant. Sources: Bromley et al. (1993),
-    of one network (`Matcher`); with two and InfoNCE, Radford et al. (2021).
+    `exact.pairwise`. Collapses with the energy loss: G1 and G2 become one constant. Sources: Bromley et al. (1993), of
+    one network (`Matcher`); with two and InfoNCE, Radford et al. (2021).
+
+    - `gx`, `gy`: G1 and G2, `(params, x) -> (D,)` and `(params, y) -> (D,)`.
+    - `distance`: D, of two embeddings (D,), a scalar.
     """
 
     gx: Network
@@ -120,7 +129,7 @@ class JointEmbedding:
     distance: Distance = cosine
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of the pair."""
+        """The energy of the pair, a scalar."""
         return self.distance(self.gx(params["x"], x), self.gy(params["y"], y))
 
 
@@ -128,7 +137,8 @@ class JointEmbedding:
 class ImplicitRegressor(JointEmbedding):
     """E = 1/2 ||G1(x) - G2(y)||^2: the joint embedding in which y is a value to be searched for.
 
-    An x may have several best answers. Source: LeCun et al. (2006), section 3.
+    An x may have several best answers; `minimize` finds them from several starts. Fields and params are those of
+    `JointEmbedding`, with `euclidean` for its distance. Source: LeCun et al. (2006), section 3.
     """
 
     distance: Distance = euclidean
@@ -138,14 +148,15 @@ class ImplicitRegressor(JointEmbedding):
 class Binary:
     """E = -y G(x), y in {-1, +1}, G a scalar; with `linear` the perceptron or, by its loss, the linear SVM.
 
-    The two energies are 2 G(x) apart: the SVM's max(0, 1 - y G) is `hinge` at margin 2, over 2. The Gibbs
-    distribution at beta = 1/2 is logistic regression, P(y) = sigmoid(y G(x)).
+    The two energies are 2 G(x) apart: the SVM's max(0, 1 - y G) is `hinge` at margin 2, over 2. The Gibbs distribution
+    at beta = 1/2 is logistic regression, P(y) = sigmoid(y G(x)). `g` is `(params, x) -> G(x)`. Sources: LeCun et al.
+    (2006), section 3; LeCun's lecture, "Perceptron".
     """
 
     g: Network
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return minus_product(y, self.g(params, x))
 
     def best(self, params: Any, x: Any) -> jax.Array:
@@ -155,16 +166,17 @@ class Binary:
 
 @dataclass(frozen=True)
 class LinearMachine:
-    """E = D(y, f(w'x + b)), y in {-1, +1}, f increasing, with the parameters of `linear`.
+    """E = D(y, f(w'x + b)), y in {-1, +1}, f increasing, with the parameters of `linear`, x (D,) and w (D,).
 
-    D takes two scalars: `minus_product` makes it a `Binary`, `squared` a regression on the labels.
+    `distance`, D, takes two scalars, y and f(...): `minus_product` makes it a `Binary`, `squared` a regression on the
+    labels. `f` is the identity unless another is given. Source: LeCun's lectures, "Linear machines".
     """
 
     distance: Distance = minus_product
     f: Callable[[jax.Array], jax.Array] = jnp.asarray
 
     def __call__(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return self.distance(y, self.f(linear(params, x)))
 
     def best(self, params: Any, x: jax.Array) -> jax.Array:
@@ -178,13 +190,14 @@ class LinearMachine:
 class Multiclass:
     """E = sum_k delta(y - k) G_k(x) = G_y(x), y an index of K classes: G_k is the cost of class k.
 
-    With `linear` and the NLL this is multinomial logistic regression (maximum entropy) with logits -G.
+    With `linear` and the NLL this is multinomial logistic regression (maximum entropy) with logits -G. `g` is
+    `(params, x) -> G(x)`, (K,), low where good. Source: LeCun et al. (2006), section 3.
     """
 
     g: Network
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of class y."""
+        """The energy of class y, a scalar."""
         return self.energies(params, x)[y]
 
     def energies(self, params: Any, x: Any) -> jax.Array:
@@ -192,22 +205,23 @@ class Multiclass:
         return self.g(params, x)
 
     def best(self, params: Any, x: Any) -> jax.Array:
-        """argmin_k G_k(x)."""
+        """argmin_k G_k(x), an index."""
         return jnp.argmin(self.energies(params, x), axis=-1)
 
 
 @dataclass(frozen=True)
 class RadialBasis:
-    """E = 1/2 ||G(x) - U_y||^2: a module, radial basis functions, and a switch that y sets.
+    """E = 1/2 ||G(x) - U_y||^2: a module, radial basis functions, and a switch that y, an index of K classes, sets.
 
-    params {"g": those of G, "centers": U, (K, D)}, both trained. Collapses with the energy loss and the
-    perceptron loss: G and all centers become one constant.
+    params {"g": those of G, "centers": U, (K, D)}, both trained; `g` is `(params, x) -> G(x)`, (D,). Collapses with the
+    energy loss and the perceptron loss: G and all centers become one constant. Source: LeCun's lectures, "Other
+    architectures that may collapse".
     """
 
     g: Network
 
     def __call__(self, params: Any, x: Any, y: jax.Array) -> jax.Array:
-        """The energy of class y."""
+        """The energy of class y, a scalar."""
         return self.energies(params, x)[y]
 
     def energies(self, params: Any, x: Any) -> jax.Array:
@@ -215,7 +229,7 @@ class RadialBasis:
         return euclidean(self.g(params["g"], x)[None], params["centers"])
 
     def best(self, params: Any, x: Any) -> jax.Array:
-        """The class of the nearest center."""
+        """The class of the nearest center, an index."""
         return jnp.argmin(self.energies(params, x), axis=-1)
 
 
@@ -224,14 +238,17 @@ class Matcher:
     """E = D(G(x), G(y)), one network for both: a Siamese network.
 
     Where x and y come from one set, y = x has the lowest energy; among other candidates it is the nearest embedding.
-    Collapses with the energy loss and `euclidean`.
+    Collapses with the energy loss and `euclidean`. Sources: Bromley et al. (1993); LeCun's lectures, "Matcher".
+
+    - `g`: `(params, x) -> G(x)`, an embedding (D,).
+    - `distance`: D, of two embeddings, a scalar.
     """
 
     g: Network
     distance: Distance = euclidean
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of the pair."""
+        """The energy of the pair, a scalar."""
         return self.distance(self.g(params, x), self.g(params, y))
 
 
@@ -239,7 +256,8 @@ class Matcher:
 class Saturated:
     """E = ceiling (1 - exp(-E0 / ceiling)): the same answers and ranking as E0 >= 0, never above the ceiling.
 
-    On unbounded y it has no Gibbs distribution: the integral of exp(-beta E) diverges.
+    `energy` is E0, `(params, x, y) -> scalar`. On unbounded y E has no Gibbs distribution: the integral of exp(-beta E)
+    diverges. ValueError for a `ceiling` that is not above 0. Source: LeCun's lectures, "EBM energy surfaces".
     """
 
     energy: Energy
@@ -250,7 +268,7 @@ class Saturated:
             raise ValueError(f"Saturated needs a ceiling > 0, got {self.ceiling}")
 
     def __call__(self, params: Any, x: Any, y: Any) -> jax.Array:
-        """The energy of y."""
+        """The energy of y, a scalar."""
         return -self.ceiling * jnp.expm1(-self.energy(params, x, y) / self.ceiling)
 
 

@@ -14,9 +14,10 @@ from spen_jax.types import Energy
 def implied_logits(energy: Energy, params: Any, context: Any, y: jax.Array) -> jax.Array:
     """z = -dE(x, y)/dy for each example, (B, L) -> (B, L): how strongly the energy asks for each label at y.
 
-    For an energy linear in y_i given the other labels, z_i = E(y_i = 0) - E(y_i = 1) exactly, the logit
-    of that label under the Gibbs distribution. An energy with entropy of weight 1 has zero gradient at
-    its minimiser, where the logit of y itself plays this part. y may have any shape, or be a tree.
+    For an energy linear in y_i given the other labels, z_i = E(y_i = 0) - E(y_i = 1) exactly, the logit of that label
+    under the Gibbs distribution. An energy with entropy of weight 1 has zero gradient at its minimiser, where the logit
+    of y itself plays this part. y (B, ...) may have any shape, or be a tree; every array of the context has a leading
+    axis of B.
     """
     return -jax.vmap(jax.grad(energy, argnums=2), (None, 0, 0))(params, context, y)
 

@@ -23,11 +23,15 @@ _normal = nn.initializers.normal
 class GraphSPEN(nn.Module):
     """E = -sum_i s_i.y_i + sum_(edges i, j) y_i'A y_j + terms - entropy H(y), y (n, K) rows of simplices.
 
-    A is symmetric and starts at 0: without terms it is a pairwise Markov random field with shared tables.
+    x is a dict with "edges" (B, m, 2), whole numbers of nodes that an edge joins, -1 in rows that are none, beside what
+    the network sees. Edges have no direction, and one of a node with itself is none. Time and memory grow as n^2: for
+    graphs of up to some hundred nodes. A, of all edges, is symmetric and starts at 0: without terms it is a pairwise
+    Markov random field with shared tables.
 
     Attributes:
       network: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, K)`.
-      terms: such as `Messages()`, whose context is given the graph's "adjacency"; see `energies.structured`.
+      terms: such as `Messages()`, whose context is given the graph's "adjacency"; with the methods that `ChainSPEN`
+        asks of its terms.
       pairs: whether there is an A.
       entropy: weight of the entropy of the rows.
     """
@@ -64,8 +68,9 @@ class GraphSPEN(nn.Module):
 class Messages(nn.Module):
     """-sum_i v.u_i, u_i <- g(U u_i + V sum_(j next to i) u_j + b_1) in rounds, from u_i = g(W y_i + b_0 [+ Cx h_i]).
 
-    Smooth; each round lets a node hear of nodes one edge further away. Weights are those of all nodes and rounds, so
-    that graphs of any size and shape do. Source: Gilmer et al. (2017), with y among what is passed on.
+    A term of `GraphSPEN`, y (n, K) and h (n, H) of one graph. Smooth; each round lets a node hear of nodes one edge
+    further away. Weights are those of all nodes and rounds, so that graphs of any size and shape do. Source: Gilmer et
+    al. (2017), with y among what is passed on. ValueError for no rounds.
 
     Attributes:
       width: units of a node.

@@ -28,12 +28,14 @@ _normal = nn.initializers.normal
 class ImageSPEN(nn.Module):
     """E = -sum of s . y + terms - entropy H(y), y (H, W) on `Box()` or (H, W, K) on `Simplex()`.
 
-    The network's `output` says which: s has the shape of y. Where the terms are convolutions, as `Patches` are, and the
+    B images of H rows and W columns, K labels; of two labels y is the share of the second. The network's `output` says
+    which: s has the shape of y, ValueError for another y. Where the terms are convolutions, as `Patches` are, and the
     network is one too, images of any height and width will do.
 
     Attributes:
       network: of a batch: `hidden(x, train) -> (B, H, W, F)`, `output(h) -> s (B, H, W)` or (B, H, W, K).
-      terms: such as `Patches()`; their parameters stand under "terms_0", "terms_1", ...
+      terms: such as `Patches()`, modules with `features(h, train) -> context` of a batch and
+        `energy(context, y) -> scalar` of one example; their parameters stand under "terms_0", "terms_1", ...
       entropy: weight of the pixels' entropy. With weight 1 and no terms the minimiser is sigmoid(s), or softmax(s).
     """
 
@@ -65,16 +67,17 @@ class ImageSPEN(nn.Module):
 class Patches(nn.Module):
     """-sum over places of a v . u, u = g(W_n * ... g(W_1 * y + b_1 [+ Cx h]) ... + b_n): convolutions over masks.
 
-    Smooth, not convex: it says which shapes go together. Layer i sees squares of sizes[i] places, each of them a mean
-    over scales[i] x scales[i] pixels; a are the pixels of a place of the last, 1 without pools. Beyond the image y is
-    0, as every layer is: no label, of two the first.
-    It starts with slopes in y of about a tenth: inference first follows the unaries, but training finds a way.
+    A term of `ImageSPEN`, y (H, W) or (H, W, K), h (H, W, F) the network's hidden units. Smooth, not convex: it says
+    which shapes go together. Layer i sees squares of sizes[i] places, each of them a mean over scales[i] x scales[i]
+    pixels; a are the pixels of a place of the last, 1 without pools. Beyond the image y is 0, as every layer is: no
+    label, of two the first. It starts with slopes in y of about a tenth: inference first follows the unaries, but
+    training finds a way. ValueError for sizes and scales that cannot be.
 
     Attributes:
       widths: units of each layer.
       sizes: places that each layer sees, in height and width, odd numbers.
-      scales: pixels that a place of each layer is high and wide, each a multiple of the one before: where it grows,
-        the layer before is pooled by means.
+      scales: pixels that a place of each layer is high and wide, each a multiple of the one before: where it grows, the
+        layer before is pooled by means.
       sees_features: whether the first layer has Cx h, so that the patches see x and y together.
       activation: g, smooth.
     """
@@ -131,8 +134,8 @@ class Patches(nn.Module):
 class Neighbours(nn.Module):
     """sum over neighbouring pixels of y_i'A_d y_j, a table A_d (K, K) for each direction d: the links of `exact.Grid`.
 
-    Relaxed, for gradient inference beside other terms; `Grid` itself, with the same tables, has the exact answers. It
-    starts at 0. Of two labels y (H, W) is the share of the second.
+    A term of `ImageSPEN`. Relaxed, for gradient inference beside other terms; `Grid` itself, with the same tables, has
+    the exact answers. It starts at 0. y is (H, W, K), or of two labels (H, W), the share of the second.
 
     Attributes:
       diagonal: whether diagonal neighbours count too.

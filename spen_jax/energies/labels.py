@@ -18,13 +18,15 @@ from spen_jax.networks import FeatureNetwork
 class LabelSPEN(nn.Module):
     """E(x, y) = -s(x).y + c2.softplus(y C + b) - entropy H(y), s = W F(x) + bias, F(x) the last hidden layer.
 
-    `SPEN`'s energy, with C1 turned and the network's last layer beside it: each label is a row of W (L, H), bias (L,)
+    Of a batch x (B, D), y (L,) in [0, 1] of one example, M global units, H(y) in nats. `SPEN`'s energy (Belanger &
+    McCallum 2016), with C1 turned and the network's last layer beside it: each label is a row of W (L, H), bias (L,)
     and C (L, M). Once they are made, rows may be any: a shortlist's, those that a batch touches, a device's. Time and
-    memory grow with the rows, and do not depend on how many others there are.
+    memory grow with the rows, and do not depend on how many others there are. ValueError for a network without a hidden
+    layer.
 
     Attributes:
-      network: its hidden layers are the features, at least one; its n_labels is how many rows `init` makes, and its
-        own last layer is not used.
+      network: its hidden layers are the features, at least one; its n_labels is how many rows `init` makes, and its own
+        last layer is not used.
       n_global: M, the units of the global term.
       entropy: weight of the binary entropy; with weight 1 and no global term the minimiser is sigmoid(s).
       global_scale: standard deviation at which C and c2 start, each over the root of its fan-in.

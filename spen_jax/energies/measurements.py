@@ -18,9 +18,11 @@ from spen_jax.numbers import floats, known, real, real_array, wide
 
 
 class Measurement(Protocol):
-    """What `Restoration` asks of one; its leaves are arrays of B examples.
+    """What `Restoration` asks of a measurement x of B images; it is a pytree whose arrays have a leading axis of B.
 
-    `noise` (B,) is asked of those alone whose prior is told no level.
+    `image` (B, H, W) is whatever was recorded, in grey levels from 0 to 1. `energy` and `newton` are of one example, as
+    they stand within `vmap`. `noise` (B,), the standard deviation of its Gaussian noise in the same units, is asked of
+    those alone whose prior is told no level.
     """
 
     image: Any
@@ -58,7 +60,12 @@ class _Anything(Arrays):
 
 
 class Noisy(_Anything):
-    """x = y + noise: D = |y - x|^2 / (2 noise^2)."""
+    """x = y + noise, Gaussian: D = |y - x|^2 / (2 noise^2), in nats; a `Measurement` for `Restoration`.
+
+    `image` x (B, H, W), grey levels from 0 to 1; `noise`, its standard deviation in the same units, one number or (B,),
+    above 0. ValueError for other shapes, for NaN, and where the two cannot be in one unit: pixels up to 255, a noise of
+    0.1.
+    """
 
     arrays = ("image", "noise")
 
@@ -72,12 +79,17 @@ class Noisy(_Anything):
         return jnp.sum((y - self.image) ** 2) / (2 * self.noise**2)
 
     def newton(self, gradient, size, scale=1.0):
-        """The gradient over 1 / size + scale / noise^2."""
+        """The gradient over 1 / size + scale / noise^2, (H, W)."""
         return gradient / (1 / size + scale / self.noise**2)
 
 
 class Incomplete(Arrays):
-    """x = y where it was seen, without noise: no other y is possible, and D = 0."""
+    """x = y where it was seen, without noise: no other y is possible, and D = 0; a `Measurement` for `Restoration`.
+
+    `image` x (B, H, W), grey levels from 0 to 1, whose unseen pixels may be anything; `seen`, booleans (B, H, W). It
+    has no noise: a `Restoration` of it needs a level. ValueError for other shapes and types, and for NaN, or numbers up
+    to 255, where seen.
+    """
 
     arrays = ("image", "seen")
 
@@ -103,7 +115,7 @@ class Incomplete(Arrays):
         return jnp.where(self.seen, self.image, y)
 
     def energy(self, y):
-        """0."""
+        """0, a scalar: every possible y is as likely."""
         return jnp.zeros((), y.dtype)
 
     def newton(self, gradient, size, scale=1.0):
@@ -118,8 +130,11 @@ class Incomplete(Arrays):
 class Blurred(_Anything):
     """x = k * y + noise: D = |k * y - x|^2 / (2 noise^2), the image mirrored at its edges or repeated beyond them.
 
+    A `Measurement` for `Restoration`, D in nats. `image` x (B, H, W), grey levels from 0 to 1; `kernel` k (h, w), of
+    odd sizes up to the image's; `noise`, one number or (B,), above 0; `periodic`, whether the image is repeated.
     Mirrored (as `scipy.ndimage` has it by default, "reflect") the kernel must be its own mirror image in both axes; a
-    convolution is then diagonal in cosines, repeated in Fourier's waves, and with it the exact step.
+    convolution is then diagonal in cosines, repeated in Fourier's waves, and with it the exact step. ValueError for
+    other kernels and shapes, and as in `Noisy`.
     """
 
     arrays = ("image", "noise", "transfer")

@@ -21,12 +21,11 @@ def moved(maps: jax.Array, z: jax.Array, shape: tuple[int, int] | None = None) -
     Bilinear, zero outside; middles lie on each other. Differentiable in both, where no point falls on one of the grid.
 
     Args:
-      maps: (h, w) or (h, w, channels).
-      z: (4,): pixels down and right, radians, which take what lies right of the middle upwards, log of the scale.
+      maps: U, (h, w) or (h, w, channels).
+      z: (4,), pixels down and right, radians, which take what lies right of the middle upwards, log of the scale.
       shape: (H, W) of the result; None for that of `maps`.
 
-    Raises:
-      ValueError: for maps with fewer than two axes and for a z of another shape.
+    ValueError for maps with fewer than two axes and for a z of another shape.
     """
     if jnp.ndim(maps) < 2 or jnp.shape(z) != (4,):
         raise ValueError(
@@ -51,8 +50,9 @@ def moved(maps: jax.Array, z: jax.Array, shape: tuple[int, int] | None = None) -
 class Posed:
     """E(x, y, z) = D(G(x), T_z U_y), with params {"g": those of G, "references": U, leading axis classes}.
 
-    The least over z recognises a class y in any pose, and finds the pose; so G is to commute with T, at least nearly.
-    Source: LeCun's lectures, "EBM architecture for invariant object recognition".
+    y is the index of a class, z a latent pose. The least over z recognises a class y in any pose, and finds the pose;
+    so G is to commute with T, at least nearly. Source: LeCun's lectures, "EBM architecture for invariant object
+    recognition". AssertionError where G(x) and T_z U_y differ in shape.
 
     Attributes:
       g: features, `(params, x) -> G(x)` of one example.

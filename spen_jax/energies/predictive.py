@@ -16,10 +16,12 @@ from spen_jax.networks import CausalGRU
 class PredictiveCoding(nn.Module):
     """E_k(x_1..x_t, z) = -z . W_k c_t: low where z is the code of x_(t+k); c_t sees x_1 to x_t, nothing later.
 
-    Codes z_t = encoder(x_t), contexts c_t = a `CausalGRU` of z_1 to z_t. Nothing is decoded: the
-    energies rank candidates by their codes. With InfoNCE they estimate -log p(x_(t+k) | x_1..x_t) / p(x_(t+k)), up to a
-    constant for each context. With the energy loss alone all codes turn one way and grow without end.
-    Places where a mask (B, T) is False have no influence on the others, and codes and contexts 0.
+    x (B, T, D...) are sequences of T observations, z (E,) codes, c (C,) contexts, k = 1, ..., K. Codes z_t =
+    encoder(x_t), contexts c_t = a `CausalGRU` of z_1 to z_t. Nothing is decoded: the energies rank candidates by their
+    codes. With InfoNCE they estimate -log p(x_(t+k) | x_1..x_t) / p(x_(t+k)), up to a constant for each context. With
+    the energy loss alone all codes turn one way and grow without end. Places where a mask (B, T) is False have no
+    influence on the others, and codes and contexts 0. `losses.info_nce_ahead` trains it. ValueError for numbers below
+    1, and for an x or a mask of other axes. Source: van den Oord, Li & Vinyals (2018).
 
     Attributes:
       encoder: a module of one observation, (..., D...) -> (..., E), such as `FeatureNetwork(E)`.

@@ -41,7 +41,8 @@ def _check(term: Any, **above: float) -> None:
 class TotalVariation(_Prior):
     """weight * sum over places of sqrt(dx^2 + dy^2 + width^2) - width, dx and dy differences of neighbours.
 
-    Convex, smooth for width > 0; learns the weight, exp(log_weight). Source: Rudin, Osher & Fatemi (1992).
+    A prior over images y (H, W) of any size, at least 0. Convex, smooth for width > 0; learns the weight,
+    exp(log_weight). ValueError for a weight or a width that is not above 0. Source: Rudin, Osher & Fatemi (1992).
 
     Attributes:
       weight: at the start.
@@ -65,8 +66,9 @@ class TotalVariation(_Prior):
 class FieldOfExperts(_Prior):
     """sum_k a_k sum over places of log(1 + (f_k * y)^2 / 2): Student's t experts on the answers of filters.
 
-    a_k = softplus(of the parameter a), above 0; the filters f_k are learned and of mean 0, so that brightness costs
-    nothing. Robust: what a filter objects to costs ever less the larger it is. Sources: Roth & Black (2005, 2009).
+    A prior over images y (H, W) of any size, at least 0. a_k = softplus(of the parameter a), above 0; the filters f_k
+    are learned and of mean 0, so that brightness costs nothing. Robust: what a filter objects to costs ever less the
+    larger it is. ValueError for an even size. Sources: Roth & Black (2005, 2009).
 
     Attributes:
       filters: how many.
@@ -92,10 +94,11 @@ class FieldOfExperts(_Prior):
 class DeepVariation(_Prior):
     """sum over scales and places of v_s . u_s, u_s the layers of a smooth convolutional network: a deep prior.
 
-    Two convolutions at each scale, the first of all followed by sqrt(1 + a^2) - 1, the others by a softplus; the means
-    over 2 x 2 go to the next scale. The first filters are of mean 0: brightness costs nothing. As `Restoration` has
-    it, it is told the noise. After the total deep variation of Kobler et al. (2020), whose blocks go back up too. It
-    need not have a lower bound: where nothing was measured y can run away.
+    A prior over images y (H, W) of any size. Two convolutions at each scale, the first of all followed by sqrt(1 +
+    a^2) - 1, the others by a softplus; the means over 2 x 2 go to the next scale. The first filters are of mean 0:
+    brightness costs nothing. As `Restoration` has it, it is told the noise. After the total deep variation of Kobler et
+    al. (2020), whose blocks go back up too. It need not have a lower bound: where nothing was measured y can run away.
+    ValueError for an even size.
 
     Attributes:
       widths: features at each scale, the image's own first.
@@ -137,16 +140,17 @@ class DeepVariation(_Prior):
 
 
 class Denoising(_Prior):
-    """sum of |R(y)|^2 / 2, R(y) = y - N(y) what a denoiser N takes for noise.
+    """sum of |R(y)|^2 / 2, R(y) = y - N(y) what a denoiser N takes for noise: a prior over images y (H, W).
 
     With `width` w it is the sum of w^2 (sqrt(1 + (R / w)^2) - 1), which is the same where R is small. At least 0, and 0
     for images that N leaves alone. One step of length 1 down its slope, y - J(y)'R(y) with J the derivative of R, is a
-    denoiser itself, and is what to train. With a width what R finds costs at most w |R|, so that the slope
-    stays of the size of noise on textures that training has never shown, where without one it has grown a
-    hundredfold. Sources: Hurault, Leclaire & Papadakis (2022), gradient step denoisers; Romano, Elad & Milanfar (2017).
+    denoiser itself, and is what to train. With a width what R finds costs at most w |R|, so that the slope stays of the
+    size of noise on textures that training has never shown, where without one it has grown a hundredfold. ValueError
+    for a width that is not above 0. Sources: Hurault, Leclaire & Papadakis (2022), gradient step denoisers; Romano,
+    Elad & Milanfar (2017).
 
     Attributes:
-      network: R, a Flax module (B, H, W) -> (B, H, W), such as `networks.NoiseNetwork`.
+      network: R, a Flax module (B, H, W) -> (B, H, W), such as `NoiseNetwork`.
       width: w, or None for the square alone.
     """
 

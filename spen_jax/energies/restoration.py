@@ -21,13 +21,15 @@ from spen_jax.energies.structured import energies_of
 class Restoration(nn.Module):
     """E(x, y) = s^2 (D(x, y) + weight prior((y - 1/2) / s)), y (H, W) grey levels from 0 to 1.
 
-    D is the measurement's, in nats, see `energies.measurements`. s is the level of noise that the prior is told: it
-    sees y in units of s. The factor s^2, which moves no minimum, makes a derivative, and so a step and the
-    residual, one in grey levels whatever s: of `Noisy` with s its own noise, E = |y - x|^2 / 2 + s^2 prior, and y = x -
-    grad E(x), one step of length 1 from x, is what a denoiser trains.
+    D is the measurement's, in nats; x is a `Measurement` of a batch, such as `Noisy`, `Incomplete` or `Blurred`. s is
+    the level of noise that the prior is told: it sees y in units of s. The factor s^2, which moves no minimum, makes a
+    derivative, and so a step and the residual, one in grey levels whatever s: of `Noisy` with s its own noise, E = |y -
+    x|^2 / 2 + s^2 prior, and y = x - grad E(x), one step of length 1 from x, is what a denoiser trains. ValueError for
+    a level or a weight that cannot be, for an x that is no measurement, and where nobody knows a level.
 
     Attributes:
-      prior: a term such as `Denoising`, `DeepVariation`, `FieldOfExperts`, `TotalVariation`.
+      prior: a term `energy({}, y) -> scalar` of one image, such as `Denoising`, `DeepVariation`, `FieldOfExperts`,
+        `TotalVariation`.
       level: s, in grey levels; None is the measurement's noise, which `Incomplete` has none of.
       weight: of the prior.
 
@@ -84,8 +86,8 @@ class Restoration(nn.Module):
 class Measured(Reals):
     """All images that are possible after a measurement, with the exact steps of a `Restoration`.
 
-    `ProximalGradient` takes such steps. `residual` is how far, in grey levels, the next one, of length 1, would move a
-    pixel, the largest.
+    A domain of images y (H, W), whose `within` needs the context of a `Restoration` (ValueError). `ProximalGradient`
+    takes such steps. `residual` is how far, in grey levels, the next one, of length 1, would move a pixel, the largest.
     """
 
     def within(self, context: Any) -> Domain:
@@ -125,5 +127,5 @@ class _Within(Reals):
 
 
 def from_measurement(context: dict[str, Any]) -> jax.Array:
-    """The measurement's own first guess, (B, H, W): a start for inference."""
+    """The measurement's own first guess, (B, H, W): a start for inference; `context` is that of a `Restoration`."""
     return context["measurement"].start()

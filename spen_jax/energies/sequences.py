@@ -21,8 +21,9 @@ _normal = nn.initializers.normal
 class Windows(nn.Module):
     """-sum_t v.u_t, u = g(W_n * ... g(W_1 * y + b_1 [+ Cx h]) ... + b_n): convolutions over windows of y.
 
-    Smooth, not convex: it says which labels go together within sum(sizes) - n + 1 places. It starts small, so that
-    inference first follows the unaries.
+    A term of `ChainSPEN`, y (T, K) and h (T, H) of one example. Smooth, not convex: it says which labels go together
+    within sum(sizes) - n + 1 places. It starts small, so that inference first follows the unaries. ValueError for sizes
+    that are even, or not one for each width.
 
     Attributes:
       widths: units of each layer.
@@ -30,8 +31,8 @@ class Windows(nn.Module):
       sees_features: whether the first layer has Cx h_t, so that the windows see x and y together.
       activation: g, smooth.
       dropout: the share of units of the last layer left out in a training step, the same at all places and for all y.
-      corruption: the share of places whose y the windows do not see in a training step: they must not lean on
-        knowing all of a word.
+      corruption: the share of places whose y the windows do not see in a training step: they must not lean on knowing
+        all of a word.
     """
 
     widths: tuple[int, ...] = (256, 256)
@@ -88,9 +89,10 @@ class Windows(nn.Module):
 class LanguageModel(nn.Module):
     """-w sum_t y_t . log softmax(V g(W * (y_(t-n), ..., y_(t-1)) + b) + c): a language model of labels as an energy.
 
-    At weight w = 1 and one-hot y it is -log p(y) for p over all sequences of a length, so that it can be trained by
-    itself, on labels without any x, by its own mean energy, and cannot collapse: what is low somewhere is high
-    elsewhere. Places before the first have no label. Source: Bengio et al. (2003), relaxed.
+    A term of `ChainSPEN`, y (T, K), in nats; g is the softplus. At weight w = 1 and one-hot y it is -log p(y) for p
+    over all sequences of a length, so that it can be trained by itself, on labels without any x, by its own mean
+    energy, and cannot collapse: what is low somewhere is high elsewhere. Places before the first have no label. Source:
+    Bengio et al. (2003), relaxed.
 
     Attributes:
       order: n, how many labels back it looks.

@@ -16,7 +16,10 @@ from spen_jax.networks import Dense, FeatureNetwork
 
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)), with sigmoid(x) as its derivative: inference, which needs only that, skips the logarithm."""
+    """log(1 + exp(x)), of any shape, with sigmoid(x) as its derivative.
+
+    Inference, which needs only that, skips the logarithm.
+    """
     return jnp.logaddexp(x, 0.0)
 
 
@@ -28,11 +31,11 @@ def _softplus_jvp(primals, tangents):
 class SPEN(nn.Module):
     """E(x, y) = -s(x).y + c2.g(C1 y + b [+ Cx F(x)]) [- entropy H(y)] [+ further terms].
 
-    The energy of Belanger & McCallum (2016), section 3, for L labels: y (L,) on Box(0, 1), the corners being the label
-    sets. F is the last hidden layer of the feature network, s its logits, so that the unary potentials are -s and start
-    where pre-training left them (last layer and bias included); the global term measures how well the labels go
-    together. With `n_global = 0` the minimiser is the feature network's own answer, which `logits_of(spen)` starts
-    inference from.
+    The energy of Belanger & McCallum (2016), section 3, for x (B, D) and L labels: y (L,) on Box(0, 1), the corners
+    being the label sets; low where good, H in nats. ValueError for a y of another shape. F is the last hidden layer of
+    the feature network, s its logits, so that the unary potentials are -s and start where pre-training left them (last
+    layer and bias included); the global term measures how well the labels go together. With `n_global = 0` the
+    minimiser is the feature network's own answer, which `logits_of(spen)` starts inference from.
 
     Attributes:
       network: the feature network; its parameters stand under "network", the global term's under C1, b, c2, Cx.
@@ -42,7 +45,8 @@ class SPEN(nn.Module):
       entropy: weight of the binary entropy. With weight 1 and no global term the minimiser is sigmoid(s).
       global_scale: standard deviation at which C1 and c2 start, each over the root of its fan-in.
       global_dropout: the share of global units left out in a training step, the same units for all y of an example.
-      terms: further terms, modules as in `energies.terms`; their parameters stand under "terms_0", "terms_1", ...
+      terms: such as `Deep()`, modules with `features(h, train) -> context`, of the last hidden layer (B, H) of a batch,
+        and `energy(context, y) -> scalar` of one example; their parameters stand under "terms_0", "terms_1", ...
     """
 
     network: FeatureNetwork

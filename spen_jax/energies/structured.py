@@ -27,13 +27,16 @@ BARRED = -1e3
 class ChainSPEN(nn.Module):
     """E = -sum_t s_t.y_t + sum_t y_t'A y_(t+1) + terms - entropy H(y), y (T, K) rows of simplices.
 
-    A, the energies of transitions, starts at 0. Without terms it is a conditional random field of a linear chain
-    (Lafferty, McCallum & Pereira 2001), relaxed. On `exact.Polytope` y is `ChainParts`, and the second sum that of
-    A times the pairs' marginals.
+    A (K, K), the energies of transitions from row to column, starts at 0. s (T, K) are scores, high where good, E is
+    low there, H in nats. A mask (B, T) says which places count. Without terms it is a conditional random field of a
+    linear chain (Lafferty, McCallum & Pereira 2001), relaxed. On `exact.Polytope` y is `ChainParts`, and the second sum
+    that of A times the pairs' marginals.
 
     Attributes:
       network: of a batch: `hidden(x, train, mask) -> (B, T, H)`, `output(h) -> s (B, T, K)`.
-      terms: such as `Windows()`; their parameters stand under "terms_0", "terms_1", ...
+      terms: such as `Windows()`, modules with `features(h, train, mask) -> context` of a batch and
+        `energy(context, y) -> scalar` of one example, whose rows y are 0 where they do not count; their parameters
+        stand under "terms_0", "terms_1", ...
       transitions: whether there is an A.
       entropy: weight of the entropy of the rows. With weight 1 and unaries alone the minimiser is softmax(s).
     """
@@ -52,7 +55,7 @@ class ChainSPEN(nn.Module):
         return context_of(self, x, train, mask)
 
     def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
-        """The chain of -s and A, of a batch."""
+        """The chain of -s and A, of a batch: logits s (B, T, K), mask (B, T)."""
         batch, _, labels = logits.shape
         if not self.pairs:
             return Chain(-logits, mask=mask)
@@ -78,12 +81,14 @@ class ChainSPEN(nn.Module):
 class TreeSPEN(nn.Module):
     """E = -sum_dh s_dh y_dh + terms - entropy H(y), y (n, n + 1): row d a distribution over the heads of word d.
 
+    s (n, n + 1) are scores of arcs, high where good, E is low there, H in nats; a mask (B, n) says which words count.
     Heads are numbered as in `exact.DependencyTree`: 0 is the root, h + 1 word h. Without terms it is the arc-factored
     model of McDonald et al. (2005), relaxed.
 
     Attributes:
       network: of a batch: `hidden(x, train, mask) -> (B, n, H)`, `output(h) -> s (B, n, n + 1)`.
-      terms: such as `Siblings()`; their parameters stand under "terms_0", "terms_1", ...
+      terms: such as `Siblings()`, with the methods that `ChainSPEN` asks of its terms; their parameters stand under
+        "terms_0", "terms_1", ...
       projective: whether arcs may not cross, in the structure underneath.
       one_root: whether one word alone hangs from the root there.
       entropy: weight of the entropy of the rows.
@@ -108,7 +113,7 @@ class TreeSPEN(nn.Module):
         return context
 
     def structure(self, logits: jax.Array, mask: jax.Array) -> Structure:
-        """The trees of arcs -s, of a batch."""
+        """The trees of arcs -s, of a batch: logits s (B, n, n + 1), mask (B, n)."""
         return DependencyTree(
             -logits, projective=self.projective, one_root=self.one_root, mask=mask
         )

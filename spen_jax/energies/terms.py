@@ -26,7 +26,8 @@ _zeros = nn.initializers.zeros
 class Deep(nn.Module):
     """c.g(W_n ... g(W_2 g(W_1 y + b_1 [+ Cx h]) + b_2) ... + b_n): a global term of several layers.
 
-    With one width it is the global term of `SPEN`. Not convex: its minima may be many.
+    A term of `SPEN`, y (L,), h its network's last hidden layer (H,). With one width it is the global term of `SPEN`.
+    Not convex: its minima may be many. ValueError for no width.
 
     Attributes:
       widths: the units of each layer, W_1's first.
@@ -72,10 +73,11 @@ class Deep(nn.Module):
 class Convex(nn.Module):
     """a.z_n, z_1 = g(W_1 y + b_1 [+ Cx h]), z_k = g(A_k z_(k-1) + W_k y + b_k): convex in y for all parameters.
 
-    g is softplus, convex and increasing, and the weights A_k and a are softplus of the parameters of
-    those names, over their fan-in, so never below 0. A SPEN with `n_global=0`, a positive entropy
-    and convex terms only is strictly convex: it has one minimiser, from wherever inference starts. The output's own
-    sight of y is the SPEN's -s.y. Source: Amos, Xu & Kolter (2017).
+    A term of `SPEN`, y (L,), h its network's last hidden layer (H,). g is softplus, convex and increasing, and the
+    weights A_k and a are softplus of the parameters of those names, over their fan-in, so never below 0. A SPEN with
+    `n_global=0`, a positive entropy and convex terms only is strictly convex: it has one minimiser, from wherever
+    inference starts. The output's own sight of y is the SPEN's -s.y. ValueError for no width. Source: Amos, Xu & Kolter
+    (2017).
 
     Attributes:
       widths: the units of z_1, ..., z_n.
@@ -117,10 +119,11 @@ class Convex(nn.Module):
 class Pairwise(nn.Module):
     """sum over i != j of A_ij y_i y_j / 2, A symmetric: positive A_ij where labels i and j repel each other.
 
-    Linear in each y_i given the others, since A has a zero diagonal: on {0, 1} a change of one label changes the
-    term by exactly its derivative. Its second derivatives are A. In full A = (R + R')/2 off the diagonal, with
-    R (L, L); of low rank A = (U'V + V'U)/2 off the diagonal, with U and V (rank, L): 2 rank L parameters and as many
-    operations. It starts at 0 (R = 0; V = 0 and U random, so that V has a gradient).
+    A term of `SPEN`, y (L,), which does not see x. Linear in each y_i given the others, since A has a zero diagonal: on
+    {0, 1} a change of one label changes the term by exactly its derivative. Its second derivatives are A. In full A =
+    (R + R')/2 off the diagonal, with R (L, L); of low rank A = (U'V + V'U)/2 off the diagonal, with U and V (rank, L):
+    2 rank L parameters and as many operations. It starts at 0 (R = 0; V = 0 and U random, so that V has a gradient).
+    ValueError for a rank below 1.
 
     Attributes:
       rank: the rows of U and V, or None for a full A.
@@ -129,7 +132,7 @@ class Pairwise(nn.Module):
     rank: int | None = None
 
     def setup(self):
-        """Checks the rank."""
+        """ValueError for a rank below 1."""
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank must be 1 or more, or None for a full matrix, got {self.rank}")
 
@@ -154,11 +157,12 @@ class Pairwise(nn.Module):
 class Cardinality(nn.Module):
     """c.softplus(w n + b [+ Cx h]), n = sum_i y_i: an energy of how many labels are on.
 
-    It starts with w = 1 and b = 0, -1, -2, ...: unit k bends at n = k, so that the term can give each number of labels
-    below `units` an energy of its own and is a straight line beyond. Label sets are small, however many labels
-    there are; where they are not, `units` should be about the largest number of labels that an example has.
-    c starts small, at a standard deviation of 0.1 over the root of `units`: the term acts on all labels at once,
-    and a large one would switch all on, or off, before the rest has learned which.
+    A term of `SPEN`, y (L,), h its network's last hidden layer (H,), c, w and b (units,). It starts with w = 1 and b =
+    0, -1, -2, ...: unit k bends at n = k, so that the term can give each number of labels below `units` an energy of
+    its own and is a straight line beyond. Label sets are small, however many labels there are; where they are not,
+    `units` should be about the largest number of labels that an example has. c starts small, at a standard deviation of
+    0.1 over the root of `units`: the term acts on all labels at once, and a large one would switch all on, or off,
+    before the rest has learned which.
 
     Attributes:
       units: the softplus units.

@@ -31,7 +31,9 @@ _zeros = nn.initializers.zeros
 class Siblings(nn.Module):
     """sum_h sum_{d < e} y_dh y_eh t(d, e, h): an energy of each two words with the same head, word or root.
 
-    t(d, e, h) = sum_r w_r (a_dr b_er + a_er b_dr) / 2 c_hr does not depend on the order of d and e. The second-order
+    A term of `TreeSPEN`, y (n, n + 1): column 0 is the root as a head, h + 1 word h. a, b and c are g of layers of the
+    network's hidden units, R numbers a word, so that an energy costs n^2 R operations; t(d, e, h) = sum_r w_r (a_dr
+    b_er + a_er b_dr) / 2 c_hr does not depend on the order of d and e. ValueError for a rank below 1. The second-order
     factors of McDonald & Pereira (2006), between all siblings rather than adjacent ones, as in Wang, Huang & Tu (2019).
 
     Attributes:
@@ -71,7 +73,9 @@ class Siblings(nn.Module):
 class Grandparents(nn.Module):
     """sum_dhg y_d(h+1) y_hg t(d, h, g), g neither d nor h: an energy of each word with its head and that one's head.
 
-    t(d, h, g) = sum_r w_r a_dr b_hr c_gr; g may be the root. Source: Carreras (2007).
+    A term of `TreeSPEN`, y (n, n + 1): column 0 is the root as a head, h + 1 word h. a, b and c are as in `Siblings`:
+    t(d, h, g) = sum_r w_r a_dr b_hr c_gr; g may be the root. ValueError for a rank below 1. Sources: Carreras (2007);
+    low rank as in Wang, Huang & Tu (2019).
 
     Attributes:
       rank: R.
@@ -112,8 +116,10 @@ class Grandparents(nn.Module):
 class Valency(nn.Module):
     """-sum_h v.g(w_l l_h + w_r r_h + b + Cx h_h), l_h and r_h the dependents of word h to its left and right.
 
-    l_h = sum_(d < h) y_d(h+1), r_h = sum_(d > h) y_d(h+1). Smooth, neither convex nor multilinear: whether a word has
-    none, one or more of them may depend on x, which no sum over arcs or pairs can say. Of words, not of the root.
+    A term of `TreeSPEN`, y (n, n + 1): column 0 is the root as a head, h + 1 word h; h_h are the network's hidden
+    units. l_h = sum_(d < h) y_d(h+1), r_h = sum_(d > h) y_d(h+1). Smooth, neither convex nor multilinear: whether a
+    word has none, one or more of them may depend on x, which no sum over arcs or pairs can say. Of words, not of the
+    root.
 
     Attributes:
       units: of v, w, b.

@@ -23,16 +23,23 @@ def infer(
     domain: Domain = Reals(),
     **options: Any,
 ) -> Solution:
-    """argmin over z of E(x, y, z) for each example, the best of S starts (B, S, ...), by the solvers.
+    """argmin over z of E(x, y, z) for each example, the best of S `starts` (B, S, ...), by the solvers.
 
-    `energy` of the solution is the cold free energy; its gradient in the parameters is that at the best z. Options are
-    those of `minimize`: solver, steps, ...; the domain is where z lives (a norm ball limits it).
+    `energy` is `(params, x, y, z) -> scalar` of one example; x and y have a leading axis of B. `energy` of the solution
+    (B,) is the cold free energy; its gradient in the parameters is that at the best z, the solution's `y` (B, ...).
+    Options are those of `minimize`: solver, steps, ...; the domain is where z lives (a norm ball limits it). ValueError
+    and TypeError as there.
     """
     return minimize_best(energy_of_z(energy), params, (x, y), starts, domain=domain, **options)
 
 
 class Minima(NamedTuple):
-    """Minima of each example, from the lowest: y (B, S, D), energy (B, S), and which are distinct (B, S)."""
+    """Minima of each example, from the lowest, as `minima` finds them.
+
+    - `y`: the points, (B, S, D).
+    - `energy`: E there, (B, S), infinite where the start failed.
+    - `distinct`: booleans (B, S), which are none of those before them.
+    """
 
     y: jax.Array
     energy: jax.Array
@@ -49,10 +56,11 @@ def minima(
     domain: Domain = Reals(),
     **options: Any,
 ) -> Minima:
-    """Several minima kept: the points that `minimize` ends at from each of S starts, (B, S, D), the lowest first.
+    """Several minima kept: the points that `minimize` ends at from each of S `starts`, (B, S, D), the lowest first.
 
-    `distinct` are those `apart` from all distinct ones before them that did not fail; whether a point is a minimum is
-    for `steps` and the solver to see to.
+    `distinct` are those that did not fail and are at least `apart` (Euclidean) from all distinct ones before them;
+    whether a point is a minimum is for `steps` and the solver to see to. Other arguments and options are those of
+    `minimize`. ValueError for starts of another shape, and as there.
     """
     if starts.ndim != 3:
         raise ValueError(f"minima needs starts of shape (B, S, D), got {starts.shape}")
@@ -70,7 +78,12 @@ def minima(
 
 
 class Sparse(NamedTuple):
-    """A sparse z (B, ...), E + l1 |z|_1 there (B,), and the residual max |z - soft(z - grad E, l1)| (B,)."""
+    """A sparse code of each example, as `fista` and `ista` find it.
+
+    - `z`: (B, ...).
+    - `energy`: E + l1 |z|_1 there, (B,).
+    - `residual`: max |z - soft(z - grad E, l1)|, (B,), 0 at a minimum.
+    """
 
     z: jax.Array
     energy: jax.Array
@@ -92,8 +105,9 @@ def fista(
     """argmin over z of E(x, y, z) + l1 ||z||_1 from the start (B, ...), by proximal steps with momentum.
 
     z <- soft(v - step_size grad E(v), step_size l1), v ahead of z by Nesterov's momentum, soft(a, t) = sign(a)
-    max(|a| - t, 0). Converges for step_size up to 1 / the largest curvature of E in z; its gap falls as 1 / steps^2.
-    Source: Beck & Teboulle (2009).
+    max(|a| - t, 0). `energy` is `(params, x, y, z) -> scalar` of one example, such as `reconstruction`, convex in z; x
+    and y have a leading axis of B. Converges for step_size up to 1 / the largest curvature of E in z; its gap falls as
+    1 / steps^2. `l1` >= 0 is its weight. Source: Beck & Teboulle (2009).
     """
 
     def after(t):
@@ -114,7 +128,10 @@ def ista(
     step_size: jax.Array | float,
     steps: int = 200,
 ) -> Sparse:
-    """`fista` without its momentum, v = z: it never rises, and its gap falls as 1 / steps."""
+    """`fista` without its momentum, v = z: it never rises, and its gap falls as 1 / steps.
+
+    Arguments and answer are those of `fista`. Source: Daubechies, Defrise & De Mol (2004).
+    """
     return _proximal(partial(energy, params), (x, y), start, l1, step_size, steps, lambda t: t)
 
 

@@ -38,11 +38,11 @@ class Input(NamedTuple):
 
 
 def over_examples(function: Function, shared: Any, examples: Any, *, last: bool) -> Any:
-    """function(shared, example) for all examples of a block.
+    """function(shared, example) for all `examples` of a block; `shared` is the same for all, both pytrees of arrays.
 
-    With `last` the examples stand along the last axis of every array, of `examples` and of the result, and the
-    function is not to be differentiated: a derivative rule of its own (`jax.custom_jvp`) would be
-    lost. Else they stand along the first, which is `jax.vmap`.
+    With `last` the examples stand along the last axis of every array, of `examples` and of the result, and the function
+    is not to be differentiated: a derivative rule of its own (`jax.custom_jvp`) would be lost. Else they stand along
+    the first, which is `jax.vmap`.
     """
     if not last:
         return jax.vmap(function, (None, 0))(shared, examples)
@@ -57,7 +57,10 @@ def over_examples(function: Function, shared: Any, examples: Any, *, last: bool)
 
 
 def suits_last(function: Function, shared: Any, example: Any) -> bool:
-    """Whether the function has rules with the examples last for all that it does to an example, and is faster so."""
+    """Whether the function has rules with the examples last for all that it does to an example, and is faster so.
+
+    `function(shared, example)` is traced on one `example`, a pytree without the examples' axis; see `over_examples`.
+    """
     return obstacle(function, shared, example) is None
 
 

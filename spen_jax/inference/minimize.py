@@ -51,24 +51,20 @@ def minimize(
     """argmin over y in the domain of E(x, y) for each example, by a solver's steps from `start`.
 
     Args:
-      energy: `(params, context, y) -> scalar` for one example. Compiled once for each function: pass the same
-        object again, not a new lambda.
+      energy: `(params, context, y) -> scalar` for one example, low where good. Compiled once for each function: pass
+        the same object again, not a new lambda.
       params: what the energy is a function of, the same for all examples.
       context: what the energy knows of x; every leaf has a leading axis of B examples.
-      start: the first points, projected onto the domain: an array (B, ...), or (1, ...) for all alike; a number for
-        all coordinates or None, the domain's middle, with `shape`; or a function of the context.
-      known: (mask, y): what is known of the answer, (B, ...) each, stands still through inference, whatever the
-        domain, solver or start. The mask has an entry for each part of y (`Domain.parts`): for rows of
-        simplices (B, T, K) it is (B, T).
-      **options: `domain`, `solver`, `steps`, `settings`, `temperature`, `differentiate`, `tolerance`,
-        `stop_early`, `trace`, `progress`, `shape`, see `Options`.
+      start: the first points, projected onto the domain: an array (B, ...), or (1, ...) for all alike; a number for all
+        coordinates or None, the domain's middle, with `shape`; or a function of the context.
+      known: (mask, y): what is known of the answer, (B, ...) each, stands still through inference, whatever the domain,
+        solver or start. The mask has an entry for each part of y (`Domain.parts`): for rows of simplices (B, T, K) it
+        is (B, T).
+      **options: `domain`, `solver`, `steps`, `settings`, `temperature`, `differentiate`, `tolerance`, `stop_early`,
+        `precision`, `trace`, `progress`, `shape`, see `inference.Options`.
 
-    Returns:
-      A `Solution`, each example's own.
-
-    Raises:
-      ValueError: for shapes that do not fit, an energy that does not return a scalar, settings out of
-        range, or float64 points without JAX's 64-bit mode. TypeError: for an unknown option.
+    Returns a `Solution`, each example's own. ValueError for shapes that do not fit, an energy that does not return a
+    scalar, settings out of range, or float64 points without JAX's 64-bit mode; TypeError for an unknown option.
     """
     given: Any = options
     if isinstance(given.get("solver"), Exact):
@@ -104,9 +100,10 @@ def minimize_best(
     known: tuple[Any, Any] | None = None,
     **options: Unpack[Options],
 ) -> Solution:
-    """The solution of lowest energy among S starts for each example; failed ones come last.
+    """The `Solution` of lowest energy among S starts for each example; failed ones come last.
 
-    `starts` is (B, S, ...), or a pytree of such arrays; everything else is as in `minimize`.
+    `starts` is (B, S, ...), or a pytree of such arrays; everything else is as in `minimize`, and `known`, `context`
+    have one row for each of B examples. ValueError for starts without S, and as there.
     """
     found, energies = from_each_start(energy, params, context, starts, known=known, **options)
     batch, many = energies.shape

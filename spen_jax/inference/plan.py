@@ -26,11 +26,14 @@ TRACES = "y", "energy", "residual"
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Differentiates the answer through the solver's steps, all or (truncated) the `last` ones.
+    """Differentiates the answer through the solver's steps, all or (truncated) the `last` ones; for `differentiate`.
 
-    What lies before the last steps counts as a constant. The backward pass keeps one state for each segment of
-    steps and repeats a segment when it comes to it, so that memory holds steps / segment states and what
-    `segment` steps compute. None means all steps up to 32 in one segment, beyond that sqrt(steps).
+    What lies before the last steps counts as a constant. The backward pass keeps one state for each segment of steps
+    and repeats a segment when it comes to it, so that memory holds steps / segment states and what `segment` steps
+    compute. None means all steps up to 32 in one segment, beyond that sqrt(steps). ValueError for numbers below 1;
+    steps with a search, or that stop early, cannot be unrolled.
+
+    Sources: Domke (2012), of truncated optimisation; Chen et al. (2016), of segments of sqrt(steps).
     """
 
     last: int | None = None
@@ -49,14 +52,14 @@ class Implicit:
 
     At a minimum on the domain y = project(y - s grad E(y)) for any s > 0. With P the (symmetric) Jacobian of the
     projection there, which takes out active bounds, and H the Hessian of E, both only ever applied to vectors:
-    dy = -P w, ((P - P P) / s + P (H + damping) P) w = P d(grad E), by preconditioned conjugate gradients.
-    Where that does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example
-    is NaN. So it is where the Hessian is singular and the minimisers form a set, unless all of them share the
-    derivative asked for; a `damping` > 0 then gives that of the proximal step
-    argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any order, in forward and in reverse mode, in which
-    active bounds stay active. A point on a bound where the gradient is 0 too counts as bound. Of a function of y that
-    is constant along a sphere, such as ||y||, the reverse derivative there is NaN: nothing but rounding is left of it.
-    Source: Krantz & Parks (2002); for fixed points of projections Blondel et al. (2022).
+    dy = -P w, ((P - P P) / s + P (H + damping) P) w = P d(grad E), by preconditioned conjugate gradients. Where that
+    does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example is NaN. So it is
+    where the Hessian is singular and the minimisers form a set, unless all of them share the derivative asked for; a
+    `damping` > 0 then gives that of the proximal step argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any
+    order, in forward and in reverse mode, in which active bounds stay active. A point on a bound where the gradient is
+    0 too counts as bound. Of a function of y that is constant along a sphere, such as ||y||, the reverse derivative
+    there is NaN: nothing but rounding is left of it. ValueError unless steps >= 1, tolerance > 0 and damping >= 0.
+    Sources: Krantz & Parks (2002); for fixed points of projections Blondel et al. (2022).
     """
 
     steps: int = 200
@@ -71,38 +74,39 @@ class Implicit:
 
 
 Differentiate = Literal["stopped", "unrolled", "implicit"] | Unrolled | Implicit
+"""What a derivative of an answer means: `Options.differentiate` says which."""
 _MODES = {"stopped": None, "unrolled": Unrolled(), "implicit": Implicit()}
 
 
 class Options(TypedDict, total=False):
     """How `minimize` finds an answer, by keyword; a `Predictor` has the same, with defaults of its own.
 
-    domain: where y lives; `Box()` by default.
-    solver: the algorithm; `GradientDescent()` by default. `Exact()` for energies that know their structure: then the
-        start and what is said about steps play no part.
-    steps: how many steps, at least 0, 30 by default; with `stop_early` at most.
-    settings: numbers of the solver by name in place of its own, such as learned ones: scalars, or arrays of
-        one number for each step. `{"step_size": schedule(jnp.arange(steps))}` takes any Optax schedule.
-        One out of range raises ValueError; a learned one, known only when the program runs, fails every example.
-    temperature: of entropy smoothing, E(x, y) - temperature H(y), H the domain's entropy: a scalar, or
-        one number for each step. `energy` and `residual` are then those of this objective at the end.
-    differentiate: what `jax.grad` makes of the solution. "stopped", the default: `y` is a constant and `energy`
-        depends on the parameters at that fixed y, so that its gradient is that of min_y E at an interior or
-        constrained optimum (the envelope theorem); a second derivative, in which y moves, is refused. "unrolled",
-        or `Unrolled(last, segment)`: `y` and `energy` are differentiated through the steps. "implicit", or
-        `Implicit(...)`: `y` as a minimiser; settings and start then have gradient 0. `residual` and `trace` (but
-        for unrolled points) are constants.
-    tolerance: the residual up to which an example counts as converged, 1e-3 by default.
-    stop_early: each example stops by itself once it has converged, or failed; examples are looked at every
-        `stopping.LOOK` steps, and those that go on are gathered, so that the time follows the steps taken. Not to be
-        unrolled: a while loop has no reverse mode.
-    precision: of the energy's products of matrices and convolutions, what `jax.default_matmul_precision` takes:
-        "highest" is exact float32, "tensorfloat32" and "bfloat16" round the factors and are faster on accelerators;
-        points and sums stay float32. None, the default, is JAX's: float32 on CPUs, which have no other; on GPUs of
-        recent years "tensorfloat32", about three digits, of which many steps with momentum leave less.
-    trace: which of "y", "energy", "residual" to keep for every step.
-    progress: whether to report on stderr while the program runs.
-    shape: of one example's y, for a start that is a number or the domain's middle.
+    - `domain`: where y lives; `Box()` by default.
+    - `solver`: the algorithm; `GradientDescent()` by default. `Exact()` for energies that know their structure: then
+      the start and what is said about steps play no part.
+    - `steps`: how many steps, at least 0, 30 by default; with `stop_early` at most.
+    - `settings`: numbers of the solver by name in place of its own, such as learned ones: scalars, or arrays of one
+      number for each step. `{"step_size": schedule(jnp.arange(steps))}` takes any Optax schedule. One out of range
+      raises ValueError; a learned one, known only when the program runs, fails every example.
+    - `temperature`: of entropy smoothing, E(x, y) - temperature H(y), H the domain's entropy: a scalar, or one number
+      for each step. `energy` and `residual` are then those of this objective at the end.
+    - `differentiate`: what `jax.grad` makes of the solution. "stopped", the default: `y` is a constant and `energy`
+      depends on the parameters at that fixed y, so that its gradient is that of min_y E at an interior or constrained
+      optimum (the envelope theorem); a second derivative, in which y moves, is refused. "unrolled", or
+      `Unrolled(last, segment)`: `y` and `energy` are differentiated through the steps. "implicit", or `Implicit(...)`:
+      `y` as a minimiser; settings and start then have gradient 0. `residual` and `trace` (but for unrolled points) are
+      constants.
+    - `tolerance`: the residual up to which an example counts as converged, 1e-3 by default.
+    - `stop_early`: whether each example stops by itself once it has converged, or failed; examples are looked at every
+      4 steps, and those that go on are gathered, so that the time follows the steps taken. Not to be unrolled: a while
+      loop has no reverse mode.
+    - `precision`: of the energy's products of matrices and convolutions, what `jax.default_matmul_precision` takes:
+      "highest" is exact float32, "tensorfloat32" and "bfloat16" round the factors and are faster on accelerators;
+      points and sums stay float32. None, the default, is JAX's: float32 on CPUs, which have no other; on GPUs of recent
+      years "tensorfloat32", about three digits, of which many steps with momentum leave less.
+    - `trace`: which of "y", "energy", "residual" to keep for every step.
+    - `progress`: whether to report on stderr while the program runs.
+    - `shape`: of one example's y, for a start that is a number or the domain's middle.
     """
 
     domain: Domain
@@ -206,8 +210,7 @@ class Plan:
 def plan_of(energy: Energy, held: bool, options: dict[str, Any]) -> Plan:
     """The plan of an energy and options: one object for the same options, which are compiled once.
 
-    Raises:
-      ValueError: for options out of range. TypeError: for unknown names, and values that cannot be fixed.
+    ValueError for options out of range; TypeError for unknown names, and values that cannot be fixed.
     """
     trace = options.get("trace")
     if trace is not None and isinstance(trace, list | str):
@@ -251,7 +254,12 @@ def mode_of(differentiate: Differentiate | str | None) -> Unrolled | Implicit | 
 
 
 def check_numbers(solver: Solver, settings: Any, temperature: Any) -> None:
-    """ValueError for unknown names of settings and, of numbers known now, for those out of range."""
+    """ValueError for unknown names of settings and, of numbers known now, for those out of range.
+
+    - `solver`: whose numbers the settings replace.
+    - `settings`: a dict of scalars or arrays, one for each step, as `minimize` takes them.
+    - `temperature`: of entropy smoothing, at least 0, a scalar or one for each step; or None.
+    """
     if not isinstance(settings, dict):
         raise ValueError(f'settings must be a dict such as {{"step_size": 0.1}}, got {settings!r}')
 

@@ -16,9 +16,10 @@ class ProximalGradient:
 
     The domain knows D, which is quadratic: `energies.Measured`, of images that were measured. With H its matrix of
     second derivatives the step is y - (1 / step_size + H)^-1 grad E(y), so that D may be as steep as it likes, R alone
-    says how long a step can be: where D is convex and the gradient of R changes no faster than L |v - y|, E never
-    grows for step_size up to 2 / L without a momentum, R convex or not. With
-    `momentum` m the step is made at y + m (y - y_before). Sources: Combettes & Wajs (2005); Beck & Teboulle (2009).
+    says how long a step can be: where D is convex and the gradient of R changes no faster than L |v - y|, E never grows
+    for step_size up to 2 / L without a momentum, R convex or not. With `momentum` m the step is made at y + m (y -
+    y_before). ValueError for a domain that knows no part of the energy, for known parts of y, and unless step_size > 0
+    and 0 <= momentum < 1. Sources: Combettes & Wajs (2005); Beck & Teboulle (2009).
     """
 
     step_size: float = 1.0

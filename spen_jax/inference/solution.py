@@ -21,11 +21,11 @@ class Solution:
     """What an inference found, for each of B examples.
 
     Attributes:
-      y: the point, (B, ...): the last one; with `stop_early`, of an example that failed or ended above the
-        energy it began with, the one of lowest energy.
-      energy: the objective there, E(x, y) or with a temperature E(x, y) - temperature H(y), (B,).
-      residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order conditions
-        of a minimum on the domain; not a number where the example failed.
+      y: the point, (B, ...): the last one; with `stop_early`, of an example that failed or ended above the energy it
+        began with, the one of lowest energy.
+      energy: the objective there, low where good, E(x, y) or with a temperature E(x, y) - temperature H(y), (B,).
+      residual: max_i |y - project(y - grad)|_i, (B,): 0 exactly where y satisfies the first-order conditions of a
+        minimum on the domain; not a number where the example failed.
       stopped_after: with `stop_early` the steps taken, (B,); else None, see `steps`.
       trace: what was asked for, name -> (B, steps + 1, ...): before the first step and after each.
       limit: the steps allowed.

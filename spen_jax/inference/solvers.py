@@ -1,10 +1,4 @@
-"""Solvers: algorithms that move one y downhill, each a frozen dataclass; `minimize` runs them all.
-
-A solver is written for ONE example. `init(y, domain)` makes the state that stands at y, `step(energy,
-state, domain)` moves it, `y(state, domain)` reads the point; `energy` is here a function of y
-alone, which a solver differentiates as it needs. y is an array or a pytree. The numbers of a
-solver are static; learned ones, or one for each step, go to `minimize` as `settings`.
-"""
+"""Solvers: algorithms that move one y downhill, each a frozen dataclass; `minimize` runs them all."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +16,11 @@ from spen_jax.domains import Domain, Reals
 
 
 class Solver(Protocol):
-    """An algorithm that moves one y downhill."""
+    """An algorithm that moves one y, an array or a pytree, downhill; `minimize` runs it over a batch.
+
+    One's own is a frozen dataclass with these three methods, of ONE example; it differentiates `energy`, a function of
+    y alone, as it needs. Its numbers are static; learned ones, or one for each step, go to `minimize` as `settings`.
+    """
 
     def init(self, y: Any, domain: Domain) -> Any:
         """The state that stands at y, a point of the domain; its leaves are arrays."""
@@ -40,8 +38,7 @@ class Solver(Protocol):
 def with_settings(solver: Any, settings: dict[str, Any]) -> Any:
     """The solver with these of its numbers replaced, also those of a solver inside it.
 
-    Raises:
-      ValueError: for a name that it does not have.
+    ValueError for a name that it does not have.
     """
     if not settings:
         return solver
@@ -88,11 +85,11 @@ class Moving(NamedTuple):
 class GradientDescent:
     """y <- project(y - step_size grad E(y) + momentum (y - y_before)), the projected heavy ball.
 
-    With `nesterov` the gradient is that at y + momentum (y - y_before). The momentum is that of the projected points,
-    so that nothing builds up against a bound. A momentum m damps oscillations by sqrt(m) a
-    step: at 0.95 thirty steps leave about half. Where the answer matters to many digits take more steps or less
-    momentum, and look at `residual`. Sources: Polyak (1964); Nesterov (1983); step 0.1 and momentum 0.95
-    are those of Belanger & McCallum (2016).
+    y an array or a tree on any domain. With `nesterov` the gradient is that at y + momentum (y - y_before). The
+    momentum is that of the projected points, so that nothing builds up against a bound. A momentum m damps oscillations
+    by sqrt(m) a step: at 0.95 thirty steps leave about half. Where the answer matters to many digits take more steps or
+    less momentum, and look at `residual`. ValueError unless step_size > 0 and 0 <= momentum < 1. Sources: Polyak
+    (1964); Nesterov (1983); step 0.1 and momentum 0.95 are those of Belanger & McCallum (2016).
     """
 
     step_size: float = 0.1
@@ -133,12 +130,13 @@ class GradientDescent:
 class MirrorDescent:
     """l <- l - step_size grad E(y), y = from_logits(l): entropic mirror descent, on a box or on simplices.
 
-    On a simplex it is exponentiated gradient, y <- y exp(-step_size grad E(y)) / sum. Its natural step: with
-    an energy -s.y + g(y) - H(y), H the domain's entropy, it reads l <- (1 - step_size) l + step_size (s - grad g(y)).
-    A start on the boundary is moved inside by 1e-6 of the domain's width, since it could never leave it.
-    With `entropy` w > 0 it goes down E - w H, l <- (1 - step_size w) l - step_size grad E(y): the steps of a
-    temperature w, also where H has no formula in y, as on `exact.Polytope`; energy and residual are those of E.
-    Sources: Beck & Teboulle (2003); Kivinen & Warmuth (1997).
+    On a simplex it is exponentiated gradient, y <- y exp(-step_size grad E(y)) / sum. Its natural step: with an energy
+    -s.y + g(y) - H(y), H the domain's entropy, it reads l <- (1 - step_size) l + step_size (s - grad g(y)). A start on
+    the boundary is moved inside by 1e-6 of the domain's width, since it could never leave it. With `entropy` w > 0 it
+    goes down E - w H, l <- (1 - step_size w) l - step_size grad E(y): the steps of a temperature w, also where H has no
+    formula in y, as on `exact.Polytope`; energy and residual are those of E. ValueError for a domain without logits,
+    and unless step_size > 0, entropy >= 0, their product below 2. Sources: Beck & Teboulle (2003); Kivinen & Warmuth
+    (1997).
     """
 
     step_size: float = 0.5
@@ -175,8 +173,9 @@ class MirrorDescent:
 class OnLogits:
     """Another solver, run without bounds on the logits l of y = from_logits(l).
 
-    `OnLogits(GradientDescent(0.1))` is gradient descent on logits, l <- l - step_size dE/dl, whose
-    gradient vanishes at the boundary, where that of `MirrorDescent` does not.
+    `OnLogits(GradientDescent(0.1))` is gradient descent on logits, l <- l - step_size dE/dl, whose gradient vanishes at
+    the boundary, where that of `MirrorDescent` does not. ValueError for what is no solver, and for a domain without
+    logits.
     """
 
     solver: Solver = GradientDescent()
@@ -213,12 +212,12 @@ class Searching(NamedTuple):
 class LineSearch:
     """y <- project(y - a grad E(y)), a the first of 2 a_before, a_before, a_before / 2, ... that descends enough.
 
-    With d = new - y enough is E(new) <= E(y) + decrease grad E(y).d, Armijo's rule along the projection arc, up to
-    the rounding of E(y), and grad E(new).d <= (2 decrease - 1) grad E(y).d, which says the same of a quadratic
-    and is still exact where the energies differ by rounding only. No step size to choose, and but for
-    rounding the energy never grows. Where 30 halvings find no descent, y stands still. In a batch each step
-    takes as many trials as its slowest example. The sizes hang on the values in jumps: differentiate it as
-    stopped or implicit. Sources: Bertsekas (1976); Hager & Zhang (2005).
+    With d = new - y enough is E(new) <= E(y) + decrease grad E(y).d, Armijo's rule along the projection arc, up to the
+    rounding of E(y), and grad E(new).d <= (2 decrease - 1) grad E(y).d, which says the same of a quadratic and is still
+    exact where the energies differ by rounding only. No step size to choose, and but for rounding the energy never
+    grows. Where 30 halvings find no descent, y stands still. In a batch each step takes as many trials as its slowest
+    example. The sizes hang on the values in jumps: differentiate it as stopped or implicit. `step_size` is the first
+    trial's. ValueError unless it is above 0 and 0 < decrease < 1/2. Sources: Bertsekas (1976); Hager & Zhang (2005).
     """
 
     step_size: float = 1.0
@@ -286,9 +285,9 @@ class Counting(NamedTuple):
 class FrankWolfe:
     """y <- y + 2 / (t + 2) (s - y), s = argmin over the domain of <grad E(y), s>: no projection, no step size.
 
-    Each y is a mixture of corners. For a convex energy E(y_t) - min E <= 2 C / (t + 2), C its curvature.
-    The corners do not move with the parameters: differentiate it as stopped or implicit.
-    Sources: Frank & Wolfe (1956); Jaggi (2013), theorem 1.
+    Each y is a mixture of corners. For a convex energy E(y_t) - min E <= 2 C / (t + 2), C its curvature. The corners do
+    not move with the parameters: differentiate it as stopped or implicit. ValueError for a domain without corners, such
+    as `Reals`. Sources: Frank & Wolfe (1956); Jaggi (2013), theorem 1.
     """
 
     def init(self, y, domain):
@@ -319,9 +318,9 @@ class Optax:
     """Any Optax transformation, then the projection: `Optax(optax.adam(0.1))`, `Optax(optax.lbfgs())`.
 
     Transformations are equal only if they are the same object: make one and pass it again, or everything compiles
-    again. Those with a line search (L-BFGS) have a while loop inside, so that they cannot be unrolled; Adam can be
-    with `eps_root > 0`, without which its root has no derivative where a gradient is 0.
-    A momentum does not know of the projection and builds up against a bound; `OnLogits(Optax(...))` has none.
+    again. Those with a line search (L-BFGS) have a while loop inside, so that they cannot be unrolled; Adam can be with
+    `eps_root > 0`, without which its root has no derivative where a gradient is 0. A momentum does not know of the
+    projection and builds up against a bound; `OnLogits(Optax(...))` has none. ValueError for what is no transformation.
     """
 
     transformation: Any

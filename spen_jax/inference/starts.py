@@ -17,16 +17,16 @@ def points(
     """The first points of a batch, (B, ...), not yet projected.
 
     Args:
-      start: a number for all coordinates; an array (or tree) of points (B, ...), or (1, ...) for one of all examples;
-        a function of the context, which is handed `key` and `domain` where it has parameters of those names;
-        None for the domain's middle.
+      start: a number for all coordinates; an array (or tree) of points (B, ...), or (1, ...) for one of all examples; a
+        function of the context, which is handed `key` and `domain` where it has parameters of those names; None for the
+        domain's middle.
       domain: where y lives.
       context: of B examples.
       like: what has the shapes of y, (B, ...), such as the truth; or the shape of one example's y, a tuple; or None.
       key: for a function that draws.
 
-    Raises:
-      ValueError: for a number, or the middle, without a shape to take; for a function that draws, without a key.
+    A domain that needs its context starts where it says itself. ValueError for a start there; for a number, or the
+    middle, without a shape to take; for a function that draws, without a key.
     """
     if domain.needs_context:
         if start is not None:

@@ -44,13 +44,14 @@ class Biaffine(nn.Module):
 class BiaffineLabels(nn.Module):
     """s_r[d, h] = a_d' U_r b_h + v_r.a_d + w_r.b_h + c_r, a score for each label r of an arc from head h to word d.
 
-    a, b and the root as in `Biaffine`. All arcs have n (n + 1) R scores; `of_heads` makes those of one arc for each
-    word, n R numbers, which is what training with the true heads and labels for a tree that was found need:
+    a, b and the root as in `Biaffine`, of words h (B, n, H). All arcs have n (n + 1) R scores; `of_heads` makes those
+    of one arc for each word, n R numbers, which is what training with the true heads and labels for a tree that was
+    found need:
 
         parts = labels.parts(h)                   # once: a (B, n, units), b (B, n + 1, units)
         scores = labels.of_heads(parts, heads)    # heads (B, n), whole numbers -> (B, n, R)
 
-    Source: Dozat & Manning (2017).
+    A call, (h, heads), is both. Scores are high where good. Source: Dozat & Manning (2017).
 
     Attributes:
       n_labels: R.
@@ -92,6 +93,6 @@ class BiaffineLabels(nn.Module):
 
 
 def with_root(words: jax.Array, root: jax.Array) -> jax.Array:
-    """The root's vector (u,) before those of the words, (B, n, u) -> (B, n + 1, u)."""
+    """The root's vector (u,) before the words', (B, n, u) -> (B, n + 1, u), as `exact.DependencyTree` counts heads."""
     first = jnp.broadcast_to(root[None, None], (words.shape[0], 1, words.shape[2]))
     return jnp.concatenate([first.astype(words.dtype), words], axis=1)

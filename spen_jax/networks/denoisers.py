@@ -17,11 +17,12 @@ from spen_jax.networks.images import doubled, mean_pool
 class NoiseNetwork(nn.Module):
     """R(u), what of an image u is noise of standard deviation 1: convolutions at 1/2 and 1/4 of its resolution.
 
-    Each 2 x 2 pixels become four features first, so that no layer runs at the full resolution; two convolutions of
-    widths[0], on their means over 2 x 2 again 1 + deep of widths[1], one of widths[0] on both together, and back.
-    The first filters are of mean 0 and see the edge's pixels beyond it: brightness makes no difference.
-    As a residual network the denoised image is u - R(u). Sources: Zhang et al. (2017) for the residual, (2018) for
-    the features of 2 x 2; Ronneberger, Fischer & Brox (2015).
+    u (B, H, W) are grey levels less 1/2 in units of the noise, of any size: what a call is given tells it the level, so
+    that one network serves all; R(u) (B, H, W) is in the same units. Each 2 x 2 pixels become four features first, so
+    that no layer runs at the full resolution; two convolutions of widths[0], on their means over 2 x 2 again 1 + deep
+    of widths[1], one of widths[0] on both together, and back. The first filters are of mean 0 and see the edge's pixels
+    beyond it: brightness makes no difference. As a residual network the denoised image is u - R(u). Sources: Zhang et
+    al. (2017) for the residual, (2018) for the features of 2 x 2; Ronneberger, Fischer & Brox (2015).
 
     Attributes:
       widths: features at 1/2 and 1/4 of the resolution.

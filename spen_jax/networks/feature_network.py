@@ -11,11 +11,15 @@ from spen_jax import sparse
 
 
 class Dense(nn.Dense):
-    """x W + b, (..., D) -> (..., features): Flax's layer, which also takes sparse `Rows`; parameters are the same."""
+    """x W + b, (..., D) -> (..., features): Flax's layer, which also takes sparse `Rows`; parameters are the same.
+
+    They are "kernel" (D, features) and "bias" (features,). Its fields are those of `flax.linen.Dense`, of which `dtype`
+    and `precision` play no part for sparse rows (B, D).
+    """
 
     @nn.compact
     def __call__(self, inputs: Any) -> jax.Array:
-        """The layer's sums."""
+        """The layer's sums, (..., D) -> (..., features)."""
         if not sparse.is_rows(inputs):
             return super().__call__(inputs)
         shape = inputs.shape[-1], self.features
@@ -28,10 +32,16 @@ class Dense(nn.Dense):
 class FeatureNetwork(nn.Module):
     """logits(x): a multi-layer perceptron with one output per label, the SPEN's feature network and its control.
 
-    `hidden` gives the last hidden layer F(x), (..., H); the call gives W F(x) + b, (..., L).
-    Dropout is active where `train` is true, and then needs an rng named "dropout". With `normalise` each
-    layer's sums pass a LayerNorm, over the units of one example, before the activation.
-    x may be sparse, a SciPy matrix (B, D) or `sparse.Rows`; its zeros stay zeros under dropout.
+    `hidden` gives the last hidden layer F(x), (..., H); the call gives W F(x) + b, (..., L). Dropout is active where
+    `train` is true, and then needs an rng named "dropout". x (..., D) may be sparse, a SciPy matrix (B, D) or
+    `sparse.Rows`; its zeros stay zeros under dropout.
+
+    - `n_labels`: L.
+    - `widths`: the units of each hidden layer, H the last; () for none, a linear model.
+    - `activation`: of the hidden layers.
+    - `input_dropout`: the share of the inputs left out in a training step.
+    - `dropout`: the share of the units of each hidden layer left out.
+    - `normalise`: whether each layer's sums pass a LayerNorm, over the units of one example, before the activation.
     """
 
     n_labels: int

@@ -19,14 +19,16 @@ from spen_jax.arguments import parameters_of
 from spen_jax.domains import Domain
 
 Params = Any
+"""A pytree of arrays, such as `module.init(...)["params"]`; what an energy or a network is a function of."""
 
 
 def functions_of(module: Any) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
     """The two pure functions of a Flax module with methods `features(x, train)` and `energy(context, y)`.
 
-    Returns `features(params, x, key=None) -> context`, where a key switches dropout on, and
-    `energy(params, context, y) -> scalar`. If the module's `features(x, train, mask)` has a parameter of that name, so
-    has the function: `features(params, x, key=None, mask=None)`.
+    Returns `features(params, x, key=None) -> context` of a batch, where a key switches dropout on, and
+    `energy(params, context, y) -> scalar` of one example; `params` is `module.init(...)["params"]`. If the module's
+    `features(x, train, mask)` has a parameter of that name, so has the function:
+    `features(params, x, key=None, mask=None)`. Equal modules give the same functions, so that nothing compiles twice.
 
     ValueError for what is no such module, and for variables besides the parameters (`nn.BatchNorm`'s): a pure function
     of one's own has those in its params; see docs/do/own_energy.md.
@@ -39,8 +41,9 @@ def logits_of(network: Any) -> Callable[..., Any]:
     """`logits(params, x, key=None)` of a Flax module called as `network(x, train)`; see `functions_of`.
 
     Of a module with `features` and `energy`, such as a `SPEN`, it is a start for inference, what the feature network
-    would answer by itself: a function `(context, domain) -> points`, the points whose logits are context["logits"].
-    That is one function for all such modules: no other one makes anything compile again.
+    would answer by itself: `from_unary_logits`, a function `(context, domain) -> points`, the points whose logits are
+    context["logits"]. That is one function for all such modules: no other one makes anything compile again. ValueError
+    for what is no Flax Linen module, and for variables besides the parameters.
     """
     _check_module(network)
     if hasattr(network, "features") and hasattr(network, "energy"):
@@ -49,7 +52,11 @@ def logits_of(network: Any) -> Callable[..., Any]:
 
 
 def from_unary_logits(context: Any, domain: Domain) -> Any:
-    """domain.from_logits(context["logits"]); ValueError for a context without logits."""
+    """domain.from_logits(context["logits"]), (B, ...) -> (B, ...): a start, what the unary potentials alone ask for.
+
+    The logits are scores, high where good, as the features of a `SPEN` give them. ValueError for a context without
+    logits, and for a `domain` that has none.
+    """
     if not isinstance(context, dict) or "logits" not in context:
         raise ValueError(
             'this start needs features that give a context with an entry "logits", as those of a SPEN do, got '
@@ -61,7 +68,8 @@ def from_unary_logits(context: Any, domain: Domain) -> Any:
 def from_structure(context: Any, domain: Domain) -> Any:
     """The mean answer of context["structure"] at beta = 1, its marginals: a start for a SPEN over chains or trees.
 
-    ValueError for a context without a structure.
+    (B, T, K) of a `ChainSPEN`, (B, n, n + 1) of a `TreeSPEN`, rows of distributions; the `domain` they are to live in
+    plays no part. ValueError for a context without a structure.
     """
     if not isinstance(context, dict) or "structure" not in context:
         raise ValueError(

@@ -13,10 +13,11 @@ from flax import linen as nn
 class UNet(nn.Module):
     """logits(x) of every pixel: down by mean pools and up again, each scale handing its layer over to the way up.
 
-    Each scale has two convolutions of 3 x 3, each followed by a GroupNorm, over up to eight groups of the channels of
-    one image, and the activation. So any height and width will do, odd ones too, at training and later; what falls off
-    the image counts as 0. Source: Ronneberger, Fischer & Brox (2015), with normalisation, mean for largest, and the
-    nearest pixel in place of learnt ways up.
+    x (B, H, W, C) -> (B, H, W, K), or (B, H, W) without `outputs`; scores high where good. Each scale has two
+    convolutions of 3 x 3, each followed by a GroupNorm, over up to eight groups of the channels of one image, and the
+    activation. So any height and width will do, odd ones too, at training and later; what falls off the image counts as
+    0. Source: Ronneberger, Fischer & Brox (2015), with normalisation, mean for largest, and the nearest pixel in place
+    of learnt ways up. ValueError for no scale, widths below 1, and an x of other axes.
 
     Attributes:
       widths: the channels of each scale, the image's own first: each further one is half as high and wide.
@@ -58,7 +59,7 @@ class UNet(nn.Module):
         return s[..., 0] if self.outputs is None else s
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """The logits of images."""
+        """The logits of images, (B, H, W, C) -> (B, H, W, K), or (B, H, W) without `outputs`."""
         return self.output(self.hidden(x, train))
 
 
@@ -77,9 +78,9 @@ class _Block(nn.Module):
 
 
 def mean_pool(images: jax.Array, size: int) -> jax.Array:
-    """The means of blocks of size x size pixels, (..., H, W, C) -> (..., ceil(H / size), ceil(W / size), C).
+    """The means of blocks of `size` x `size` pixels, (..., H, W, C) -> (..., ceil(H / size), ceil(W / size), C).
 
-    Blocks at the lower and right edge may be smaller; they are means of what they have.
+    Blocks at the lower and right edge of `images` may be smaller; they are means of what they have.
     """
     *batch, height, width, channels = images.shape
     rows, columns = -(-height // size), -(-width // size)

@@ -11,10 +11,10 @@ from jax import lax
 class GRU(nn.Module):
     """h_t from the left and from the right, side by side: gated recurrent units, (B, T, D) -> (B, T, 2 H).
 
-    r, u = sigmoid(W x_t + V h + b), n = tanh(W_n x_t + b_n + r (V_n h + c_n)), h <- (1 - u) n + u h, from h = 0,
-    once from each end with weights of its own. Places where the mask (B, T) is False leave h as it is and give 0, so
-    that what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once,
-    before the loop. Source: Cho et al. (2014), with the reset gate after the product.
+    r, u = sigmoid(W x_t + V h + b), n = tanh(W_n x_t + b_n + r (V_n h + c_n)), h <- (1 - u) n + u h, from h = 0, once
+    from each end with weights of its own. Places where the mask (B, T) is False leave h as it is and give 0, so that
+    what stands beyond a sequence's end changes nothing. The products with x_t are made for all places at once, before
+    the loop. Source: Cho et al. (2014), with the reset gate after the product.
 
     Attributes:
       units: H.
@@ -24,7 +24,7 @@ class GRU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: Any = None) -> jax.Array:
-        """The states of both directions at every place."""
+        """The states of both directions at every place, (B, T, D) -> (B, T, 2 H); mask (B, T), None for all."""
         H, (B, T, D) = self.units, x.shape
         counts = jnp.ones((B, T), bool) if mask is None else jnp.asarray(mask, bool)
         # Padding that is not a number has no part in gradients.
@@ -62,7 +62,7 @@ class CausalGRU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: Any = None) -> jax.Array:
-        """The state at every place."""
+        """The state at every place, (B, T, D) -> (B, T, H); mask (B, T), None for all."""
         H, (B, T, D) = self.units, x.shape
         counts = jnp.ones((B, T), bool) if mask is None else jnp.asarray(mask, bool)
         x = jnp.where(counts[..., None], x, 0)

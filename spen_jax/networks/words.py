@@ -18,13 +18,14 @@ UNKNOWN = 1
 class WordEncoder(nn.Module):
     """h (B, T, 2 H): every word in its sentence, by stacked GRUs over its embeddings; beyond the mask 0.
 
-    x is what a `spen_jax.data.Lexicon` makes. In training, which needs an rng named "dropout", a word is unknown with
-    probability `word_dropout`, so that the vector of unknown words learns what the context says of a word; dropout
-    leaves out the same inputs of a layer at all places of a sentence (Gal & Ghahramani 2016). A word's characters
-    pass a convolution of width 3 and the greatest value of each filter.
+    x is what a `data.Lexicon` makes, whole numbers "words" (B, T), "suffixes" (B, T, 2) and "characters" (B, T, C). In
+    training, which needs an rng named "dropout", a word is unknown with probability `word_dropout`, so that the vector
+    of unknown words learns what the context says of a word; dropout leaves out the same inputs of a layer at all places
+    of a sentence (Gal & Ghahramani 2016). A word's characters pass a convolution of width 3 and the greatest value of
+    each filter.
 
     Attributes:
-      sizes: how many words, suffixes and characters there are, a `spen_jax.data.Lexicon`'s `sizes`.
+      sizes: how many words, suffixes and characters there are, a `data.Lexicon`'s `sizes`.
       units: H, of each direction.
       layers: stacked GRUs.
       embeddings: of a word, a suffix, a character.
@@ -43,7 +44,7 @@ class WordEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: dict[str, Any], train: bool = False, mask: Any = None) -> jax.Array:
-        """The vectors; without a mask all places are words."""
+        """The vectors (B, T, 2 H) of x; without a mask (B, T) all places are words."""
         words, (of_word, of_suffix, _) = x["words"], self.embeddings
         if train and self.word_dropout:
             unknown = jax.random.bernoulli(
@@ -72,7 +73,14 @@ class WordEncoder(nn.Module):
 
 
 class Tagger(nn.Module):
-    """A tag for each word, by a softmax of its own: s_t = W h_t + b of the vectors of a `WordEncoder`."""
+    """A tag for each word, by a softmax of its own: s_t = W h_t + b of the vectors of a `WordEncoder`, (B, T, K).
+
+    Logits, high where good: the control of a SPEN over sequences, and as its network what gives the unary potentials. x
+    and the mask (B, T) are those of the encoder.
+
+    - `encoder`: h (B, T, 2 H) of the words.
+    - `tags`: K.
+    """
 
     encoder: WordEncoder
     tags: int
@@ -82,7 +90,7 @@ class Tagger(nn.Module):
         self.output = nn.Dense(self.tags)
 
     def hidden(self, x: Any, train: bool = False, mask: Any = None) -> jax.Array:
-        """h (B, T, H)."""
+        """h (B, T, 2 H), the encoder's."""
         return self.encoder(x, train, mask)
 
     def __call__(self, x: Any, train: bool = False, mask: Any = None) -> jax.Array:

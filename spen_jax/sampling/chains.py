@@ -34,7 +34,7 @@ WARM_UP_LOOKS = 10
 
 
 class Samples(NamedTuple):
-    """What `sample` returns.
+    """What `sample` returns, of B examples, C chains of each, and S = steps / thin points kept of each chain.
 
     Fields:
       y: the kept points, (B, C, S, ...), of the type of the start.
@@ -82,17 +82,17 @@ def sample(
     """Points with density proportional to exp(-beta E(x, y)) on `domain`, by chains of `steps` steps from `start`.
 
     Args:
-      energy: `(params, context, y) -> scalar` for one example. Compiled once for each function: pass the same
-        object again, not a new lambda.
+      energy: `(params, context, y) -> scalar` for one example, low where good. Compiled once for each function: pass
+        the same object again, not a new lambda.
       params: what the energy is a function of, the same for all examples.
       context: what the energy knows of x; every leaf has a leading axis of B examples.
       start: the first points, (B, C, ...), C chains for each example; projected onto the domain.
-      key: of `jax.random.key`. Equal keys give equal samples.
-      **options: `domain`, `sampler`, `steps`, `warm_up`, `thin`, `beta`, see `Options`.
+      key: of `jax.random.key`. Equal keys give equal samples, of equal shapes, kind and number of devices.
+      **options: `domain`, `sampler`, `steps`, `warm_up`, `thin`, `beta`, see `sampling.Options`.
 
-    Raises:
-      ValueError: for shapes that do not fit, an energy that does not return a scalar, a sampler that cannot sample
-        from the domain, or settings out of range. TypeError: for an unknown option.
+    Returns `Samples`, which are constants to `jax.grad`: for a gradient in the parameters evaluate the energy at them
+    once more. ValueError for shapes that do not fit, an energy that does not return a scalar, a sampler that cannot
+    sample from the domain, or settings out of range; TypeError for an unknown option.
     """
     given: Any = dict(options)
     if unknown := [name for name in given if name not in Options.__annotations__]:

@@ -17,9 +17,11 @@ from spen_jax.numbers import check_real_type, real_array
 def effective_sample_size(y: Any) -> jax.Array:
     """C S / tau, how many independent draws estimate the mean as well as these chains, (..., C, S) -> (...).
 
-    tau = -1 + 2 sum_t rho_t over Geyer's (1992) initial positive and monotone sequence, rho_t the
+    y has one number of each draw, C chains of S draws, such as `samples.energy`, of any real type; it counts in float32
+    or finer. tau = -1 + 2 sum_t rho_t over Geyer's (1992) initial positive and monotone sequence, rho_t the
     autocorrelations of all chains together, which chains that disagree make larger. NaN where y has no variance.
-    Source: Vehtari et al. (2021), section 3.2; Stan's reference manual.
+    ValueError for fewer than 4 draws, or anything else. Source: Vehtari et al. (2021), section 3.2; Stan's reference
+    manual.
     """
     return _effective_sample_size(_draws(y))
 
@@ -51,8 +53,10 @@ def _effective_sample_size(y):
 def split_r_hat(y: Any) -> jax.Array:
     """sqrt of (estimated variance of the target / variance within half chains), (..., C, S) -> (...).
 
-    Near 1 where the halves of all chains agree; a common rule accepts up to 1.01. Of an odd S the middle draw is
-    left out. Source: Gelman et al. (2013), Bayesian Data Analysis, eq. 11.4.
+    y has one number of each draw, C chains of S draws, such as `samples.energy`, of any real type; it counts in float32
+    or finer. Near 1 where the halves of all chains agree; a common rule accepts up to 1.01. Of an odd S the middle draw
+    is left out. NaN where y has no variance. ValueError for fewer than 4 draws, or anything else. Source: Gelman et al.
+    (2013), Bayesian Data Analysis, eq. 11.4.
     """
     return _split_r_hat(_draws(y))
 

@@ -33,10 +33,10 @@ class GibbsWithGradients:
     d_i = (2 y_i - 1) dE/dy_i is the first-order estimate of E(y) - E(y with label i flipped). Label i is proposed with
     probability exp(beta d_i / 2) / (1 + sum_j exp(beta d_j / 2)), no change with the rest, and the flip accepted with
     the Metropolis-Hastings probability of the true energies: the estimate, exact for an energy linear in each label,
-    decides on speed alone. A step costs one gradient. The source always flips, and then under a flat
-    energy is at an even number of labels after even steps only; proposing no change mends that, and where d is exact
-    slows no flip by more than half. An energy with entropy, all but infinitely steep at a corner, hardly ever lets it
-    propose that; the law is exact all the same. Starting points are rounded.
+    decides on speed alone. A step costs one gradient. The source always flips, and then under a flat energy is at an
+    even number of labels after even steps only; proposing no change mends that, and where d is exact slows no flip by
+    more than half. An energy with entropy, all but infinitely steep at a corner, hardly ever lets it propose that; the
+    law is exact all the same. Starting points are rounded. ValueError for another domain than Box(0, 1).
 
     Source: Grathwohl, Swersky, Hashemi, Duvenaud & Maddison (2021), "Oops I took a gradient"; the square root of the
     ratio: Zanella (2020).

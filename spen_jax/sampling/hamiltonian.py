@@ -15,10 +15,11 @@ from spen_jax.trees import select
 
 @dataclass(frozen=True)
 class HamiltonianMonteCarlo:
-    """Hamiltonian Monte Carlo with leapfrog steps and unit masses, by BlackJAX (`blackjax.hmc`), on Reals.
+    """Hamiltonian Monte Carlo with leapfrog steps and unit masses, by BlackJAX (`blackjax.hmc`), on `Reals`.
 
-    A trajectory costs `leapfrog_steps` gradients. Its potential is beta E. Source: Neal (2011), "MCMC using
-    Hamiltonian dynamics". Needs `pip install 'spen_jax[sampling]'`.
+    A trajectory costs `leapfrog_steps` gradients, each step of it `step_size` long. Its potential is beta E. Source:
+    Neal (2011), "MCMC using Hamiltonian dynamics". ValueError for a step size that is not above 0, fewer than one
+    leapfrog step, and another domain. Needs `pip install 'spen_jax[sampling]'`, ModuleNotFoundError without.
     """
 
     step_size: float
@@ -29,7 +30,7 @@ class HamiltonianMonteCarlo:
         check_whole("leapfrog_steps", self.leapfrog_steps, 1)
 
     def check(self, domain):
-        """ValueError for another domain than Reals, ModuleNotFoundError without BlackJAX."""
+        """ValueError for another domain than Reals, or products of them, ModuleNotFoundError without BlackJAX."""
         if not consists_of(domain, (Reals,)):
             raise ValueError(
                 f"HamiltonianMonteCarlo samples from Reals, got {domain}; Langevin(adjusted=True) keeps to a Box"

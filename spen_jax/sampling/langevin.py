@@ -28,21 +28,21 @@ class Noise(NamedTuple):
 class Langevin:
     """y <- y - h grad E(y) + sqrt(2 h / beta) xi, the unadjusted Langevin algorithm, or MALA.
 
-    Unadjusted, the samples' law differs from exp(-beta E) by O(h), and a point outside the domain is brought back
-    by `boundary`: "reflect" keeps the density on Reals and boxes, "project" works on every domain but lets
-    points pile up on the boundary.
+    h is `step_size`, > 0. Unadjusted, the samples' law differs from exp(-beta E) by O(h), and a point outside the
+    domain is brought back by `boundary`: "reflect" keeps the density on reals, boxes and their products, "project"
+    works on every domain but lets points pile up on the boundary.
 
-    `noise`: "gaussian", or "two-point": xi_i = -1 or +1, 32 of them from one random word and so several times
-    faster. A step has the same mean and covariance, so that away from bounds expectations err by O(h) as before (weak
-    order 1: Kloeden & Platen 1992, section 14.1); the tails are lighter. Projected onto a bound both kinds err by
-    more, of the order of a step's length, and not alike.
+    `noise`: "gaussian", or "two-point": xi_i = -1 or +1, 32 of them from one random word and so several times faster. A
+    step has the same mean and covariance, so that away from bounds expectations err by O(h) as before (weak order 1:
+    Kloeden & Platen 1992, section 14.1); the tails are lighter. Projected onto a bound both kinds err by more, of the
+    order of a step's length, and not alike.
 
-    `adjusted`: the Metropolis-adjusted Langevin algorithm (Besag 1994; Roberts & Tweedie 1996), exact at any h:
-    the point above is a proposal y', accepted with probability
-    min(1, exp(-beta [E(y') - E(y) + h/4 |s|^2 - sqrt(h / (2 beta)) xi.s])), s = grad E(y) + grad E(y'), which is
-    the Metropolis-Hastings ratio of that proposal written without cancellation; outside the domain the density is 0,
-    so that `boundary` plays no part. Reals and boxes only. In n dimensions h of order n^(-1/3) suits it, such
-    that about 0.57 of the proposals are accepted (Roberts & Rosenthal 1998).
+    `adjusted`: the Metropolis-adjusted Langevin algorithm (Besag 1994; Roberts & Tweedie 1996), exact at any h: the
+    point above is a proposal y', accepted with probability min(1, exp(-beta [E(y') - E(y) + h/4 |s|^2 - sqrt(h / (2
+    beta)) xi.s])), s = grad E(y) + grad E(y'), which is the Metropolis-Hastings ratio of that proposal written without
+    cancellation; outside the domain the density is 0, so that `boundary` plays no part. Reals, boxes and their products
+    only. ValueError for a domain that the choice does not work on, and for `adjusted` with "two-point". In n dimensions
+    h of order n^(-1/3) suits it, such that about 0.57 of the proposals are accepted (Roberts & Rosenthal 1998).
     """
 
     step_size: float = 0.01
@@ -62,7 +62,7 @@ class Langevin:
             )
 
     def check(self, domain):
-        """ValueError for a domain that cannot reflect, or with `adjusted` is neither reals nor a box."""
+        """ValueError for a domain that cannot reflect, or with `adjusted` is none of reals, boxes, their products."""
         if not consists_of(domain, (Reals, Box)) and (self.adjusted or self.boundary == "reflect"):
             what = "adjusted=True" if self.adjusted else "boundary='reflect'"
             raise ValueError(

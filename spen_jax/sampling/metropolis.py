@@ -10,7 +10,10 @@ from spen_jax.trees import select
 
 
 class Point(NamedTuple):
-    """A point with its energy and gradient, None where a sampler does not need them."""
+    """A point y of one chain with its energy, a scalar, and gradient, of y's shape.
+
+    None where a sampler does not need them.
+    """
 
     y: Any
     energy: Any = None
@@ -34,8 +37,9 @@ def acceptance(log_ratio: jax.Array, energy: jax.Array) -> Info:
     """min(1, exp(log_ratio)), the probability to accept a proposal of this energy.
 
     `log_ratio` is log [p(y') q(y | y') / (p(y) q(y' | y))] of a proposal y' drawn from q(. | y): -inf where y' is
-    outside the domain, and +inf where p(y) = 0, as at a start of energy +inf. A proposal of energy +inf has
-    probability 0. Any that `is_wrong` is rejected and flagged. Source: Metropolis et al. (1953); Hastings (1970).
+    outside the domain, and +inf where p(y) = 0, as at a start of energy +inf. A proposal of energy +inf has probability
+    0. One that is not a number, or an energy of -inf, is rejected and flagged. Both are scalars of one chain. Source:
+    Metropolis et al. (1953); Hastings (1970).
     """
     wrong = is_wrong(log_ratio, energy)
     never = wrong | (energy == jnp.inf)
@@ -45,6 +49,10 @@ def acceptance(log_ratio: jax.Array, energy: jax.Array) -> Info:
 def accept(
     uniform: jax.Array, log_ratio: jax.Array, proposal: Point, point: Point
 ) -> tuple[Point, Info]:
-    """The proposal where a uniform number in [0, 1) is below its acceptance probability, else the point."""
+    """The proposal where a uniform number in [0, 1) is below its acceptance probability, else the point, and an `Info`.
+
+    `uniform` and `log_ratio` are scalars of one chain, the latter as in `acceptance`, which says the probability; the
+    proposal's energy is needed, other fields as the sampler has them, alike in both points.
+    """
     info = acceptance(log_ratio, proposal.energy)
     return select(uniform < info.acceptance, proposal, point), info

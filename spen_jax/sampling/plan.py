@@ -23,13 +23,13 @@ METHODS = "check", "draw", "init", "step", "read"
 class Options(TypedDict, total=False):
     """How `sample` runs its chains, by keyword.
 
-    domain: where y lives; `Box()` by default.
-    sampler: the Markov chain; `Langevin()` by default.
-    steps: how many steps after the warm-up, a multiple of `thin`; 1000 by default.
-    warm_up: how many steps come before, of which nothing is kept; 0 by default.
-    thin: every how many steps a point is kept, S = steps / thin; 1 by default.
-    beta: the inverse temperature, > 0, 1 by default: a number, or one for each step, warm-up first,
-        (warm_up + steps,), for annealing. Compiled once for all values.
+    - `domain`: where y lives; `Box()` by default.
+    - `sampler`: the Markov chain; `Langevin()` by default.
+    - `steps`: how many steps after the warm-up, a multiple of `thin`; 1000 by default.
+    - `warm_up`: how many steps come before, of which nothing is kept; 0 by default.
+    - `thin`: every how many steps a point is kept, S = steps / thin; 1 by default.
+    - `beta`: the inverse temperature, > 0, 1 by default: a number, or one for each step, warm-up first,
+      (warm_up + steps,), for annealing. Compiled once for all values.
     """
 
     domain: Domain
