@@ -31,11 +31,13 @@ root_doc = "index"
 html_theme = "furo"
 html_title = "spen_jax"
 html_static_path = ["_static"]
+html_favicon = "_static/valley.svg"
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"  # neither building nor reading needs a network
-pygments_style = "tango"
+pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "github-dark"
 html_copy_source = html_show_sourcelink = html_show_copyright = False
+smartquotes = False
 highlight_language = "none"
 python_maximum_signature_line_length = 88
 

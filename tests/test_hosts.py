@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -33,7 +34,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def processes(count, command, environment=lambda number: {}):
+def processes(count, command, folder=None, environment=lambda number: {}):
     """So many of them, each with its own environment."""
     clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return [
@@ -42,6 +43,7 @@ def processes(count, command, environment=lambda number: {}):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folder,
             env=clean | {"PYTHONPATH": f"{HERE.parent}:{HERE}"} | environment(number),
         )
         for number in range(count)
@@ -171,7 +173,7 @@ def tickets(path):
 
 def commands(count, environment, *arguments):
     program = [sys.executable, "-m", "spen_jax", "train", *map(str, arguments)]
-    return processes(count, lambda number: program, environment)
+    return processes(count, lambda number: program, environment=environment)
 
 
 def under_slurm(number, job):
@@ -293,3 +295,33 @@ def test_one_process_hears_itself():
     assert parallel.gathered("a") == ["a"] and parallel.leading() and not parallel.several()
     with pytest.raises(KeyError), parallel.together(ValueError):
         raise KeyError("its own")
+
+
+@pytest.mark.slow
+def test_the_pages_on_several_processes_run_as_printed(tmp_path):
+    """Two processes, each of the blocks in both; where the cluster would tell the address, this does."""
+    text = [(HERE.parent / f"docs/do/{page}.md").read_text() for page in ("parallel", "reliability")]
+    first, second = (re.search(r"```python hosts\n(.*?)```", page, re.S)[1] for page in text)
+    (tmp_path / "both.py").write_text(f"""
+{first}
+import jax.numpy as jnp, optax
+
+assert jax.process_count() == 2
+jax.distributed.initialize = lambda: None  # it has been
+target = jnp.arange(8.0)[:, None] * jnp.ones((8, 4))
+data, optimizer = {{"x": target, "y": target}}, optax.sgd(0.1)
+state = sx.training.init({{"w": jnp.zeros(4)}}, optimizer, jax.random.key(0))
+
+
+def objective(params, batch, key):
+    loss = jnp.mean((params["w"][None] - batch["y"]) ** 2)
+    return loss, {{"loss": loss}}
+
+{second}
+print('{{"over": true}}')
+""")
+    port = free_port()
+    command = [sys.executable, "both.py", f"localhost:{port}", "2"]
+    running = processes(2, lambda i: [*command, str(i)], tmp_path)
+    assert finished(running) == [{"over": True}] * 2
+    assert (tmp_path / "runs/a/checkpoints").is_dir()

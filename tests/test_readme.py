@@ -279,6 +279,21 @@ def test_the_page_on_masks_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+def test_the_energy_of_the_page_on_parsing_runs_as_printed():
+    trees = run("docs/results/parsing.md")["trees"]
+    np.testing.assert_allclose(trees.sum(-1), np.ones((2, 5)), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_page_on_data_of_experiments_groups_sentences_as_it_says():
+    try:
+        names = run("docs/results/experiments.md")
+    except (FileNotFoundError, data.DataError, data.DownloadError) as error:
+        pytest.skip(f"The treebank is not there: {error}")
+    assert names["x"].shape == names["y"].shape == (12544, 159)
+
+
+@pytest.mark.slow
 def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run("docs/do/pytorch.md")
@@ -302,6 +317,19 @@ def test_the_page_on_pytorch_runs_as_printed(capsys, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_page_on_losses_calls_each_once():
     run("docs/theory/losses.md")
+
+
+def test_every_block_of_python_is_run_by_some_test():
+    """Executed pages aside, whose cells the site's build runs: a test names each page, and each kind of its blocks."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    forgotten = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for kind in set(re.findall(r"^```python *(.*)$", page.read_text(), re.M)):
+            name = str(page.relative_to(ROOT))
+            named = name in tests or f'page("{page.stem}")' in tests
+            if not named or (kind and f"python {kind}" not in tests):
+                forgotten.append((name, kind))
+    assert forgotten == []
 
 
 def headings(path):
