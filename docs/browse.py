@@ -16,11 +16,17 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 BUILT = Path(__file__).parent / "_build" / "html"
-WAYS = [("light", 1200), ("dark", 1200), ("light", 380), ("dark", 380)]
+WAYS: list[tuple[Literal["light", "dark"], int]] = [
+    ("light", 1200),
+    ("dark", 1200),
+    ("light", 380),
+    ("dark", 380),
+]
 SEARCHES = {
     "end_to_end": "objectives.html#spen_jax.objectives.end_to_end",
     "min-sum": "learn/factor_graphs.html",
@@ -87,7 +93,7 @@ def visit(browser: Browser, address: str, names: list[str], shots: Path | None) 
     """All faults of all pages in all ways."""
     found, errors = [], []
     for scheme, width in WAYS:
-        view = {"width": width, "height": 900}
+        view = ViewportSize(width=width, height=900)
         page = browser.new_context(color_scheme=scheme, viewport=view).new_page()
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))

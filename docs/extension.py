@@ -53,8 +53,11 @@ def targets():
     return found
 
 
-def link_names(app, doctree):
-    """Every `name` in code letters that stands in the reference becomes a link to it."""
+def look_through(app, doctree):
+    """Pictures need a text; every `name` in code letters that stands in the reference becomes a link to it."""
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt", "").strip():
+            logger.warning("a picture without a text: %s", image["uri"], location=image)
     known = app.env.spen_jax_names
     for literal in list(doctree.findall(nodes.literal)):
         above = literal.parent
@@ -135,7 +138,8 @@ def below_one_another(lines):
 
 def escaped(line):
     """One line with nothing of reStructuredText in it but code, emphasis and the marks of lists."""
-    indent, mark, rest = re.fullmatch(r"(\s*)([-*] |\d+\. )?(.*)", line).groups()
+    lead = re.match(r"\s*([-*] |\d+\. )?", line)
+    rest = line[lead.end() :] if lead else line
     parts = re.split(r"(``.+?``|`[^`]+`)", rest)
     for i, part in enumerate(parts):
         if i % 2:
@@ -151,7 +155,7 @@ def escaped(line):
                 parts[i] = "\\ " + parts[i]
         if i % 2 and i and parts[i - 1][-1:].isalnum():
             parts[i] = "\\ " + parts[i]
-    return indent + (mark or "") + "".join(parts)
+    return line[: len(line) - len(rest)] + "".join(parts)
 
 
 def comment_of(path):
@@ -241,7 +245,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.add_directive("room", Room)
     app.connect("builder-inited", lambda app: setattr(app.env, "spen_jax_names", targets()))
-    app.connect("doctree-read", link_names)
+    app.connect("doctree-read", look_through)
     app.connect("autodoc-process-docstring", to_restructured)
     app.connect("autodoc-skip-member", kept)
     app.connect("autodoc-process-signature", signature)
