@@ -45,6 +45,7 @@ def test_the_inference_benchmark_compares_its_contestants_and_writes_a_row_for_e
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_inference_benchmark_on_an_accelerator_says_what_precision_does(tmp_path):
     """Here on a CPU, which it says, and where no precision does anything."""
@@ -76,6 +77,7 @@ def test_the_benchmark_of_restoration_compares_what_it_times():
     assert {"infer:spen_jax", "train:jax_plain"} <= {*done.stdout.split()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_benchmark_of_convolutions_compares_what_it_times():
     code = (

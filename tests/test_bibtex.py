@@ -153,6 +153,7 @@ def test_a_setting_that_is_not_known_or_cannot_be_ends_the_run_with_one_line(tmp
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_small_run_of_the_exclusive_blocks_writes_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(exclusive, "WEIGHT_DECAYS", (0.03,))

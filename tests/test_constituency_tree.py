@@ -68,6 +68,7 @@ def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem(jnp.float32), 0.7)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_rules(x64):
     structure, answers = problem(jnp.float64, with_rules=False)
@@ -75,6 +76,7 @@ def test_without_rules(x64):
         check_every_answer(structure, answers, beta, 1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_in_single_precision():
     structure, answers = problem(jnp.float32)

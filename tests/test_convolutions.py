@@ -226,6 +226,7 @@ def test_inference_sampling_and_training_have_fast_convolutions(images):
         assert "conv_general_dilated" not in used
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_answers_and_gradients_are_those_of_a_plain_loop(images):
     predictor, params, data = images

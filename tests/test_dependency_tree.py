@@ -135,6 +135,7 @@ def test_all_answers_agree_with_enumeration(projective, one_root):
     check_enumeration(projective, one_root, np.float32, 1e-5)
 
 
+@pytest.mark.long
 @slow
 @kinds
 def test_all_answers_agree_with_enumeration_in_float64(projective, one_root, x64):

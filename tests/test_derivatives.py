@@ -198,6 +198,7 @@ def test_what_is_known_moves_as_it_is_given(x64):
         np.testing.assert_allclose(slope, [1, -0.5], atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_across_the_sphere_an_energy_has_its_derivative_in_reverse(x64):
     case = CASES["on the sphere"]

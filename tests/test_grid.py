@@ -214,6 +214,7 @@ def in_words(messages, example, labels):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "names", "kind", "scale"),

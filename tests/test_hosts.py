@@ -100,7 +100,7 @@ def close(found, straight):
     "kind, then",
     [
         ("whole", 1),
-        ("cut", 4),
+        pytest.param("cut", 4, marks=pytest.mark.long),
         pytest.param("cut", 1, marks=pytest.mark.long),
         pytest.param("mapped", 4, marks=pytest.mark.long),
     ],

@@ -83,6 +83,7 @@ def test_steps_are_kept_for_a_derivative_unless_they_are_many_and_cheap(monkeypa
     assert runs() == (first + "steps kept for a derivative; 1 block of 64 examples", False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kept_and_made_again_have_the_same_gradient(monkeypatch):
     x = np.random.default_rng(0).normal(size=(600, 6)).astype("float32")

@@ -267,6 +267,7 @@ def test_implicitly_settings_and_start_have_gradient_0():
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_memory_of_a_gradient_does_not_grow_with_steps_or_with_their_root():
     a, b = jnp.asarray(positive_definite(20), jnp.float32), jnp.ones((64, 20))

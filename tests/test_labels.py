@@ -148,6 +148,7 @@ def test_the_likelihood_of_many_labels_is_not_enumerated(capsys):
     assert "10 labels at most, here 16: take ranking" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
@@ -207,6 +208,7 @@ def test_tuning_scores_a_half_of_the_rows_by_rules_tuned_on_the_other(blocks):
     assert f1 == {"tuned": 100, "expected": 100, "score": 100}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_takes_the_better_candidate_and_trains_it_on_all_rows(blocks):
     rows, _ = protocol.rows_of(blocks, 0)

@@ -10,6 +10,7 @@ from experiments.labels import many, runs
 from spen_jax import data
 
 
+@pytest.mark.long
 def test_a_run_compares_arrays_and_sparse_rows_and_writes_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load", lambda *_: data.exclusive_blocks(0, 300, 60))
     config = many.Config(dataset="scene", shortlists=(4, 99), quick=True, out=tmp_path / "run")

@@ -28,6 +28,7 @@ def test_no_ranking_of_made_up_rows_is_better_than_that_of_who_knows_the_topics(
     np.testing.assert_array_equal(alike.indices, y.indices)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_trains_from_files_and_writes_its_folder(tmp_path):
     result = million.main(million.Config(quick=True, out=tmp_path / "run"))

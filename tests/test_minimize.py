@@ -320,6 +320,7 @@ def test_the_best_of_many_needs_an_axis_of_starts(shape):
         minimize_best(parabola, {"a": A}, B, jnp.zeros(shape))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_products_have_the_precision_that_is_asked_for():
     def energy(params, context, y):

@@ -118,6 +118,7 @@ def test_the_flags_are_not_handed_to_other_programs(eight):
     assert "XLA_FLAGS" not in eight["environment"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(eight):
     with socket.socket() as found:

@@ -62,6 +62,7 @@ def test_samples_are_drawn_as_often_as_they_should():
     check_samples(*problem(jnp.float32), 0.7)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_in_single_precision():
     structure, answers = problem(jnp.float32)
