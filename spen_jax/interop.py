@@ -34,9 +34,12 @@ class Change(NamedTuple):
 
 
 AS_IS = Change(np.asarray, np.asarray)
+"""The same array there and here."""
 TRANSPOSED = Change(np.transpose, np.transpose)
+"""(M, N) there is its transpose (N, M) here."""
 NEGATIVE = Change(np.negative, np.negative)
-COLUMN = Change(lambda a: a[:, 0], lambda a: a[:, None])  # (N, 1) there, (N,) here
+"""An array there is minus it here."""
+COLUMN = Change(lambda a: a[:, 0], lambda a: a[:, None])
 """A column (N, 1) there is a vector (N,) here."""
 
 
@@ -180,7 +183,7 @@ def read(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays by name as `.npz` or `.safetensors`, to a temporary file, which is then renamed.
+    """Writes arrays by name to `path`, `.npz` or `.safetensors`, which takes its name once it is whole.
 
     `arrays` are NumPy's, JAX's or PyTorch's on the CPU. ValueError for another ending, and, by name, for what is no
     array of numbers that the file has a place for.

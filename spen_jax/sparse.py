@@ -179,7 +179,7 @@ class Matrix:
     ndim = 2
 
     def __init__(self, name: str, given: Any):
-        """ValueError, which says `name`, for what is no matrix of real numbers."""
+        """Of `given`, SciPy's; ValueError, which says `name`, for what is no matrix of real numbers."""
         if len(given.shape) != 2:
             raise ValueError(f"{name} must be a sparse matrix of two axes, got {given.shape}")
         check_real_type(name, given.dtype)
@@ -217,7 +217,7 @@ class Matrix:
     def __getitem__(self, which: Any) -> Rows:
         """The rows `which`, (B,), or B of them for each of S steps, (S, B), whose arrays have a leading axis S.
 
-        `which` are numbers, a slice or a mask, as NumPy has it; IndexError for others.
+        `which` are numbers, a slice or a mask, as NumPy has it; IndexError for others, ValueError for S = 0.
         """
         which = which if isinstance(which, slice) else np.asarray(which)
         if not isinstance(which, slice) and not which.size:
@@ -322,7 +322,7 @@ def is_scipy(x: Any) -> bool:
 
 
 def matrices(**trees: Any) -> Any:
-    """A tree, `matrices(data=tree)`, with `Matrix` for each SciPy matrix; ValueError, by name and path, as `Matrix`."""
+    """`trees`, one alone, `matrices(data=tree)`, with `Matrix` for each SciPy matrix; ValueError, by path, as there."""
     ((name, tree),) = trees.items()
 
     def read(path, leaf):

@@ -22,7 +22,7 @@ from spen_jax.numbers import real
 
 
 def cut(images: ArrayLike, size: int, overlap: int) -> jax.Array:
-    """Tiles of size x size pixels, (B, H, W, ...) -> (B n, size, size, ...), neighbours sharing `overlap` pixels.
+    """Tiles of size x size pixels of `images` (B, H, W, ...): (B n, size, size, ...), neighbours sharing `overlap`.
 
     The n tiles of an image stand one after the other, row by row. Where the last ones reach beyond the image they hold
     its edge again: answers at that edge are those of an image that goes on so. ValueError for other axes, and for an

@@ -112,6 +112,12 @@ def test_a_replay_starts_at_random_corners():
     np.testing.assert_array_equal(replay(Split(*data[:2], mask), KEY).mask, mask)
 
 
+def test_a_replay_of_data_without_y_says_what_it_needs():
+    for data in (np.zeros((3, 2)), Split(np.zeros((3, 2)), None)):
+        with pytest.raises(ValueError, match="a batch needs fields x and y"):
+            replay(data, KEY)
+
+
 def boltzmann(params, context, y):
     return -params["b"] @ y - y @ params["W"] @ y
 

@@ -71,6 +71,17 @@ def test_bounds_hold_on_many_graphs_with_what_is_forbidden(method):
     assert (raw <= least + 2e-3).all()
 
 
+def test_samples_have_no_bound_but_at_infinity_a_gap_each():
+    energies = np.random.default_rng(2).normal(size=(2, 3, 2))
+    energies[1, 0] = np.inf
+    graph = FactorGraph(energies, [Tables([[0, 1], [1, 2]], np.eye(2))])
+    drawn = graph.sample(jax.random.key(0), 4)
+    assert drawn.energy.shape == drawn.gap.shape == (2, 4) and (drawn.gap == np.inf).all()
+    coldest = graph.sample(jax.random.key(0), 4, np.inf)
+    assert coldest.gap.shape == (2, 4) and (coldest.gap == 0).all()
+    np.testing.assert_array_equal(graph.best().gap, [0, 0])
+
+
 @pytest.mark.slow
 def test_forests_share_out_what_is_forbidden():
     first = np.zeros((3, 2))

@@ -154,6 +154,7 @@ WRONG = {
     "a minimum cut needs": lambda: frustrated().by(MinCut()).best(),
     "MinCut has no marginals": lambda: frustrated().by(MinCut()).marginals(),
     "plans ahead": lambda: padded([frustrated()]).by(LinearProgramme()).best(),
+    "MinCut plans ahead.*BeliefPropagation": lambda: padded([frustrated()]).by(MinCut()).best(),
     "seconds must be above 0": lambda: IntegerProgramme(seconds=0),
     "of one graph": lambda: FactorGraph(np.zeros((2, 3, 2))).network(),
     "name variables 0 to 2": lambda: frustrated().given({3: 0}),

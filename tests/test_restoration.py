@@ -287,6 +287,9 @@ def test_exact_steps_refuse_what_is_known_beside_them():
         (lambda: problem(PRIORS["experts"], Incomplete(some(), some() < 1), None), "a level"),
         (lambda: problem(PRIORS["experts"], Noisy(some(), 0.1), -1.0), "level must be above 0"),
         (lambda: Noisy(some(), 25), "noise / 255"),
+        (lambda: Noisy(np.round(255 * some()), 5), "noise / 255"),
+        (lambda: Noisy(np.stack([some()[0], 255 * some()[1]]), [0.1, 25]), "noise / 255"),
+        (lambda: Blurred(255 * some(), KERNEL, 5), "noise / 255"),
         (lambda: Incomplete(255 * some(), some() < 1), "image / 255"),
         (lambda: Blurred(some(), "box", 0.1), "kernel"),
         (
@@ -303,6 +306,14 @@ def test_exact_steps_refuse_what_is_known_beside_them():
 def test_a_measurement_says_what_it_needs(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 5.0, 50.0])
+def test_noise_may_leave_the_grey_levels_also_noise_taken_for_less(noise):
+    x = some() + noise * np.random.default_rng(1).normal(size=(2, 7, 6))
+    Noisy(x, noise)
+    Noisy(x, noise / 4)
+    Blurred(9 * x, 9 * KERNEL, 9 * noise)
 
 
 def test_another_shape_of_y_is_refused():

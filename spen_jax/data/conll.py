@@ -42,9 +42,9 @@ class Sentence(NamedTuple):
 
 
 class Treebank(NamedTuple):
-    """Three splits, each a list of `Sentence`; `checksums` maps file names to SHA-256 in hex.
+    """Three splits, `train`, `valid` and `test`, each a list of `Sentence`, of the treebank called `name`.
 
-    `valid` is for what is chosen; `load_treebank` makes it.
+    `valid` is for what is chosen. `checksums` maps file names to SHA-256 in hex; `load_treebank` makes it.
     """
 
     name: str
@@ -96,7 +96,7 @@ def read_conllu(path: str | Path) -> list[Sentence]:
 def read_columns(
     path: str | Path, names: Sequence[str], separator: str | None = None
 ) -> list[Columns]:
-    """Read a file of one word a line and blank lines between sentences, as of CoNLL-2000, 2002, 2003.
+    """Read the file at `path`, of one word a line and blank lines between sentences, as of CoNLL-2000, 2002, 2003.
 
     `names` are those of its columns; a sentence maps each to the entries of its words. Columns stand
     apart by `separator`, a tab for example, or without it by any number of spaces and tabs. Lines

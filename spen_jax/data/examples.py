@@ -32,7 +32,7 @@ TIMES = 10
 
 
 class Column(NamedTuple):
-    """One column of a table: what it was called, and what became of it."""
+    """One column of a table: the `name` that it had, and what became of it."""
 
     name: str
     kind: str
@@ -94,8 +94,9 @@ class Numbered(Sequence[str]):
 class Examples:
     """What a file or frame holds; `x`, `y` and `mask` are those of a `Split`.
 
-    `x` is float32 (N, D), an array, or a SciPy CSR array where the file is sparse. `y` is float32 (N, L): 0 or 1, or
-    the numbers of a regression; a CSR array where a dense one would take more than 64 MB and ten times the file.
+    `feature_names` are those of the D columns of x, `label_names` of the L of y. `x` is float32 (N, D), an array, or a
+    SciPy CSR array where the file is sparse. `y` is float32 (N, L): 0 or 1, or the numbers of a regression; a CSR array
+    where a dense one would take more than 64 MB and ten times the file.
     """
 
     x: Any

@@ -21,8 +21,8 @@ AXES = {"images": 4, "masks": 3}
 class Horses(NamedTuple):
     """Three splits of images: `x` float32 (N, 32, 32, 3), red, green and blue from 0 to 1, `y` float32 (N, 32, 32).
 
-    y is 1 where there is horse, else 0. `validation` is for what is chosen. `checksums` maps file names to SHA-256
-    in hex.
+    y is 1 where there is horse, else 0. `train` is to be trained on, `validation` is for what is chosen, `test` for
+    what is reported. `checksums` maps file names to SHA-256 in hex.
     """
 
     train: Split
@@ -46,7 +46,7 @@ def load_horses(data_dir: str | Path | None = None) -> Horses:
 
 
 def read_horses(path: str | Path) -> Split:
-    """Read any `.npz` file of this format: `images` (N, H, W, 3), 0 to 255, and `masks` (N, H, W), 0 or 1.
+    """Read the `.npz` at `path`, any of this format: `images` (N, H, W, 3), 0 to 255, and `masks` (N, H, W), 0 or 1.
 
     Both are whole numbers, in the published files uint8. Gives x and y as those of `Horses`, of any N, H and W.
     Raises FileNotFoundError, and `DataError` for anything else.

@@ -56,7 +56,7 @@ def load_letters(data_dir: str | Path | None = None) -> Letters:
 
 
 def read_letters(path: str | Path) -> Letters:
-    """Read any `.npz` file of this format: four arrays of whole numbers, of N words with L letters in all.
+    """Read the `.npz` file at `path`, any of this format: whole numbers, of N words with L letters in all.
 
     `pixels` (L, 128), 0 or 1, an image's rows one after the other; `labels` (L,), 0 to 25 for a to z;
     `word_offsets` (N + 1,), ascending from 0 to L: word i is letters word_offsets[i] up to but

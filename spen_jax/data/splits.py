@@ -21,11 +21,11 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A training and a test split with the same columns, and where they came from.
+    """A training and a test split, `train` and `test`, with the same columns, and where they came from.
 
-    `feature_names` are the D columns of x, `label_names` the L of y. `checksums` maps file names to
-    SHA-256 in hex; for `synthetic` data it maps "train" and "test" to the SHA-256 of the bytes of x
-    followed by those of y.
+    `name` is the data set's. `feature_names` are the D columns of x, `label_names` the L of y. `checksums` maps file
+    names to SHA-256 in hex; for `synthetic` data it maps "train" and "test" to the SHA-256 of the bytes of x followed
+    by those of y.
     """
 
     name: str

@@ -44,7 +44,8 @@ def exclusive_blocks(seed: int, n_train: int, n_test: int = 10_000, noise: float
 def tagging_corpus(seed: int = 0, n_train: int = 4880, n_test: int = 2515) -> Dataset:
     """Draw a tagging corpus of BibTeX's shape: x (N, 1836) words, y (N, 159) tags, 2.4 an example.
 
-    An example is about one of twenty topics, at times also about the next one. Of topic k's tags
+    N is `n_train` of its train split, `n_test` of its test split; by default those of BibTeX. An example is about one
+    of twenty topics, at times also about the next one. Of topic k's tags
 
     - at most one of three is on: tags 3k, 3k + 1, 3k + 2 (tags 0 to 59);
     - two go together: tag 60 + 2k, and 61 + 2k in 80 % of its examples only (tags 60 to 99);

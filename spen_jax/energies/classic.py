@@ -137,8 +137,8 @@ class JointEmbedding:
 class ImplicitRegressor(JointEmbedding):
     """E = 1/2 ||G1(x) - G2(y)||^2: the joint embedding in which y is a value to be searched for.
 
-    An x may have several best answers; `minimize` finds them from several starts. Fields and params are those of
-    `JointEmbedding`, with `euclidean` for its distance. Source: LeCun et al. (2006), section 3.
+    An x may have several best answers; `minimize` finds them from several starts. `gx` and `gy`, G1 and G2, and params
+    are those of `JointEmbedding`, with `euclidean` for its distance. Source: LeCun et al. (2006), section 3.
     """
 
     distance: Distance = euclidean

@@ -16,8 +16,8 @@ def implied_logits(energy: Energy, params: Any, context: Any, y: jax.Array) -> j
 
     For an energy linear in y_i given the other labels, z_i = E(y_i = 0) - E(y_i = 1) exactly, the logit of that label
     under the Gibbs distribution. An energy with entropy of weight 1 has zero gradient at its minimiser, where the logit
-    of y itself plays this part. y (B, ...) may have any shape, or be a tree; every array of the context has a leading
-    axis of B.
+    of y itself plays this part. `energy` is `(params, context, y) -> scalar` of one example; y (B, ...) may have any
+    shape, or be a tree; every array of the context has a leading axis of B.
     """
     return -jax.vmap(jax.grad(energy, argnums=2), (None, 0, 0))(params, context, y)
 
@@ -27,8 +27,9 @@ def interactions(energy: Energy, params: Any, context: Any, y: jax.Array) -> jax
     """Mean over examples of d^2 E / dy_i dy_j at y, (B, L) -> (L, L): which labels attract and repel.
 
     Off the diagonal a negative number means that label i lowers the energy of label j. For an energy quadratic
-    in y it is E(1, 1) - E(1, 0) - E(0, 1) + E(0, 0) in the two labels, whatever the others. ValueError where
-    y is not (B, L).
+    in y it is E(1, 1) - E(1, 0) - E(0, 1) + E(0, 0) in the two labels, whatever the others. `energy` is
+    `(params, context, y) -> scalar` of one example, and the context's arrays lead with B. ValueError where y is not
+    (B, L).
     """
     if y.ndim != 2:
         raise ValueError(

@@ -6,6 +6,7 @@ nats, where to start, and what a step that is exact in D is. With a prior over i
 `Restoration(prior)`. `energy` and `newton` are of one example, as they stand within `vmap`.
 """
 
+import math
 from typing import Any, Protocol
 
 import jax
@@ -63,8 +64,9 @@ class Noisy(_Anything):
     """x = y + noise, Gaussian: D = |y - x|^2 / (2 noise^2), in nats; a `Measurement` for `Restoration`.
 
     `image` x (B, H, W), grey levels from 0 to 1; `noise`, its standard deviation in the same units, one number or (B,),
-    above 0. ValueError for other shapes, for NaN, and where the two cannot be in one unit: pixels up to 255, a noise of
-    0.1.
+    above 0: it may take pixels out of [0, 1]. ValueError for other shapes, for NaN, and, of numbers that are known, for
+    what cannot be in these units: pixels beyond 1 + 100 noise, an image whose mean lies outside -1 to 2 by more than
+    10 noise / sqrt(H W), a noise above 1 beside pixels up to 1.
     """
 
     arrays = ("image", "noise")
@@ -143,10 +145,10 @@ class Blurred(_Anything):
     def __init__(self, image: Any, kernel: Any, noise: Any, *, periodic: bool = False):
         """Arrays: image (B, H, W); kernel (h, w), odd sizes up to the image's; noise, one number or (B,), above 0."""
         self.image = _images(image)
-        self.noise = _levels(noise, self.image)
         self.periodic = periodic
         kernel = real_array("kernel", kernel).astype(np.float64)
         _check_kernel(kernel, self.image.shape[1:], periodic)
+        self.noise = _levels(noise, self.image, max(1.0, np.abs(kernel).sum()))
         rows, columns = self._extended(self.image.shape[1:])
         spread = np.zeros((rows, columns))
         spread[: kernel.shape[0], : kernel.shape[1]] = kernel
@@ -192,7 +194,8 @@ def _images(image: Any) -> jax.Array:
     return image
 
 
-def _levels(noise: Any, image: jax.Array) -> jax.Array:
+def _levels(noise: Any, image: jax.Array, gain: float = 1.0) -> jax.Array:
+    """The noise of each image, whose grey levels are at most `gain` before it is added."""
     noise = floats("noise", noise).astype(image.dtype)
     if noise.shape not in ((), (len(image),)):
         raise ValueError(
@@ -203,7 +206,10 @@ def _levels(noise: Any, image: jax.Array) -> jax.Array:
         raise ValueError(f"noise, a standard deviation, must be finite and above 0, got {found}")
     if found is not None and seen is not None:
         largest = np.abs(seen).max()
-        if largest > 1 + 100 * found.max() or largest <= 1 < found.max():
+        # A mean moves by noise / sqrt(pixels): it tells units apart also where single pixels may be anywhere.
+        beyond = np.abs(np.mean(seen, (1, 2), dtype=float) - 0.5) - 1.5 * gain
+        moved = np.any(beyond > 10 * found / math.sqrt(seen[0].size))
+        if moved or largest > gain + 100 * found.max() or largest <= 1 < found.max():
             raise ValueError(
                 f"image and noise must be in one unit, grey levels from 0 to 1, got pixels up to {largest:.4g} and "
                 f"noise up to {found.max():.4g}; of whole numbers up to 255 give image / 255 and noise / 255"

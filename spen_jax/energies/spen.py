@@ -16,7 +16,7 @@ from spen_jax.networks import Dense, FeatureNetwork
 
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)), of any shape, with sigmoid(x) as its derivative.
+    """log(1 + exp(x)), (...) -> (...), with sigmoid(x) as its derivative.
 
     Inference, which needs only that, skips the logarithm.
     """

@@ -65,6 +65,8 @@ class SPENClassifier(ClassifierMixin, RowEstimator):
       decision_: calibration and rule as tuned, of label sets.
       interactions_: which labels attract and repel each other, see `estimators.interactions`.
       shape_, settings_, n_epochs_, validation_losses_: what was trained, and how it went.
+
+    ValueError, from `fit` on, for arguments that cannot be.
     """
 
     def __init__(

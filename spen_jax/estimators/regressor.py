@@ -16,8 +16,11 @@ class SPENRegressor(RegressorMixin, RowEstimator):
 
     E(x, y) = |y - s(x)|^2 / 2 + k.softplus(C y + U h(x) + d), y in R^L standardised, s and h a network with one hidden
     layer, trained by the squared error through the steps of inference from s. One number has nothing to relate: there
-    the estimator is its network. Members, early stopping and all arguments are those of `SPENClassifier`, whose
-    `decision`, `pairs` and `known_share` it has not. `score` is R^2, scikit-learn's.
+    the estimator is its network. `score` is R^2, scikit-learn's.
+
+    Its arguments are those of `SPENClassifier`: `hidden_units`, `global_units`, `dropout`, `learning_rate`,
+    `weight_decay` and `epochs` of the network and the training, None for what follows from the data; `steps` of
+    inference; `members`, `early_stopping`, `validation_fraction` and `warm_start`; `random_state`; `verbose`.
 
     X for `fit`: rows (N, D), an array, sparse, or a frame of numbers; y: numbers (N,) or (N, L), none missing.
     ValueError, from `fit` on, for arguments that cannot be. Source: Belanger, Yang & McCallum (2017).

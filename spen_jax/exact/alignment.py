@@ -193,7 +193,7 @@ class Alignment(Structure):
 
 
 def distances(a: Any, b: Any) -> jax.Array:
-    """||a_i - b_j||^2 of the places of two sequences, (..., N, D) and (..., M, D) -> (..., N, M).
+    """||a_i - b_j||^2 of the places of two sequences, `a` (..., N, D) and `b` (..., M, D) -> (..., N, M).
 
     The `cells` of an `Alignment`. ValueError for sequences that differ in more than their length, or hold no real
     numbers.

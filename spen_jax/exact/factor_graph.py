@@ -179,7 +179,8 @@ class FactorGraph(GraphMessages):
         return layout(*self.unary.shape[-2:], self.kinds())
 
     def smalls(self, tables):
-        """First those of single variables, then each kind of factors' own."""
+        """First those of single variables, then each kind of factors' own; ValueError as `known_scopes` raises."""
+        self.known_scopes()
         found = [([(i,) for i in range(tables.nodes.shape[1])], tables.nodes)]
         for number, (f, table) in enumerate(zip(self.factors, tables.links, strict=True)):
             found += f.small(table, self.unary.shape[-1], str(number))

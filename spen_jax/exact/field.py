@@ -43,8 +43,10 @@ class Answer:
 
     @property
     def gap(self) -> jax.Array:
-        """energy - bound >= 0, (...), up to rounding: at 0 the answer is the best. Of `best`: samples have no bound."""
-        return jnp.where(self.energy == self.bound, 0, self.energy - self.bound)
+        """energy - bound >= 0 up to rounding, (...) or (..., n): at 0 an answer is the best; infinite without bound."""
+        bound = self.bound
+        bound = bound.reshape(*bound.shape, *[1] * (self.energy.ndim - bound.ndim))
+        return jnp.where(self.energy == bound, 0, self.energy - bound)
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +81,8 @@ class Field(Structure):
     `free_energy` and `entropy`, `kl` and `log_probability` with it, are as good as the method's F; at infinity
     `free_energy` is the energy of its best answer. `k_best` needs `Elimination` or `Enumeration`.
 
-    ValueError, which names another method, for a question that the method has no answer to.
+    ValueError, which names another method, for a question that the method has no answer to. What a kind of field has to
+    say raises NotImplementedError here.
     """
 
     method: Method

@@ -115,9 +115,9 @@ def posterior(
 ) -> jax.Array:
     """P(z_k | x, y) = w_k exp(-beta E(x, y, z_k)) / sum_j w_j exp(-beta E(x, y, z_j)) of each node, (B, K).
 
-    Rows sum to 1; at beta = infinity it is on the minimum alone. `energy` is `(params, x, y, z) -> scalar` of one
-    example, x and y have the leading axis B, and x may be None. ValueError where leading axes differ, the energy is no
-    scalar, or beta is no scalar or known to be below 0.
+    `nodes` are `Nodes`, K of them. Rows sum to 1; at beta = infinity it is on the minimum alone. `energy` is
+    `(params, x, y, z) -> scalar` of one example, x and y have the leading axis B, and x may be None. ValueError where
+    leading axes differ, the energy is no scalar, or beta is no scalar or known to be below 0.
     """
     return softargmin(energies_at(energy, params, x, y, nodes.z), beta, weights=nodes.weights)
 

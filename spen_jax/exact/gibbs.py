@@ -89,9 +89,9 @@ def softargmin(
 ) -> jax.Array:
     """P_k = w_k exp(-beta E_k) / sum_j w_j exp(-beta E_j): the Gibbs distribution; sums to 1 along `axis`.
 
-    Of the shape of the energies. At beta = infinity all of it is on the minimum, shared equally by tied answers, at 0
-    it follows the weights. Divided by the cells' volumes it is the density on a grid. A set without a finite energy
-    gets zeros. Arguments, and ValueError for what does not fit, as in `softmin`.
+    Of the shape (...) of the energies. At beta = infinity all of it is on the minimum, shared equally by tied answers,
+    at 0 it follows the weights. Divided by the cells' volumes it is the density on a grid. A set without a finite
+    energy gets zeros. Arguments, and ValueError for what does not fit, as in `softmin`.
     """
     energies = floats("energies", energies)
     prepared = _prepared(energies, beta, axis, weights)
@@ -108,9 +108,9 @@ def softmax(
 ) -> jax.Array:
     """1/beta log sum_k w_k exp(beta v_k) along `axis`, the lecture's actual soft-max: -softmin(-v), a value.
 
-    What libraries call softmax is `softargmax`, a distribution. `values` of any shape, high where good; the other
-    arguments, and ValueError for what does not fit, as in `softmin`: with `average` it rises from the mean at beta = 0
-    to the maximum at beta = infinity.
+    What libraries call softmax is `softargmax`, a distribution. `values` (...), high where good, lose that axis; beta,
+    the weights, and ValueError for what does not fit, as in `softmin`: with `average` it rises from the mean at beta =
+    0 to the maximum at beta = infinity.
     """
     return -softmin(-floats("values", values), beta, axis=axis, weights=weights, average=average)
 
@@ -124,8 +124,8 @@ def softargmax(
 ) -> jax.Array:
     """w_k exp(beta v_k) / sum_j w_j exp(beta v_j), the distribution that libraries call softmax.
 
-    Of the shape of `values`, high where good; it sums to 1 along `axis`. The other arguments, and ValueError for what
-    does not fit, as in `softmin`.
+    Of the shape (...) of `values`, high where good; it sums to 1 along `axis`. beta, the weights, and ValueError for
+    what does not fit, as in `softmin`.
     """
     return softargmin(-floats("values", values), beta, axis=axis, weights=weights)
 
@@ -139,8 +139,9 @@ def log_probabilities(
 ) -> jax.Array:
     """log P_k = -beta (E_k - F), P the probability of each member of a set or the density at each point of a grid.
 
-    In nats, of the shape of the energies. Arguments, and ValueError for what does not fit, as in `softmin`, with 0 <
-    beta < infinity: at the ends it is not a number. Weights only normalise. `energy_of` goes the other way.
+    In nats, of the shape (...) of the energies, whose answers lie along `axis`. Arguments, and ValueError for what does
+    not fit, as in `softmin`, with 0 < beta < infinity: at the ends it is not a number. The weights w only normalise.
+    `energy_of` goes the other way.
     """
     energies = floats("energies", energies)
     exact = wide(energies)
@@ -178,9 +179,9 @@ def order(energies: jax.Array, axis: int = -1) -> jax.Array:
 def rank(energies: jax.Array, truth: jax.Array) -> jax.Array:
     """1 + the number of other answers whose energy is not above the truth's: (..., K) and indices (...) -> (...).
 
-    Energies of K answers, and the index of the correct one, from 0; ranks from 1, the best. Ties count against the
-    truth, so that an energy that is equal everywhere, or not a number, puts it last. ValueError where the shapes do not
-    fit, or the truth is known to be no index below K.
+    `energies` of K answers, `truth` the index of the correct one, from 0; ranks from 1, the best. Ties count against
+    the truth, so that an energy that is equal everywhere, or not a number, puts it last. ValueError where the shapes do
+    not fit, or the truth is known to be no index below K.
     """
     energies = floats("energies", energies)
     check_axis("energies", energies, -1)
@@ -198,7 +199,7 @@ def _not_above(_, energies, correct):
 
 
 def local_minima(energies: jax.Array) -> jax.Array:
-    """Which points of a one-dimensional grid are minima, (..., K) -> (..., K) booleans.
+    """Which points of a one-dimensional grid are minima of `energies`, (..., K) -> (..., K) booleans.
 
     A minimum is below its neighbours on both sides, at the ends of the grid on the one it has: several
     answers of one x, where the energy has them. Of a flat stretch the left end counts.

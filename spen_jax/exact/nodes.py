@@ -67,7 +67,7 @@ def gauss_hermite(count: int) -> Nodes:
 def tensor_rule(*rules: Nodes) -> Nodes:
     """The nodes (K1 K2 ..., d) of a z of d coordinates, one rule for each; weights are the products of theirs.
 
-    Each rule is `Nodes` with z (K_i,). ValueError for no rule, and for one of more coordinates.
+    Each of `rules` is `Nodes` with z (K_i,). ValueError for no rule, and for one of more coordinates.
     """
     if not rules or any(jnp.ndim(rule.z) != 1 for rule in rules):
         shapes = [jnp.shape(rule.z) for rule in rules]

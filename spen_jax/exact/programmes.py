@@ -27,8 +27,8 @@ class MinCut:
     It runs on the host, by SciPy, in double precision, and stands in compiled programs as a call.
 
     It answers `best` and nothing else. ValueError, where it is asked, for other labels than two, factors of more
-    variables or that count, and pairs that no swap makes submodular: of traced energies these fail as the program runs,
-    with JAX's error.
+    variables or that count, scopes that are traced or each example's own (`padded`), and pairs that no swap makes
+    submodular: of traced energies these fail as the program runs, with JAX's error.
     """
 
     def promises(self, field):

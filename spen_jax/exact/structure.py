@@ -43,8 +43,8 @@ class Structure(Arrays):
     Energies are floats, low where good; infinite ones forbid a part. Everything is in nats. An example without any
     allowed structure has F = infinity, marginals of 0, answers of -1, and an entropy that is not a number. Structures
     are pytrees: they pass through `jit`, `vmap` and `grad`. Questions take one beta, infinite too unless said, and
-    raise ValueError for one known to be below 0. Sources: one recursion, Goodman (1999); its derivatives, Eisner
-    (2016).
+    raise ValueError for one known to be below 0. What a new kind has to say raises NotImplementedError here. Sources:
+    one recursion, Goodman (1999); its derivatives, Eisner (2016).
     """
 
     arrays: ClassVar[tuple[str, ...]]

@@ -103,11 +103,11 @@ def _energy(word: str) -> float:
 def read_uai(path: str | Path) -> Network:
     """A network of energies -log p, from a UAI file of potentials p: MARKOV or BAYES; a potential 0 is infinity.
 
-    The file holds the kind of network, the number of variables and their sizes, the number of factors and their scopes,
-    then for each factor the number of its potentials and these, the last variable of the scope the fastest. In a BAYES
-    network the last variable of a scope is the child, the potentials are probabilities, and the energies sum to
-    -log P(y). Comments run from # to the end of a line. Potentials beyond float64 such as 1e-500 keep their energy.
-    Source: UAI inference competitions, 2008 to 2022.
+    The file at `path` holds the kind of network, the number of variables and their sizes, the number of factors and
+    their scopes, then for each factor the number of its potentials and these, the last variable of the scope the
+    fastest. In a BAYES network the last variable of a scope is the child, the potentials are probabilities, and the
+    energies sum to -log P(y). Comments run from # to the end of a line. Potentials beyond float64 such as 1e-500 keep
+    their energy. Source: UAI inference competitions, 2008 to 2022.
 
     Raises:
       ValueError: that names the file, what was expected, and the token that came instead: another kind of file, one cut
@@ -146,7 +146,7 @@ def write_uai(network: Network, path: str | Path) -> None:
 
     A table with energies beyond 700 either way is written less its least energy, and these constants as factors of no
     variables, 600 at most in each, so that the potentials suit readers of float64; what still lies below is written
-    with its exponent, such as 1e-500, which such readers take for 0. The file takes its name once it is whole.
+    with its exponent, such as 1e-500, which such readers take for 0. The file takes its name, `path`, once it is whole.
 
     Raises:
       ValueError: for scopes and tables that do not fit, NaN, -infinity, and energies that differ by more than 1e18.
@@ -220,7 +220,7 @@ def read_evidence(path: str | Path) -> dict[int, int]:
 
 
 def write_evidence(evidence: Mapping[int, int], path: str | Path) -> None:
-    """Observed values by variable, {variable: value}, as a file `k v1 x1 ... vk xk`, which `read_evidence` reads.
+    """The observed values `evidence`, {variable: value}, as a file `k v1 x1 ... vk xk`, which `read_evidence` reads.
 
     The file takes its name, `path`, once it is whole. ValueError for what are no whole numbers of 0 or more; OSError
     where it cannot be written.

@@ -26,8 +26,9 @@ def how_it_runs(
     """How `minimize` runs with the same arguments on this machine's kind of device: what was decided, and why.
 
     Which axis the examples stand along and what else it could not be, the blocks of a batch, convolutions in the fast
-    layout, and whether a derivative through the steps makes them again. Nothing is computed. Arguments are those of
-    `minimize`, but `Exact` has no steps to tell of (ValueError); ValueError and TypeError as there.
+    layout, and whether a derivative through the steps makes them again. Nothing is computed. `energy`, `params`,
+    `context`, `start`, `known` and the options are those of `minimize`, but `Exact` has no steps to tell of
+    (ValueError); ValueError and TypeError as there.
     """
     given: Any = dict(options)
     settings, temperature = given.pop("settings", None) or {}, given.pop("temperature", None)

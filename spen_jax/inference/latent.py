@@ -26,9 +26,9 @@ def infer(
     """argmin over z of E(x, y, z) for each example, the best of S `starts` (B, S, ...), by the solvers.
 
     `energy` is `(params, x, y, z) -> scalar` of one example; x and y have a leading axis of B. `energy` of the solution
-    (B,) is the cold free energy; its gradient in the parameters is that at the best z, the solution's `y` (B, ...).
-    Options are those of `minimize`: solver, steps, ...; the domain is where z lives (a norm ball limits it). ValueError
-    and TypeError as there.
+    (B,) is the cold free energy; its gradient in the parameters is that at the best z, the solution's `y` (B, ...). The
+    `options` are those of `minimize`: solver, steps, ...; the domain is where z lives (a norm ball limits it).
+    ValueError and TypeError as there.
     """
     return minimize_best(energy_of_z(energy), params, (x, y), starts, domain=domain, **options)
 
@@ -59,8 +59,8 @@ def minima(
     """Several minima kept: the points that `minimize` ends at from each of S `starts`, (B, S, D), the lowest first.
 
     `distinct` are those that did not fail and are at least `apart` (Euclidean) from all distinct ones before them;
-    whether a point is a minimum is for `steps` and the solver to see to. Other arguments and options are those of
-    `minimize`. ValueError for starts of another shape, and as there.
+    whether a point is a minimum is for `steps` and the solver to see to. `energy`, `params`, `context`, `domain` and
+    the other options are those of `minimize`. ValueError for starts of another shape, and as there.
     """
     if starts.ndim != 3:
         raise ValueError(f"minima needs starts of shape (B, S, D), got {starts.shape}")
@@ -130,7 +130,8 @@ def ista(
 ) -> Sparse:
     """`fista` without its momentum, v = z: it never rises, and its gap falls as 1 / steps.
 
-    Arguments and answer are those of `fista`. Source: Daubechies, Defrise & De Mol (2004).
+    `energy` `(params, x, y, z) -> scalar` of one example, `params`, x, y, the start (B, ...), `l1` >= 0, `step_size`
+    and `steps` are those of `fista`, as is the answer, `Sparse`. Source: Daubechies, Defrise & De Mol (2004).
     """
     return _proximal(partial(energy, params), (x, y), start, l1, step_size, steps, lambda t: t)
 

@@ -102,8 +102,8 @@ def minimize_best(
 ) -> Solution:
     """The `Solution` of lowest energy among S starts for each example; failed ones come last.
 
-    `starts` is (B, S, ...), or a pytree of such arrays; everything else is as in `minimize`, and `known`, `context`
-    have one row for each of B examples. ValueError for starts without S, and as there.
+    `starts` is (B, S, ...), or a pytree of such arrays; energy, params and options are as in `minimize`, and `known`,
+    `context` have one row for each of B examples. ValueError for starts without S, and as there.
     """
     found, energies = from_each_start(energy, params, context, starts, known=known, **options)
     batch, many = energies.shape

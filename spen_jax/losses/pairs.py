@@ -26,7 +26,7 @@ Number = jax.Array | float
 
 
 def energy_loss(correct: jax.Array) -> jax.Array:
-    """E_correct, (...) -> (...), as floats.
+    """E_correct = `correct`, (...) -> (...), as floats.
 
     Margin, the gap E_wrong - E_correct that contents it: none. Collapses, that is, an energy equal everywhere minimises
     it, unless the architecture holds the other energies up (regression does). ValueError for what is no real number.
@@ -77,7 +77,7 @@ def hinge(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> jax.Arr
     Belanger & McCallum (2016). On distances of an anchor it is the triplet loss of Schroff et al. (2015), on each
     negative the ranking loss of Weston et al. (2010).
 
-    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `correct` and `wrong` (...), or one of them a number, give (...); `wrong` is infinite where no answer is wrong.
     At least 0. ValueError, by name, for what is no real number and shapes that do not fit.
     """
     correct, wrong, margin = read_pair(correct, wrong, margin=margin)
@@ -93,7 +93,7 @@ def log_loss(
     infinite. Does not collapse: an energy equal everywhere is no minimum. The lecture's form is the default; as beta
     grows it tends to `hinge`, which it is at beta = infinity. Source: LeCun et al. (2006), section 2.2.
 
-    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `correct` and `wrong` (...), or one of them a number, give (...); `wrong` is infinite where no answer is wrong.
     At least 0; beta above 0, and like the margin one number or of the energies' (last) axes. ValueError, by name, for
     what is no real number and shapes that do not fit.
     """
@@ -112,7 +112,7 @@ def mce(correct: jax.Array, wrong: jax.Array, *, beta: Number = 1.0) -> jax.Arra
     minimum), but where the violation is large its gradient vanishes: it gives badly wrong examples up. As beta grows it
     is 1 on errors and 0 elsewhere. Source: Juang, Chou & Lee (1997).
 
-    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `correct` and `wrong` (...), or one of them a number, give (...); `wrong` is infinite where no answer is wrong.
     From 0 to 1; beta, the inverse temperature, is finite and above 0. ValueError, by name, for what is no real number
     and shapes that do not fit.
     """
@@ -130,7 +130,7 @@ def square_square(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) ->
     Hadsell, Chopra & LeCun (2006). Chopra, Hadsell & LeCun (2005), whom lecture notes name, have an exponential as
     second term.
 
-    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `correct` and `wrong` (...), or one of them a number, give (...); `wrong` is infinite where no answer is wrong.
     At least 0; the margin is one number or of the energies' (last) axes. ValueError, by name, for what is no real
     number and shapes that do not fit.
     """
@@ -147,7 +147,7 @@ def square_exponential(
     energy equal everywhere is no minimum. For energies bounded below: at E_wrong = -100 the exponential overflows
     float32. Source: Osadchy, Miller & LeCun (2004).
 
-    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `correct` and `wrong` (...), or one of them a number, give (...); `wrong` is infinite where no answer is wrong.
     `scale` and beta, above 0, are one number or of the energies' (last) axes. ValueError, by name, for what is no real
     number and shapes that do not fit.
     """
@@ -163,7 +163,7 @@ def simple_pair(correct: jax.Array, wrong: jax.Array, margin: Number = 1.0) -> j
     to 0 and the wrong one to the margin with equal force, so that a level for all between them is a minimum too where
     the two cannot move apart. Source: Bromley et al. (1993).
 
-    Energies (...), or one of the two a single number, give (...); `wrong` is infinite where there is no wrong answer.
+    `correct` and `wrong` (...), or one of them a number, give (...); `wrong` is infinite where no answer is wrong.
     At least 0; the margin is one number or of the energies' (last) axes. ValueError, by name, for what is no real
     number and shapes that do not fit.
     """

@@ -90,8 +90,8 @@ def minimum_empirical_error(
 
     Margin, the gap E_wrong - E_correct that contents it: positive. Does not collapse (an energy equal everywhere is no
     minimum), but gives badly wrong examples up, as `mce` does, which it is for two answers. The loss is (...), in [0,
-    1]. Arguments, and what raises ValueError, as in `nll`, beta finite, the weights a mask. Source: LeCun et al.
-    (2006), section 2.2.4.
+    1]. `correct` (...), `everything` (..., K) and what raises ValueError are as in `nll`, beta finite, the weights a
+    mask. Source: LeCun et al. (2006), section 2.2.4.
     """
     log_probability = -beta * nll(correct, everything, beta, weights=weights)
     return -jnp.expm1(log_probability)
@@ -103,8 +103,9 @@ def minimum_empirical_error(
 def violation(correct: jax.Array, wrong: jax.Array, margin: Number = 0.0) -> jax.Array:
     """E_correct - E_wrong + margin: positive where the pair violates its margin.
 
-    Energies (...), or one of the two a single number, give (...); the margin is one number or of the energies' (last)
-    axes. A pair loss for `contrastive`. ValueError, by name, for what is no real number and shapes that do not fit.
+    `correct` and `wrong` (...), or one of them a number, give (...); the margin is one number or of the energies'
+    (last) axes. A pair loss for `contrastive`. ValueError, by name, for what is no real number and shapes that do not
+    fit.
     """
     correct, wrong, margin = read_pair(correct, wrong, margin=margin)
     return correct - wrong + margin

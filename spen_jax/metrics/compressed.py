@@ -112,7 +112,7 @@ def _rows(matrix):
 
 
 def ranked(labels: ArrayLike, n_labels: int) -> Any:
-    """Labels (N, k), the best first, as scores k, k - 1, ..., 1: a CSR matrix (N, n_labels).
+    """The numbers `labels` (N, k), the best first, as scores k, k - 1, ..., 1: a CSR matrix (N, n_labels).
 
     ValueError for what are no whole numbers from 0 to n_labels - 1, and for a label that a row has twice.
     """

@@ -91,8 +91,9 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 def entity_f1(tags: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> float:
     """2 |A ∩ B| / (|A| + |B|) over the entities of all sentences at once, A true, B predicted.
 
-    An entity is right where its kind, start and stop are; 0 if nothing is true or predicted. One list of tags
-    to each sentence, as `entities` reads them; ValueError for other tags and lengths. In [0, 1]. It agrees with
+    An entity is right where its kind, start and stop are; 0 if nothing is true or predicted. `tags`, the predicted,
+    and `truth` have one list to each sentence, as `entities` reads them; ValueError for other tags and lengths. In
+    [0, 1]. It agrees with
     seqeval's `f1_score`, with the arguments in the other order. Source: Tjong Kim Sang & De Meulder (2003), CoNLL's
     measure.
     """

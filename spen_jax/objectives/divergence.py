@@ -38,10 +38,11 @@ def replay(data: Any, key: jax.Array, *, chains: int = 1, domain: Domain = Box()
     (N, C, ...). ValueError for fewer than 1 chain, and as `read` raises.
     """
     check_whole("chains", chains, 1)
+    mask = read(data).mask
     y = field(data, "y")
     n, *shape = np.shape(y)
     points = domain.round(domain.random(key, (n, chains, *shape)))
-    return Replay(field(data, "x"), y, points, read(data).mask)
+    return Replay(field(data, "x"), y, points, mask)
 
 
 @once

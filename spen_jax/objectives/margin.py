@@ -29,8 +29,8 @@ def margin_loss(
     - "perceptron": [E(y) - E(y_hat)]_+ (LeCun et al. 1998; Collins 2002).
     - "contrastive": [1 - E(y_hat) + E(y)]_+, a hinge of one margin for all answers.
 
-    The same table stands in Tu & Gimpel (2018). `wrong` is the energy itself, not what `offending` minimises;
-    [a]_+ is max(0, a), and every loss is 0 or more where D is. ValueError for another name.
+    `variant` is one of these names, ValueError for another. The same table stands in Tu & Gimpel (2018). `wrong` is the
+    energy itself, not what `offending` minimises; [a]_+ is max(0, a), and every loss is 0 or more where D is.
     """
     check_variant(variant)
     margins: dict[Variant, Any] = {"margin": costs, "perceptron": 0.0}
@@ -85,7 +85,7 @@ def offending(variant: Variant, energy: Energy, cost: Cost) -> Energy:
     - "perceptron", "contrastive": E; the cost plays no part.
 
     `energy` and the cost D(y, truth) are of one example, as is what is returned. Equal arguments give the same
-    function, so that nothing compiles twice. ValueError for another name. Sources: those of `margin_loss`.
+    function, so that nothing compiles twice. ValueError for another variant. Sources: those of `margin_loss`.
     """
     check_variant(variant)
     if variant == "margin":

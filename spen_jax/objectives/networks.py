@@ -177,10 +177,10 @@ def alternating(
 ) -> optax.GradientTransformation:
     """One step of the energy, then `answer_steps` of the answer, and again.
 
-    The parameters are {"energy": theta, "answer": phi}, each with an Optax optimiser of its own. While a player is idle
-    neither its parameters nor the state of its optimiser change, so that a schedule counts its own steps; its gradient
-    is still computed. Equal arguments give the same transformation, so that nothing compiles twice. Raises ValueError
-    for fewer than one step.
+    The parameters are {"energy": theta, "answer": phi}, each with an Optax optimiser of its own, `energy_optimizer` and
+    `answer_optimizer`. While a player is idle neither its parameters nor the state of its optimiser change, so that a
+    schedule counts its own steps; its gradient is still computed. Equal arguments give the same transformation, so that
+    nothing compiles twice. Raises ValueError for fewer than one step.
     """
     check_whole("answer_steps", answer_steps, 1)
 

@@ -199,7 +199,8 @@ def levels(noise: Noise, seen: Given, key: jax.Array, samples: int) -> jax.Array
     """E + log q of the truth and of so many draws after it, (B, 1 + samples): what `ranking_nce` compares.
 
     In nats; `seen` is what `given` knows of the batch, `key` draws from the noise, and log q and the points are
-    constants. ValueError, as in `nce`, for a noise whose draws or log q have other shapes.
+    constants: the draws of y (B, ...) are (B, n, ...), n = `samples`. ValueError, as in `nce`, for a noise whose draws
+    or log q have other shapes.
     """
     points = _with_noise(noise, seen, key, samples)
     return points.energy + points.log_q

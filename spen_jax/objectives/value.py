@@ -26,8 +26,9 @@ Source = Literal["truth", "inference", "adversarial"]
 def value_loss(energy: jax.Array, oracle: jax.Array) -> jax.Array:
     """-v* log v - (1 - v*) log(1 - v) with v = sigmoid(-E), in nats, of E and v*, both (...) -> (...).
 
-    As softplus(-E) + v* E it is exact for any finite E, and its slope in E is v* - v. The minimum, at v = v*, is not
-    0 but the entropy of v*. Source: Gygli, Norouzi & Angelova (2017).
+    `energy` is E, `oracle` v*, what the oracle says, in [0, 1]. As softplus(-E) + v* E it is exact for any finite E,
+    and its slope in E is v* - v. The minimum, at v = v*, is not 0 but the entropy of v*. Source: Gygli, Norouzi &
+    Angelova (2017).
     """
     return jax.nn.softplus(-energy) + oracle * energy
 

@@ -187,7 +187,7 @@ def check_divided(mesh: Mesh, count: int) -> None:
 
 
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:
-    """Which of the rows of a batch lie on devices of this process: all where the devices do not divide them.
+    """Which rows of a batch on the mesh lie on devices of this process: all where the devices do not divide them.
 
     Of `count` rows their numbers, ascending, whole numbers (n,): what this process has to read for `of_own_rows`.
     """

@@ -71,7 +71,8 @@ class Bundle:
       optional: what it may be told besides, such as "known".
       sizes: of the batches that rows run in; what does not fill one is filled up, and cut off again.
 
-    `load` makes it, of `Contents` that `read` found; ValueError for settings that this version does not know.
+    `load` makes it, of `contents`, the `Contents` that `read` found; ValueError for settings that this version does not
+    know.
     """
 
     def __init__(self, contents: Contents):

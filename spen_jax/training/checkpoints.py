@@ -18,12 +18,12 @@ CLASS = "parameters"
 
 
 def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
-    """Writes a tree under a temporary name that is then renamed; `load` gives the same tree, equal to the bit.
+    """Writes the tree `params` to `path`; `load` gives the same tree, equal to the bit.
 
-    The tree is made of dicts, lists, tuples and whatever else is a pytree of JAX, and of arrays of booleans and real
-    numbers (bfloat16 among them), typed random keys, text, Python's numbers and None. Arrays have names such as
-    "network/output/kernel" for any reader of safetensors; those of keys are their data. Files end in `.spen`.
-    `metadata` is anything JSON can hold, such as the settings that rebuild the model.
+    It has a temporary name until it is whole. The tree is made of dicts, lists, tuples and whatever else is a pytree of
+    JAX, and of arrays of booleans and real numbers (bfloat16 among them), typed random keys, text, Python's numbers and
+    None. Arrays have names such as "network/output/kernel" for any reader of safetensors; those of keys are their data.
+    Files end in `.spen`. `metadata` is anything JSON can hold, such as the settings that rebuild the model.
 
     Raises TypeError, which says where, for a leaf of another kind, such as complex numbers.
     """
@@ -33,7 +33,7 @@ def save(path: str | Path, params: Any, metadata: dict | None = None) -> None:
 
 
 def load(path: str | Path, like: Any = None) -> tuple[Any, dict]:
-    """The params and metadata of `save`; arrays are NumPy's.
+    """The params and metadata of the file at `path` that `save` wrote; arrays are NumPy's.
 
     Without `like` dicts, lists and tuples are what they were, and of other pytrees (NamedTuples, dataclasses) those
     with named fields are dicts and the rest lists. With `like`, a tree of arrays or of their shapes, such as

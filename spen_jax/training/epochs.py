@@ -18,6 +18,7 @@ class Epochs(Iterator[T], Generic[T]):
     """
 
     def __init__(self, results: Iterator[T], name: str):
+        """The results of the epochs, one after the other, and the name of what gave them, for errors and warnings."""
         self._results, self._name, self._begun = results, name, False
 
     def __iter__(self) -> "Epochs[T]":

@@ -11,7 +11,7 @@ from spen_jax.types import Objective
 
 
 class Phase(NamedTuple):
-    """One training of several, for `fit_phases`: the `objective` that it minimises, by a `Recipe`.
+    """One training of several, for `fit_phases`: the `objective` that it minimises, by `recipe`, a `Recipe`.
 
     `name` is the key of `ready` there.
     """
@@ -107,7 +107,7 @@ def choose_then_refit(
       params: where both trainings start.
       part: the examples that are trained on while epochs are chosen.
       data: all training examples.
-      key: of all that is random, the same for both.
+      key: of all that is random, (), the same for both.
       score: validation score of parameters, `(params) -> float`, higher is better.
       ready: phases by name that are chosen already; the second training trains them too.
       again: where the second training starts, if not from `params`: a model that builds on another one, which

@@ -21,9 +21,9 @@ from spen_jax.types import Objective
 
 
 class State(NamedTuple):
-    """What a training carries from step to step: parameters, the optimizer's state, and the random key.
+    """What a training carries from step to step, as `init` makes it; `step`, `scan` and `fit` return new ones.
 
-    `init` makes it; `step`, `scan` and `fit` return new ones, and change none.
+    `params` are the parameters, a tree of arrays, `opt_state` the optimizer's state, `key` the random key, ().
     """
 
     params: Any
@@ -32,7 +32,7 @@ class State(NamedTuple):
 
 
 def init(params: Any, optimizer: optax.GradientTransformation | Touching, key: jax.Array) -> State:
-    """The state before the first step; the key, one of `jax.random.key`, decides all that is random.
+    """The state before the first step; the key (), one of `jax.random.key`, decides all that is random.
 
     `params` is a tree of arrays, `optimizer` Optax's or `touching`. ValueError for a key that is no array of JAX's, and
     for a table of `touching` that is none of the parameters.
