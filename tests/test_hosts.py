@@ -300,7 +300,9 @@ def test_one_process_hears_itself():
 @pytest.mark.slow
 def test_the_pages_on_several_processes_run_as_printed(tmp_path):
     """Two processes, each of the blocks in both; where the cluster would tell the address, this does."""
-    text = [(HERE.parent / f"docs/do/{page}.md").read_text() for page in ("parallel", "reliability")]
+    text = [
+        (HERE.parent / f"docs/do/{page}.md").read_text() for page in ("parallel", "reliability")
+    ]
     first, second = (re.search(r"```python hosts\n(.*?)```", page, re.S)[1] for page in text)
     (tmp_path / "both.py").write_text(f"""
 {first}
