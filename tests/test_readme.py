@@ -238,7 +238,7 @@ def test_the_page_on_latent_variables_runs_as_printed(capsys):
 )
 def test_what_a_page_links_to_and_the_commands_it_gives_are_there(page):
     text = page.read_text()
-    links = [page.parent / link for link in re.findall(r"\]\(([^)#]+)", text)]
+    links = [page.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
     scripts = [
         ROOT / script for script in re.findall(r"python ((?:experiments|benchmarks)/\S+\.py)", text)
     ]
