@@ -63,7 +63,9 @@ def look_through(app, doctree):
         above = literal.parent
         if isinstance(above, (nodes.reference, pending_xref)):
             continue
-        text = re.sub(r"\(.*\)$", "", literal.astext(), flags=re.S)
+        text, called = re.subn(r"\(.*\)$", "", literal.astext(), flags=re.S)
+        if called and text.isidentifier() and text.islower():
+            continue  # some object's method, as in `sample(key, 10)`
         full = known.get(f"{module_of(literal)}.{text}") or known.get(text)
         if full:
             link = pending_xref(
@@ -71,6 +73,15 @@ def look_through(app, doctree):
             )
             link["refdoc"] = app.env.current_document.docname
             above.replace(literal, link)
+
+
+def resolve_alias(app, env, node, text):
+    """A reference to `spen_jax.SPEN` leads to where it stands."""
+    full = env.spen_jax_names.get(node["reftarget"])
+    if full:
+        domain = env.domains.python_domain
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, text)
+    return None
 
 
 def module_of(node):
@@ -246,6 +257,7 @@ def setup(app):
     app.add_directive("room", Room)
     app.connect("builder-inited", lambda app: setattr(app.env, "spen_jax_names", targets()))
     app.connect("doctree-read", look_through)
+    app.connect("missing-reference", resolve_alias)
     app.connect("autodoc-process-docstring", to_restructured)
     app.connect("autodoc-skip-member", kept)
     app.connect("autodoc-process-signature", signature)
