@@ -1,5 +1,6 @@
 """Settings of the site. Pages are Markdown (MyST); those that name a `kernelspec` are executed, through a cache."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")  # not the builder's
 profile = HERE / "_build" / "ipython" / "profile_default"
 profile.mkdir(parents=True, exist_ok=True)
 (profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 'ERROR'\n")
+logging.getLogger("traitlets").setLevel(logging.ERROR)
 os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
 
 project = "spen_jax"
