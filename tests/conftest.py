@@ -16,7 +16,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 AROUND = set(
     "test_benchmark_energies test_benchmark_structure test_benchmarks test_bibtex test_contrastive "
     "test_ellipse test_embeddings_experiments test_gradients_page test_horn test_invariant test_labels "
-    "test_lecture_experiments test_many_labels_experiment test_million_experiment "
+    "test_lecture_experiments test_moving test_many_labels_experiment test_million_experiment "
     "test_handwriting test_loss_gallery test_mixture test_objective_pages test_parsing test_readme "
     "test_defaults test_denoise_experiment test_faces_experiment test_horses_experiment test_snakes_experiment "
     "test_factor_graphs_experiment test_pose test_resume_option test_stacking test_suggest test_tagging "

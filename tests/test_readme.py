@@ -36,6 +36,15 @@ def test_the_page_on_an_own_energy_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_search_on_the_page_on_tuning_runs_as_printed(capsys):
+    names = run("docs/do/tuning.md", "python grid")
+    assert 0.65 < names["search"].best_score_ and 0.65 < names["search"].score(
+        names["test_x"], names["test_y"]
+    )
+
+
+@pytest.mark.slow
 def test_a_spen_on_scene_runs_as_printed_where_the_data_are(capsys):
     try:
         run("docs/do/own_energy.md", "python scene")
