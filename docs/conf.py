@@ -10,6 +10,7 @@ import spen_jax
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the kernels: the pages' numbers are a CPU's
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")  # not the builder's own profile
 profile = HERE / "_build" / "ipython" / "profile_default"
 profile.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,8 @@ myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "executed")
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_in_temp = True  # what a page writes is gone with it
+nb_execution_timeout = 300
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"

@@ -33,3 +33,9 @@ def test_importing_spen_jax_imports_nothing_but_itself_beyond_jax_flax_optax_and
     assert "spen_jax" in new
     assert new - set(sys.stdlib_module_names) <= {"spen_jax", "jax", "flax", "optax", *CHEX}
     assert not loaded & HEAVY
+
+
+def test_without_scikit_learn_the_estimators_say_which_extra_has_it():
+    program = "import sys; sys.modules['sklearn'] = None; import spen_jax.estimators"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "pip install 'spen_jax[estimators]'" in run.stderr.splitlines()[-1]

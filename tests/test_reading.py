@@ -189,8 +189,8 @@ def test_several_labels_in_a_cell(tmp_path):
     found = table(tmp_path, "a\ttags\n1\tx; y\n2\t\n3\ty;;x;y\n", "tags", separator=";")
     assert (found.y.tolist(), found.label_names) == ([[1, 1], [0, 0], [1, 1]], ("x", "y"))
     assert "1 row without tags: all labels are 0" in found.notes
-    again = table(tmp_path, "tags\ta\ny\t4\n", like=found, separator=";")
-    assert (again.x.tolist(), again.y.tolist()) == ([[4]], [[0, 1]])
+    again = table(tmp_path, "tags\ta\ny;x\t4\n", like=found)
+    assert (again.x.tolist(), again.y.tolist()) == ([[4]], [[1, 1]])
     with pytest.raises(
         data.DataError, match=r"t\.dat:2: expected for 'tags' some of 'x', 'y', got 'z'"
     ):

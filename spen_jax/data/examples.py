@@ -42,6 +42,8 @@ class Column(NamedTuple):
     """Of a category all that it can be, in the order of their features; of a binary one (off, on)."""
     label: bool = False
     """Whether it went into y."""
+    separator: str | None = None
+    """What stands between the labels of a cell, of "tags"; rows that are read `like=` these have it too."""
 
     @property
     def features(self) -> tuple[str, ...]:

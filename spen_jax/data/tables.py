@@ -240,9 +240,11 @@ def _tags(name: str, cells: Any, separator: str | None, known: Column | None, la
         raise Refused(
             0, f"the names of labels in {name!r}, or a column for each label", short(repr(cells[0]))
         )
+    if separator is None and known:
+        separator = known.separator
     each = [_split(cell, separator) for cell in cells]
     distinct = sorted({tag for tags in each for tag in tags})
-    column = known or Column(name, "tags", tuple(distinct))
+    column = known or Column(name, "tags", tuple(distinct), separator=separator)
     places = {tag: i for i, tag in enumerate(column.values)}
     for row, tags in enumerate(each):
         if unknown := [tag for tag in tags if tag not in places]:
