@@ -39,7 +39,7 @@ def test_the_page_on_an_own_energy_runs_as_printed(capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_the_search_on_the_page_on_tuning_runs_as_printed(capsys):
     names = run("docs/do/tuning.md", "python grid")
-    assert 0.65 < names["search"].best_score_ and 0.65 < names["search"].score(
+    assert 0.55 < names["search"].best_score_ and 0.55 < names["search"].score(
         names["test_x"], names["test_y"]
     )
 
