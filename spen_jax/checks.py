@@ -122,7 +122,7 @@ def check_function(name: str, function: Any, what: str) -> None:
     if any(kind.__module__.startswith("flax.") for kind in type(function).__mro__):
         raise ValueError(
             f"{name} must be a function {what}, got the Flax module {type(function).__name__}: functions_of(module) "
-            "makes the two functions of a Linen one, docs/do/own_energy.md shows those of an NNX one"
+            "makes the two functions of a Linen one, docs/do/flavours.md shows those of an NNX one"
         )
     if not callable(function):
         raise ValueError(

@@ -31,7 +31,7 @@ def functions_of(module: Any) -> tuple[Callable[..., Any], Callable[..., jax.Arr
     `features(params, x, key=None, mask=None)`. Equal modules give the same functions, so that nothing compiles twice.
 
     ValueError for what is no such module, and for variables besides the parameters (`nn.BatchNorm`'s): a pure function
-    of one's own has those in its params; see docs/do/own_energy.md.
+    of one's own has those in its params; see docs/do/flavours.md.
     """
     _check_module(module, "features", "energy")
     return _of_method(module, "features"), _energy_of(module)
@@ -88,7 +88,7 @@ def _check_module(module, *methods):
         raise ValueError(
             f"this needs a Flax Linen module, got the NNX module {type(module).__name__}, which holds its parameters: "
             "split it, graphdef, params = nnx.split(module), and write the functions by nnx.merge(graphdef, params), "
-            "as in docs/do/own_energy.md"
+            "as in docs/do/flavours.md"
         )
     if not isinstance(module, nn.Module):
         raise ValueError(
@@ -110,7 +110,7 @@ def _parameters_only(module):
         raise ValueError(
             f"{type(module).__name__} keeps variables besides its parameters, such as BatchNorm's batch_stats, which "
             "these functions of params do not have: write the function yourself, with all variables in params, as in "
-            f"docs/do/own_energy.md, or take nn.LayerNorm. Flax says: {error}"
+            f"docs/do/flavours.md, or take nn.LayerNorm. Flax says: {error}"
         ) from error
 
 
