@@ -143,7 +143,7 @@ MISTAKES = {
     ),
     "an NNX module for a Linen one": (
         lambda: functions_of(Split(nnx.Rngs(0))),
-        r"the NNX module Split.*nnx.split\(module\).*own_energy.md",
+        r"the NNX module Split.*nnx.split\(module\).*flavours.md",
     ),
     "an NNX module for logits": (
         lambda: logits_of(Split(nnx.Rngs(0))),
