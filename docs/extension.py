@@ -2,8 +2,8 @@
 
 import importlib
 import inspect
+import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -151,9 +151,11 @@ def escaped(line):
     """One line with nothing of reStructuredText in it but code, emphasis and the marks of lists."""
     lead = re.match(r"\s*([-*] |\d+\. )?", line)
     rest = line[lead.end() :] if lead else line
-    parts = re.split(r"(``.+?``|`[^`]+`)", rest)
+    parts = re.split(r"(``.+?``|`[^`]+`|docs/[\w/]+\.md)", rest)
     for i, part in enumerate(parts):
-        if i % 2:
+        if i % 2 and part.startswith("docs/"):
+            parts[i] = f":doc:`/{part[5:-3]}`"
+        elif i % 2:
             parts[i] = f"``{part.strip('`')}``"
         else:
             part = re.sub(r"([\\`_|<>\[\]])", r"\\\1", part)
@@ -191,13 +193,20 @@ class Room(SphinxDirective):
         for name in sorted(public(room), key=lambda name: name.isupper()):
             value = getattr(room, name)
             ours = getattr(value, "__module__", "").startswith("spen_jax")
-            kinds = {"class": inspect.isclass(value), "function": inspect.isfunction(value)}
+            routine = inspect.isfunction(inspect.unwrap(value))  # of a cache, of jit
+            kinds = {"class": inspect.isclass(value), "function": routine}
             kind = next((kind for kind in kinds if ours and kinds[kind]), "data")
             text += [f".. auto{kind}:: {path}.{name}"]
-            text += ["   :members:", "   :special-members: __call__"] if kind == "class" else []
+            text += [f"   {option}" for option in of_class(value)] if kind == "class" else []
             text += ["   :no-value:"] if inspect.isfunction(value) and not ours else []
             text += [""]
         return self.parse_text_to_nodes("\n".join(text))
+
+
+def of_class(value):
+    """Options that show the members that this library wrote, those of its base classes too."""
+    others = [c.__name__ for c in value.__mro__ if not c.__module__.startswith("spen_jax")]
+    return ":members:", ":special-members: __call__", f":inherited-members: {', '.join(others)}"
 
 
 def kept(app, what, name, obj, skip, options):
@@ -243,12 +252,19 @@ def executed(app, page):
 
 
 def copy_notebooks(app, error):
-    """Put the notebooks beside the pages."""
+    """Put the notebooks beside the pages, their links inside the site as words: nobody knows where they are read."""
     for page in app.env.found_docs if not error else ():
-        if executed(app, page).exists():
-            target = Path(app.outdir) / "_notebooks" / f"{page}.ipynb"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(executed(app, page), target)
+        if not executed(app, page).exists():
+            continue
+        notebook = json.loads(executed(app, page).read_text("utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                text = "".join(cell["source"])
+                text = re.sub(r"\{py:obj\}(`[^`]+`)", r"\1", text)
+                cell["source"] = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", text)
+        target = Path(app.outdir) / "_notebooks" / f"{page}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(notebook, indent=1), "utf-8")
 
 
 def setup(app):
