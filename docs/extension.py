@@ -216,6 +216,13 @@ def kept(app, what, name, obj, skip, options):
     return True if bare or foreign else None
 
 
+def stay_home(app, module, attribute):
+    """No pages of the source of others: an alias such as `Callable[...]` is not followed to where Python has it."""
+    value = getattr(importlib.import_module(module), attribute.partition(".")[0], None)
+    ours = (getattr(value, "__module__", "") or "").startswith("spen_jax")
+    return None if ours else module
+
+
 def signature(app, what, name, obj, options, text, returns):
     """Without what Flax adds to every module."""
     if text:
@@ -277,6 +284,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", to_restructured)
     app.connect("autodoc-skip-member", kept)
     app.connect("autodoc-process-signature", signature)
+    app.connect("viewcode-follow-imported", stay_home)
     app.connect("html-page-context", offer_notebook)
     app.connect("build-finished", copy_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
