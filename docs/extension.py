@@ -2,14 +2,15 @@
 
 import importlib
 import inspect
-import json
 import re
 import sys
 from pathlib import Path
 
+import nbformat
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from jupyter_cache import get_cache
 from sphinx.addnodes import desc_signature, pending_xref
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
@@ -224,8 +225,9 @@ def stay_home(app, module, attribute):
 
 
 def signature(app, what, name, obj, options, text, returns):
-    """Without what Flax adds to every module."""
+    """Without what Flax adds to every module; a default that is a function by its name."""
     if text:
+        text = re.sub(r"<(PjitFunction of <)?function ([\w.]+)( at 0x\w+)?>(>)?", r"\2", text)
         text = re.sub(r", parent: .*?(?=, name:|\))|, parent=<[^>]*>|, name=None(?=\))", "", text)
     return text, returns
 
@@ -259,19 +261,19 @@ def executed(app, page):
 
 
 def copy_notebooks(app, error):
-    """Put the notebooks beside the pages, their links inside the site as words: nobody knows where they are read."""
+    """Put the notebooks beside the pages, with their outputs; what links inside the site is words there."""
+    cache = get_cache(app.config.nb_execution_cache_path)
     for page in app.env.found_docs if not error else ():
         if not executed(app, page).exists():
             continue
-        notebook = json.loads(executed(app, page).read_text("utf-8"))
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "markdown":
-                text = "".join(cell["source"])
-                text = re.sub(r"\{py:obj\}(`[^`]+`)", r"\1", text)
-                cell["source"] = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", text)
+        _, notebook = cache.merge_match_into_notebook(nbformat.read(executed(app, page), 4))
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                text = re.sub(r"\{py:obj\}(`[^`]+`)", r"\1", cell.source)
+                cell.source = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", text)
         target = Path(app.outdir) / "_notebooks" / f"{page}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(notebook, indent=1), "utf-8")
+        nbformat.write(notebook, target)
 
 
 def setup(app):

@@ -20,12 +20,16 @@ AROUND = set(
     "test_handwriting test_loss_gallery test_mixture test_objective_pages test_parsing test_readme "
     "test_defaults test_denoise_experiment test_faces_experiment test_horses_experiment test_snakes_experiment "
     "test_factor_graphs_experiment test_pose test_resume_option test_stacking test_suggest test_tagging "
+    "test_site test_start test_results_page "
     "test_words test_hidden_markov_experiment test_mean_field_experiment test_regressor_experiment".split()
 )
 EXPERIMENTS = AROUND - {
     "test_benchmarks",
     "test_readme",
     "test_gradients_page",
+    "test_site",
+    "test_start",
+    "test_results_page",
 }  # run with the slow ones
 
 
