@@ -26,6 +26,12 @@ def test_the_first_screen_runs_as_printed(capsys):
     assert float(f1) > 0.8 and float(residual) < 0.5  # all labels on: 0.4
 
 
+def test_the_first_page_of_the_site_runs_as_printed(capsys):
+    names = run("docs/index.md")
+    assert capsys.readouterr().out.endswith("[ True  True]\n")
+    np.testing.assert_allclose(names["found"].y, [[2], [3]], atol=1e-3)
+
+
 @pytest.mark.slow
 def test_the_page_on_an_own_energy_runs_as_printed(capsys):
     run("docs/do/own_energy.md")
