@@ -199,9 +199,18 @@ def write(path: str | Path, arrays: Mapping[str, Any]) -> None:
                 f"{name} is {array.dtype}, which {path.suffix} has no place for: make it numbers of NumPy's own types"
             )
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.numpy import save
 
-        data = save(whole)
+        try:
+            data = save(whole)
+        except (SafetensorError, KeyError) as error:
+            odd = [
+                f"{name} is {a.dtype}" for name, a in whole.items() if a.dtype.kind not in "biuf"
+            ]
+            raise ValueError(
+                f".safetensors has no place for one of these: {', '.join(odd)}"
+            ) from error
         with replacing(path) as file:
             file.write(data)
     else:

@@ -65,7 +65,8 @@ class Predictor:
       progress: whether to report on stderr.
       batch_size: the most rows that are predicted at once.
 
-    ValueError for an energy or features that are no functions, and for domains, shapes and sizes that cannot be.
+    ValueError for an energy or features that are no functions, a domain that is none, a shape that is no tuple, and a
+    `batch_size` that is no whole number from 1 on; options out of range are refused as it is called.
     """
 
     energy: Energy

@@ -180,6 +180,8 @@ class Matrix:
 
     def __init__(self, name: str, given: Any):
         """Of `given`, SciPy's; ValueError, which says `name`, for what is no matrix of real numbers."""
+        if not is_scipy(given):
+            raise ValueError(f"{name} must be one of SciPy's sparse matrices, got {type(given)}")
         if len(given.shape) != 2:
             raise ValueError(f"{name} must be a sparse matrix of two axes, got {given.shape}")
         check_real_type(name, given.dtype)

@@ -255,6 +255,7 @@ WRONG = {
     "at least 4, one a stage": lambda: DualDecomposition(steps=2),
     "one such as BeliefPropagation": lambda: FactorGraph(np.zeros((2, 2)), method="bp"),
     "one such as": lambda: Grid(np.zeros((2, 2, 2))).by(MeanField),
+    "one row of variables for each factor": lambda: at_most_one(3),
     "got one by itself": lambda: FactorGraph(np.zeros((2, 2)), at_most_one([[0, 1]])),
     "10\\^602.1 answers": lambda: FactorGraph(np.zeros((2000, 2)), method=Enumeration()).best(),
     "or of each example": lambda: FactorGraph(

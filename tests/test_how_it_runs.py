@@ -111,5 +111,7 @@ def test_it_takes_what_minimize_takes():
     assert words == "examples last; 1 block of 40 examples"
     with pytest.raises(ValueError, match="temperature must be an array of numbers, got list"):
         how_it_runs(smooth, W, x, **options | {"temperature": [0.1] * 5})
+    with pytest.raises(ValueError, match="must return a float scalar"):
+        how_it_runs(lambda params, x, y: y, W, x, shape=(6,))
     with pytest.raises(ValueError, match="settings knows no|has no setting|step_sizes"):
         how_it_runs(smooth, W, x, settings={"step_sizes": 0.1}, **options)

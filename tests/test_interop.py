@@ -179,6 +179,9 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
             interop.read(tmp_path / name)
     with pytest.raises(ValueError, match=r"written as \.npz"):
         interop.write(tmp_path / "a.pt", {})
+    for wrong in (np.ones(2, complex), np.array(["text"])):
+        with pytest.raises(ValueError, match=r"no place for one of these: s is (complex128|<U4)"):
+            interop.write(tmp_path / "a.safetensors", {"n": np.ones(2), "s": wrong})
     for name in ("a.npz", "a.safetensors"):
         with pytest.raises(FileNotFoundError):
             interop.read(tmp_path / name)

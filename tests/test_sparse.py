@@ -413,6 +413,8 @@ def test_bad_rows_are_refused_by_name():
         PART @ W[1:]
     with pytest.raises(ValueError, match="x must hold booleans or real numbers"):
         PREDICTOR(PARAMS, CSR.astype(complex))
+    with pytest.raises(ValueError, match="x must be one of SciPy's sparse matrices"):
+        rows(X)
 
 
 @pytest.mark.slow

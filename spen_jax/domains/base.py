@@ -111,8 +111,9 @@ class Domain:
 
     y is an array, for a `Product` a tree. Methods take one example; on a batch they act on each example alike, but for
     `gap`, `entropy` and the losses, which are one number for all that they are given. Every domain has `project`,
-    `initial` and `random` of its own, which here raise NotImplementedError. What a domain cannot do (reals have no
-    corners, a ball no logits) raises ValueError and says what can.
+    `initial` and `random` of its own, which here raise NotImplementedError (`exact.Polytope`, which starts at its
+    context, has no `initial` and `random`). What a domain cannot do (reals have no corners, a ball no logits) raises
+    ValueError and says what can.
     """
 
     @property

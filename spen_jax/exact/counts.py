@@ -181,7 +181,7 @@ def at_most_one(scopes: Any, *, value: int = 1) -> Counts:
     Factors as `Counts`, for a `FactorGraph`. `scopes` are whole numbers (m, r), -1 for none; `value` is a label.
     ValueError for other scopes.
     """
-    width = np.shape(scopes)[-1]
+    width = (np.shape(scopes) or (2,))[-1]
     energies = [0.0, 0.0, np.inf][: width + 1]
     return Counts(scopes, energies, value=value)
 

@@ -248,9 +248,9 @@ class Field(Structure):
     def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Answer:  # pyright: ignore
         """n answers for each example, drawn from P(y) = exp(-beta (E(y) - F)) or near it, by the method.
 
-        An `Answer`, its y (..., n, *nodes), its energy (..., n); at infinity n times the best. ValueError where the
-        method has none, for an n that is no whole number from 1 on, and a beta that is no scalar or known to be below
-        0.
+        An `Answer`, its y (..., n, *nodes), its energy (..., n); at infinity n times the best. Equal keys of
+        `jax.random.key` draw equal ones. ValueError where the method has none, for an n that is no whole number from 1
+        on, and a beta that is no scalar or known to be below 0.
         """
         check_whole("n", n, 1)
         beta, cold = read_beta(beta)

@@ -221,8 +221,9 @@ class Structure(Arrays):
     def sample(self, key: jax.Array, n: int = 1, beta: Beta = 1.0) -> Found:
         """n independent structures for each example, drawn from P(y) = exp(-beta (E(y) - F)).
 
-        `Found`, its y (..., n, *shape), its energy (..., n); at infinity n times the best. ValueError for an n that is
-        no whole number from 1 on, and a beta that is no scalar or known to be below 0.
+        `Found`, its y (..., n, *shape), its energy (..., n); at infinity n times the best. Equal keys of
+        `jax.random.key` draw equal ones. ValueError for an n that is no whole number from 1 on, and a beta that is no
+        scalar or known to be below 0.
         """
         check_whole("n", n, 1)
         beta, cold = read_beta(beta)

@@ -24,7 +24,7 @@ class Exact:
     marginals of the parts, and the energy F, the least of mean E - H / beta; both can be differentiated.
 
     Attributes:
-      beta: inverse temperature, > 0; ValueError for others. An energy without a structure is an error of the call.
+      beta: inverse temperature, > 0; ValueError for others, and from the call for an energy without a structure.
     """
 
     beta: float = math.inf

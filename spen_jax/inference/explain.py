@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from spen_jax import blocks, convolutions
+from spen_jax import blocks, checks, convolutions
 from spen_jax.inference import starts
 from spen_jax.inference.keeping import made_again
 from spen_jax.inference.plan import Options, Unrolled, Values, check_numbers, plan_of
 from spen_jax.inference.steps import Mapped, at_step, hold, init, obstacle, size_of, step
+from spen_jax.trees import one_of
 from spen_jax.types import Energy
 
 
@@ -38,6 +39,7 @@ def how_it_runs(
     check_numbers(plan.solver, settings, temperature)
     numbers_of = jax.tree.map(jnp.asarray, (settings, temperature))
     values = at_step(Values(params, *numbers_of), 0)
+    checks.check_energy(energy, params, *one_of((context, y)))
     context = hold(plan, context, known, y)
     size, numbers = size_of(y)
     count, block = blocks.block_sizes(size, numbers)

@@ -1,7 +1,7 @@
 """The sufficient conditions on a loss, under which lowering it puts the correct answer below the wrong ones.
 
 A loss here is a function of two energies, `(correct, wrong) -> loss`, of any shape; `as_pair` makes one of a loss of
-all energies, and `functools.partial` fixes what else it takes. Source: LeCun et al. (2006), section 2.3;
+all energies, and `functools.partial` fixes what else it takes. Source: LeCun et al. (2006), section 5;
 LeCun's lecture, "conditions on the loss".
 """
 
@@ -75,7 +75,7 @@ def check(
       ValueError: for numbers out of range, a loss that does not make one number of two, or one that is not a number
         somewhere on the grid.
 
-    Source: LeCun et al. (2006), section 2.3.
+    Source: LeCun et al. (2006), section 5.
     """
     if not (margin > 0 and reach > 0 and points > 1):
         raise ValueError(
@@ -166,7 +166,7 @@ def in_weights(
       margin: m > 0, of the line E_correct = E_wrong - m.
 
     The trees x, y and wrong hold arrays (B, ...). ValueError where leading axes differ. Source: LeCun et al. (2006),
-    section 2.3.
+    section 5.
     """
 
     def of_one(x, y, wrong):

@@ -51,12 +51,13 @@ def nll(
     this. In this scale it tends to `perceptron` as beta grows, which it is at beta = infinity. Lecture slides print the
     free energy without its minus sign. At beta = 1 over K classes it is softmax cross-entropy.
 
-    ValueError for what is no real number, shapes that do not fit, and beta or weights known to be below 0.
+    ValueError for what is no real number, shapes that do not fit, a beta that is no scalar, and beta or weights known
+    to be below 0.
 
     Args:
       correct: energies, (...), or one number.
       everything: energies of all answers, the correct one included, (..., K); or on a grid, or of samples.
-      beta: inverse temperature > 0, to infinity.
+      beta: inverse temperature > 0, to infinity, one for all.
       weights: what each of `everything` stands for, of a shape that broadcasts to it: None is 1 (a finite set); a mask
         leaves out padding; the volume of a cell makes a sum over a grid the integral; 1 / (n q(y)) makes n samples
         from a density q an estimate of it (importance sampling, biased upwards in F). A constant to differentiation.
@@ -208,7 +209,7 @@ def info_nce(
     Args:
       correct: energies, (...).
       wrong: energies of N negatives, (..., N); for a batch of pairs its matrix of energies (B, B).
-      beta: inverse temperature > 0.
+      beta: inverse temperature, finite and > 0.
       where: which are negatives, (..., N): `different`, or all but the diagonal of the matrix.
 
     Source: van den Oord, Li & Vinyals (2018).

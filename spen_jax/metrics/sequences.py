@@ -93,9 +93,8 @@ def entity_f1(tags: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> 
 
     An entity is right where its kind, start and stop are; 0 if nothing is true or predicted. `tags`, the predicted,
     and `truth` have one list to each sentence, as `entities` reads them; ValueError for other tags and lengths. In
-    [0, 1]. It agrees with
-    seqeval's `f1_score`, with the arguments in the other order. Source: Tjong Kim Sang & De Meulder (2003), CoNLL's
-    measure.
+    [0, 1]. It agrees with seqeval's `f1_score`, with the arguments in the other order. Source: Tjong Kim Sang & De
+    Meulder (2003), CoNLL's measure.
     """
     if isinstance(tags, str) or isinstance(truth, str) or len(tags) != len(truth):
         raise ValueError(

@@ -49,7 +49,8 @@ def read(batch: Any, *, weighted: bool = False) -> Batch:
     y (B, ...) is an array or a tree of arrays, `mask` booleans with leading axes of y ((B, T) for y (B, T, K)), or in
     its place `length` (B,) says how many entries of y's first axis after B count; `weight` (B,) how much each example
     does, where `weighted`. What does not count may be anything in the data, NaN too; y has 0 there. ValueError for a
-    batch without y, for a mask, lengths or weights that do not fit it, and for weights where they are not asked for.
+    batch without y, for a mask, lengths or weights of shapes that do not fit it, and for weights where they are not
+    asked for; a length beyond the axis is all of it.
     """
     y, mask, length, weight = (field(batch, name) for name in ("y", "mask", "length", "weight"))
     if y is None:

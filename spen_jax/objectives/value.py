@@ -76,8 +76,8 @@ def deep_value(
       sources: one or more of the three, each once.
 
     A batch has x and y (B, ...), see `read`. Metrics: loss; error, the mean of |v - v*|; with the source "truth" value,
-    the mean of v(x, truth); with the source
-    "inference" oracle, the mean v* of the inferred points, which is how well inference does in training.
+    the mean of v(x, truth); with the source "inference" oracle, the mean v* of the inferred points, which is how well
+    inference does in training.
 
     Raises ValueError for sources that are not known, repeated or none; in `training.fit` for y outside the domain.
     """
