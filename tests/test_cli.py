@@ -468,6 +468,7 @@ def test_words_of_the_library_about_arguments_become_options():
     assert saying.one_line("columns={'a b': 'number'} keeps it;\n labels= does") == (
         "--columns 'a b=number' keeps it; --labels does"
     )
+    assert saying.one_line("drop='no' leaves it out") == "--drop 'no' leaves it out"
     assert saying.one_line("text=Text(decimal=',') reads") == "--decimal ',' reads"
 
 
