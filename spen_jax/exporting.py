@@ -208,10 +208,19 @@ def _open():
 
 
 def serialised(function: Callable[..., Any], platforms: tuple[str, ...], *args: Any) -> bytes:
-    """The program of function(*args), by the arguments' shapes, some of which may be open."""
+    """The program of function(*args), by the arguments' shapes, some of which may be open.
+
+    ImportError where jax lacks the package that it writes programs with.
+    """
     from jax import export
 
-    return bytes(export.export(jax.jit(function), platforms=platforms)(*args).serialize())
+    program = export.export(jax.jit(function), platforms=platforms)(*args)
+    try:
+        return bytes(program.serialize())
+    except ImportError as error:
+        raise ImportError(
+            f"jax writes programs with flatbuffers: pip install 'spen_jax[serving]' ({error})"
+        ) from None
 
 
 def _named(path):

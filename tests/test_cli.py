@@ -15,6 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import jax.export
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -467,6 +468,7 @@ def test_words_of_the_library_about_arguments_become_options():
     assert saying.one_line("columns={'a b': 'number'} keeps it;\n labels= does") == (
         "--columns 'a b=number' keeps it; --labels does"
     )
+    assert saying.one_line("drop='no' leaves it out") == "--drop 'no' leaves it out"
     assert saying.one_line("text=Text(decimal=',') reads") == "--decimal ',' reads"
 
 
@@ -633,3 +635,17 @@ def test_a_model_is_exported_and_answers_alone(place, trained, capsys):
     found = serving.load(out)(x)
     np.testing.assert_array_equal(found["p"], estimator.predict_proba(x))
     assert command("info", out) == 0
+
+
+@pytest.mark.slow
+def test_export_without_the_package_of_programs_is_one_line_that_names_the_extra(
+    place, trained, monkeypatch, capsys
+):
+    def lacking(exported):
+        raise ImportError("Please install 'flatbuffers'")
+
+    monkeypatch.setattr(jax.export.Exported, "serialize", lacking)
+    out = place / "none.bundle"
+    assert command("export", trained[0], "--out", out) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'spen_jax[serving]'" in line and not out.exists()

@@ -197,6 +197,47 @@ def test_several_labels_in_a_cell(tmp_path):
         table(tmp_path, "a,tags\n4,z\n", like=found, separator=";")
 
 
+def test_a_cell_of_labels_that_says_not_known_is_not_a_label(tmp_path):
+    for word in "?", "NA", "NaN", "None", "null":
+        found = table(tmp_path, f"a,tags\n1,x;y\n2,{word}\n3,\n4,y\n", "tags", separator=";")
+        assert found.label_names == ("x", "y")
+        np.testing.assert_array_equal(found.y, [[1, 1], [np.nan, np.nan], [0, 0], [0, 1]])
+        assert found.mask.tolist() == [[True, True], [False, False], [True, True], [True, True]]
+        said = f"1 row where 'tags' is {word!r}: their labels are not known"
+        assert any(note.startswith(said) for note in found.notes)
+        assert "1 row without tags: all labels are 0" in found.notes
+        again = table(tmp_path, f"a,tags\n1,{word}\n2,x\n", like=found)
+        np.testing.assert_array_equal(again.y, [[np.nan, np.nan], [1, 0]])
+
+
+def test_beside_others_the_word_is_a_label_and_so_it_is_everywhere(tmp_path):
+    found = table(tmp_path, "a,tags\n1,NA;DE\n2,NA\n3,?\n", "tags", separator=";")
+    assert found.label_names == ("DE", "NA")
+    np.testing.assert_array_equal(found.y, [[1, 1], [0, 1], [np.nan, np.nan]])
+    again = table(tmp_path, "a,tags\n1,NA\n2,DE\n", like=found)
+    assert again.y.tolist() == [[0, 1], [1, 0]]
+
+
+def test_labels_that_differ_in_case_only_are_told(tmp_path):
+    text = "a,tags\n1,Billing;x\n2,billing\n3,x\n"
+    said = "labels of 'tags' that differ in case only are different ones: 'Billing', 'billing'"
+    found = table(tmp_path, text, "tags", separator=";")
+    assert found.label_names == ("Billing", "billing", "x") and said in found.notes
+    assert said in table(tmp_path, text.replace(";x", ""), "tags").notes
+    assert not any("case" in note for note in table(tmp_path, "a,t\n1,x\n2,y\n", "t").notes)
+
+
+def test_a_word_that_is_another_one_in_every_row_is_told_to_be_an_identifier(tmp_path):
+    said = "'no' is another word in every row: an identifier, as it seems; drop='no' leaves it out"
+    for n, kind in (9, "category"), (10, "category"), (150, "text"):
+        rows = "".join(f"T-{i:05},{i % 2}\n" for i in range(n))
+        found = table(tmp_path, f"no,l\n{rows}", "l")
+        assert found.columns[0].kind == kind and (said in found.notes) == (n >= 10)
+        assert not table(tmp_path, f"no,l\n{rows}", "l", drop="no").feature_names
+    names = "".join(f"one ticket {i},{i % 2}\n" for i in range(20))
+    assert said not in table(tmp_path, f"no,l\n{names}", "l").notes
+
+
 def test_another_table_is_read_like_the_first(tmp_path):
     first = table(tmp_path, "zip,c,on,l\n01234,x,no,1\n99999,y,yes,0\n", "l")
     found = table(tmp_path, "new,on,c,zip\n1,no,y,99999\n2,,,01234\n", like=first)

@@ -55,7 +55,7 @@ def asked(page, body, **headers):
 
 
 def test_the_page_prints_what_it_says(page):
-    assert len(page[1]) == 3
+    assert len(page[1]) == 4
     assert all(f"It prints `{line}`" in PAGE.read_text() for line in page[1])
 
 

@@ -35,7 +35,7 @@ class Export:
         model, *_ = folders.model_of(self.model)
         try:
             model.save(self.out, programs=True)
-        except (TypeError, ModuleNotFoundError) as error:
+        except (TypeError, ImportError) as error:
             raise Wrong(str(error)) from None
         size = self.out.stat().st_size
         Voice(self.quiet).note(f"{self.out}: {size / 1e6:.1f} MB, for spen_jax.serving")

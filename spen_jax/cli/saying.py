@@ -52,7 +52,7 @@ def in_options(text: str) -> str:
     """Words of the library about its arguments as those about options."""
     text = re.sub(r"columns=\{'([^']*)': '([^']*)'\}", r"--columns '\1=\2'", text)
     text = re.sub(r"text=Text\(decimal='(.)'\)", r"--decimal '\1'", text)
-    return re.sub(r"(?<![-\w])(labels|separator|columns)= ?", r"--\1 ", text)
+    return re.sub(r"(?<![-\w])(labels|separator|columns|drop)= ?", r"--\1 ", text)
 
 
 def table(rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -19,7 +19,8 @@ KINDS = "number", "category", "date", "text", "left out"
 MISSING = frozenset(
     ["", "na", "n/a", "#n/a", "nan", "null", "none", "?", "<na>", "#value!", "#div/0!"]
 )
-"""What stands for nothing among numbers and dates, in lower case; among words only an empty cell does."""
+"""What stands for nothing among numbers and dates, in lower case, and alone in a cell of several labels; among other
+words only an empty cell does."""
 _IDENTIFIER = re.compile(
     r"(?i:(?:.*[_\s.-])?(?:id|uuid|guid)|index|idx|key|row|rownum|unnamed: 0)|.*[a-z]I[Dd]|",
     re.ASCII,
@@ -32,6 +33,8 @@ _ISO = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[-+]\d\d:?\d\d)?)?", re.ASCII
 )
 _SOME_DATE = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d)", re.ASCII)
+_CODES = 10
+"""Rows from which on a word that is another one in each is told to be an identifier, as it seems."""
 _MOST, _SOME = 1000, 100
 """Values of a category at most, and from which on one that is new in every second row is text."""
 _EPOCH = datetime.datetime(1970, 1, 1)
@@ -97,9 +100,9 @@ def as_words(cells: Sequence[str | None], name: str, kind: str | None, is_label:
     if not known and kind is None:
         return Told(Column(name, "number"), np.full(len(cells), np.nan))
     if kind == "category" or is_label and kind is None:
-        return coded(
-            cells, Column(name, "category", tuple(values)) if kind else column_of(name, values)
-        )
+        column = Column(name, "category", tuple(values)) if kind else column_of(name, values)
+        note = alike_but_for_case(name, values) if is_label else ""
+        return coded(cells, column)._replace(note=note)
     dates = [cell for cell in known if cell.lower() not in MISSING]
     if dates and all(_ISO.fullmatch(cell) for cell in dates):
         return _dates(
@@ -118,9 +121,25 @@ def as_words(cells: Sequence[str | None], name: str, kind: str | None, is_label:
     words = sum(len(cell.split()) for cell in values) / len(values)
     if len(values) == len(known) > 1 and words <= 1 and _IDENTIFIER.fullmatch(name):
         return _left_out(name, len(cells))
+    note = ""
+    if len(values) == len(known) >= _CODES and max(len(cell.split()) for cell in values) == 1:
+        note = f"{name!r} is another word in every row: an identifier, as it seems; drop={name!r} leaves it out"
     if words > 3 or len(values) > _MOST or (len(values) > _SOME and len(values) > len(cells) / 2):
-        return _text(cells, name)
-    return coded(cells, Column(name, "category", tuple(values)))
+        return _text(cells, name)._replace(note=note)
+    return coded(cells, Column(name, "category", tuple(values)))._replace(note=note)
+
+
+def alike_but_for_case(name: str, labels: Sequence[str]) -> str:
+    """A note on labels that are the same words in other letters, such as "Billing" and "billing"; "" without."""
+    spelled: dict[str, list[str]] = {}
+    for label in labels:
+        spelled.setdefault(label.casefold(), []).append(label)
+    several = [same for same in spelled.values() if len(same) > 1]
+    if not several:
+        return ""
+    shown = "; ".join(", ".join(map(repr, same)) for same in several[:4])
+    beyond = f" and {len(several) - 4:,} more" if len(several) > 4 else ""
+    return f"labels of {name!r} that differ in case only are different ones: {shown}{beyond}"
 
 
 def check_alike(cells: Sequence[str | None], name: str, decimal: str) -> None:

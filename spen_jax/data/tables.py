@@ -104,7 +104,7 @@ def read_table(
 
 def _together(table: Table, told: list[Told], notes: tuple[str, ...], y: Any) -> Examples:
     values = np.stack([t.values for t in told], 1)
-    said = (*table.notes, *notes, *(t.note for t in told if t.note))
+    said = (*table.notes, *notes, *(line for t in told for line in t.note.splitlines()))
     entries = Entries(table.n, values.ravel())
     try:
         found = examples_of(entries, [t.column for t in told], table.size, said, y)
@@ -243,8 +243,10 @@ def _tags(name: str, cells: Any, separator: str | None, known: Column | None, la
     if separator is None and known:
         separator = known.separator
     each = [_split(cell, separator) for cell in cells]
+    cells, note = _without_unknown(name, cells, each, () if known is None else known.values)
     distinct = sorted({tag for tags in each for tag in tags})
     column = known or Column(name, "tags", tuple(distinct), separator=separator)
+    notes = [note, "" if known else kinds.alike_but_for_case(name, distinct)]
     places = {tag: i for i, tag in enumerate(column.values)}
     for row, tags in enumerate(each):
         if unknown := [tag for tag in tags if tag not in places]:
@@ -259,8 +261,31 @@ def _tags(name: str, cells: Any, separator: str | None, known: Column | None, la
         y = y.toarray()
         y[gone] = np.nan
     empty = sum(not tags for tags in each) - len(gone)
-    note = f"{counted(empty, 'row')} without {name}: all labels are 0" if empty else ""
-    return Told(column, np.zeros(len(each)), note=note), y
+    notes.append(f"{counted(empty, 'row')} without {name}: all labels are 0" if empty else "")
+    return Told(column, np.zeros(len(each)), note="\n".join(filter(None, notes))), y
+
+
+def _without_unknown(
+    name: str, cells: Sequence[Any], each: list[list[str]], names: Sequence[str]
+) -> tuple[list[Any], str]:
+    """The cells with None, and `each` without labels, where a cell says no more than "NA" or "?"; and a note.
+
+    Not where such a word is a label: one of `names`, or beside others in some cell.
+    """
+    labels = {*names, *(tag for tags in each if len(tags) > 1 for tag in tags)}
+    found, said = list(cells), dict[str, int]()
+    for row, tags in enumerate(each):
+        if not isinstance(cells[row], str) or len(tags) != 1 or tags[0] in labels:
+            continue
+        if tags[0].lower() in kinds.MISSING:
+            said[tags[0]] = said.get(tags[0], 0) + 1
+            found[row], each[row] = None, []
+    if not said:
+        return found, ""
+    rows = counted(sum(said.values()), "row")
+    return found, (
+        f"{rows} where {name!r} is {several(said)}: their labels are not known; an empty cell is a row without labels"
+    )
 
 
 def _is_matrix(cells: Any) -> bool:
