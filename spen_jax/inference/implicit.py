@@ -80,7 +80,9 @@ def _tangent(plan, mode, arguments, y, tangents):
         options = {"tol": mode.tolerance, "maxiter": mode.steps}
         w, _ = cg(matrix, b, M=lambda r: onto(onto(r) / scale), **options)
         error, length = jnp.linalg.norm(matrix(w) - b), jnp.linalg.norm(b)
-        rounding = 4 * jnp.finfo(b.dtype).eps * jnp.linalg.norm(w) / size  # of the product with the matrix
+        rounding = (
+            4 * jnp.finfo(b.dtype).eps * jnp.linalg.norm(w) / size
+        )  # of the product with the matrix
         most = jnp.maximum(10 * mode.tolerance * length, jnp.minimum(rounding, ROUNDED * length))
         return jnp.where(error <= most, w, jnp.nan)
 
