@@ -197,6 +197,17 @@ def test_thirty_epochs_compile_in_the_first():
         epochs.last()
 
 
+def test_weakly_typed_parameters_compile_a_step_once():
+    objective = objectives.end_to_end(Predictor(energy, shape=(4,), steps=2))
+    params = PARAMS | {"log_weight": jnp.full(4, -3.0), "one": 1.0}
+    state = training.init(params, ADAM, jax.random.key(0))
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    assert not any(getattr(a, "weak_type", False) for a in leaves)
+    with builds(1):
+        for _ in range(3):
+            state, _ = training.step(objective, ADAM, state, DATA, np.arange(100))
+
+
 def test_reductions_of_large_matrices_compile_once():
     energies, truth = jnp.ones((4096, 128)), np.zeros(4096, int)
     for reduce in (

@@ -357,3 +357,27 @@ def test_damping_is_that_of_the_proximal_step_on_an_active_ball(x64):
         move = 1e-5 * np.eye(2)[[i]]
         up, down = (solve(b + sign * move, damping, answer) for sign in (1, -1))
         np.testing.assert_allclose(got[:, 0, i], (up - down) / 2e-5, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_near_the_corners_of_simplices_float32_is_enough_for_the_implicit_derivative():
+    """There an entropy's curvatures 1 / y lie a million apart, and rounding is all that remains of the residual."""
+    draw = np.random.default_rng(0).normal
+    scores, pairs = np.float32(5 * draw(size=(8, 5, 4))), np.float32(0.5 * draw(size=(4, 4)))
+
+    def energy(pairs, scores, y):
+        return -jnp.sum(scores * y) - jnp.sum((y[:-1] @ pairs) * y[1:])
+
+    def squares(pairs, mode):
+        options = {"domain": Simplex(), "temperature": 1.0, "solver": MirrorDescent(0.5)}
+        found = minimize(
+            energy, pairs, scores, shape=(5, 4), steps=200, differentiate=mode, **options
+        )
+        return jnp.sum(found.y**2, (1, 2)), jnp.min(found.y)
+
+    implicit, unrolled = (
+        jax.jit(jax.jacrev(lambda p, how=how: squares(p, how)[0]))(pairs)
+        for how in ("implicit", "unrolled")
+    )
+    assert squares(pairs, "stopped")[1] < 1e-5
+    np.testing.assert_allclose(implicit, unrolled, atol=1e-3 * np.abs(unrolled).max())

@@ -143,7 +143,7 @@ MISTAKES = {
     ),
     "an NNX module for a Linen one": (
         lambda: functions_of(Split(nnx.Rngs(0))),
-        r"the NNX module Split.*nnx.split\(module\).*flavours.md",
+        r"the NNX module Split.*nnx.split\(module, nnx.Param, ...\).*flavours.md",
     ),
     "an NNX module for logits": (
         lambda: logits_of(Split(nnx.Rngs(0))),
@@ -230,6 +230,16 @@ MISTAKES = {
     "a seed for a key": (
         lambda: training.init(PARAMS, ADAM, 0),
         r"key must be a random key, jax.random.key\(0\), got 0",
+    ),
+    "the generators of an NNX module for parameters": (
+        lambda: training.init(
+            nnx.split(nnx.Dropout(0.1, rngs=nnx.Rngs(0)))[1], ADAM, jax.random.key(0)
+        ),
+        r"params must be floats.*\['count'\].* uint32.*nnx.split\(module, nnx.Param, ...\)",
+    ),
+    "whole numbers for parameters": (
+        lambda: training.init({"w": X[0], "n": np.arange(3)}, ADAM, jax.random.key(0)),
+        r"params must be floats, which have a gradient, got \['n'\] int",
     ),
     "a step size below 0": (
         lambda: predict(settings={"step_size": -0.5}),

@@ -24,6 +24,8 @@ def value(objective, params, data):
 def test_the_page_on_max_margin_runs_as_printed():
     names = page("max_margin")
     assert 0 < names["metrics"]["violated"] <= 1
+    np.testing.assert_allclose(names["tenth"], [0.86, 0.72], atol=0.05)
+    np.testing.assert_allclose(names["tenfold"], [1, 0.12], atol=0.08)
     got = value(names["slack"], names["learned"], names["data"].train)
     assert got < value(names["slack"], names["params"], names["data"].train) - 1
     assert np.mean(names["each"]) > 0.1

@@ -71,7 +71,11 @@ def test_the_page_on_speed_prints_what_it_says(capsys):
 @pytest.mark.slow
 def test_the_page_on_inference_runs_as_printed(capsys):
     run("docs/theory/inference.md")
-    converged, shape, *second, points, r_hat, known = capsys.readouterr().out.splitlines()
+    converged, shape, *rest, points, r_hat, known = capsys.readouterr().out.splitlines()
+    smooth, second = rest[:5], rest[5:]
+    page = (ROOT / "docs/theory/inference.md").read_text()
+    assert all(f"    {line}\n" in page for line in (*smooth[:2], *smooth[3:]))
+    assert smooth[2].endswith("False") and float(smooth[2].split()[-2]) > 0.3
     np.testing.assert_allclose([float(number) for number in second], [-0.25, -0.5], rtol=1e-4)
     assert converged.startswith("True") and converged.endswith("(100, 201)")
     assert shape == "(5, 5, 5)"
@@ -86,7 +90,7 @@ def test_the_page_on_structures_prints_what_it_says(capsys):
     names = run("docs/theory/structure.md")
     printed = capsys.readouterr().out
     page = (ROOT / "docs/theory/structure.md").read_text()
-    hidden, aligned, learned, *shares = re.findall(r"```\n\n((?:    .*\n)+)", page)
+    hidden, aligned, learned, _, *shares = re.findall(r"```\n\n((?:    .*\n)+)", page)
     for block in (hidden, aligned):
         assert re.sub("^    ", "", block, flags=re.M) in printed
     lines = printed.splitlines()
@@ -97,6 +101,11 @@ def test_the_page_on_structures_prints_what_it_says(capsys):
         for said, line in zip(block.splitlines(), lines[start:][:4], strict=True):
             said, found = (np.array(text.split(), float) for text in (said, line))
             assert said[0] == found[0] and np.abs(said - found).max() <= 6
+    decoded = names["decoded"]
+    np.testing.assert_allclose(
+        [*decoded["best"], *decoded["marginals"]], [0.88, 0.86, 0.88, 0.85], atol=0.02
+    )
+    assert decoded["best"][1] > decoded["marginals"][1]
     np.testing.assert_allclose([float(a) for a in lines[-11:-8]], [625, 14, 16], rtol=1e-5)
     np.testing.assert_allclose(names["check"], names["found_of_pairs"].energy, rtol=1e-5)
 

@@ -126,6 +126,11 @@ class Domain:
         """Whether it has `to_logits`, `from_logits` and `entropy`, which mirror descent needs."""
         return False
 
+    @property
+    def flat(self) -> bool:
+        """Whether its faces are flat, so that `onto_face` applied twice is `onto_face`, but for rounding."""
+        return False
+
     def start(self, context: Any) -> Any:
         """Where inference of a batch starts, of a domain that needs its context; NotImplementedError for others."""
         raise NotImplementedError

@@ -93,6 +93,11 @@ class Product(Domain):
         """Whether each leaf's domain has."""
         return all(each.has_logits for each in self.domains)
 
+    @property
+    def flat(self):
+        """Whether each leaf's domain is."""
+        return all(each.flat for each in self.domains)
+
     def parts(self, y):
         """A tree of each leaf's own."""
         return self._tree("parts", y)

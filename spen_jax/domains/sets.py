@@ -32,6 +32,11 @@ class Reals(Domain):
     `initial` is 0, `random` standard normal, the loss the squared error. Logits, entropy and corners raise ValueError.
     """
 
+    @property
+    def flat(self):
+        """Always."""
+        return True
+
     def outside(self, y):
         """Where y is not finite."""
         return ~np.isfinite(real_array("y", y))
@@ -78,6 +83,11 @@ class Box(Domain):
     def has_logits(self):
         """Whether both bounds are finite."""
         return math.isfinite(self.upper - self.lower)
+
+    @property
+    def flat(self):
+        """Always."""
+        return True
 
     def onto_face(self, y, target, scaled, v):
         """v where y and the scaled target are strictly inside, else 0."""

@@ -48,6 +48,11 @@ class Simplex(Domain):
         """Always."""
         return True
 
+    @property
+    def flat(self):
+        """Always."""
+        return True
+
     def parts(self, y):
         """Each distribution is one part: the shape without its last axis."""
         return y.shape[:-1]

@@ -51,14 +51,15 @@ class Implicit:
     """Differentiates the answer as a minimiser, by the implicit function theorem, however it was found.
 
     At a minimum on the domain y = project(y - s grad E(y)) for any s > 0. With P the (symmetric) Jacobian of the
-    projection there, which takes out active bounds, and H the Hessian of E, both only ever applied to vectors:
-    dy = -P w, ((P - P P) / s + P (H + damping) P) w = P d(grad E), by preconditioned conjugate gradients. Where that
-    does not reach 10 times `tolerance` (relative) in so many `steps`, the derivative of that example is NaN. So it is
-    where the Hessian is singular and the minimisers form a set, unless all of them share the derivative asked for; a
-    `damping` > 0 then gives that of the proximal step argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any
-    order, in forward and in reverse mode, in which active bounds stay active. A point on a bound where the gradient is
-    0 too counts as bound. Of a function of y that is constant along a sphere, such as ||y||, the reverse derivative
-    there is NaN: nothing but rounding is left of it. ValueError unless steps >= 1, tolerance > 0 and damping >= 0.
+    projection there, which takes out active bounds, and H the Hessian of E, both only ever applied to vectors: dy = -P
+    w, ((P - P P) / s + P (H + damping) P) w = P d(grad E), by preconditioned conjugate gradients. Where that does not
+    reach 10 times `tolerance` (relative) in so many `steps`, nor as near as rounding lets it (at most 1e-2), the
+    derivative of that example is NaN, and `fit` leaves it out and counts it in "left_out". So it is where the Hessian
+    is singular and the minimisers form a set, unless all of them share the derivative asked for; a `damping` > 0 then
+    gives that of the proximal step argmin E + damping / 2 ||. - y||^2 instead. Derivatives of any order, in forward and
+    in reverse mode, in which active bounds stay active. A point on a bound where the gradient is 0 too counts as bound.
+    Of a function of y that is constant along a sphere, such as ||y||, the reverse derivative there is NaN: nothing but
+    rounding is left of it. ValueError unless steps >= 1, tolerance > 0 and damping >= 0.
     Sources: Krantz & Parks (2002); for fixed points of projections Blondel et al. (2022).
     """
 

@@ -87,7 +87,8 @@ def _check_module(module, *methods):
     if any(kind.__module__.startswith("flax.nnx") for kind in type(module).__mro__):
         raise ValueError(
             f"this needs a Flax Linen module, got the NNX module {type(module).__name__}, which holds its parameters: "
-            "split it, graphdef, params = nnx.split(module), and write the functions by nnx.merge(graphdef, params), "
+            "split it, graphdef, params, rest = nnx.split(module, nnx.Param, ...), and write the functions by "
+            "nnx.merge(graphdef, params, rest, copy=True), "
             "as in docs/do/flavours.md"
         )
     if not isinstance(module, nn.Module):

@@ -34,12 +34,36 @@ class State(NamedTuple):
 def init(params: Any, optimizer: optax.GradientTransformation | Touching, key: jax.Array) -> State:
     """The state before the first step; the key (), one of `jax.random.key`, decides all that is random.
 
-    `params` is a tree of arrays, `optimizer` Optax's or `touching`. ValueError for a key that is no array of JAX's, and
-    for a table of `touching` that is none of the parameters.
+    `params` is a tree of arrays of floats, `optimizer` Optax's or `touching`. Weak types, such as that of
+    `jnp.full(3, 0.5)`, are made strong, lest a step compiles again for its own results. ValueError for a key that is no
+    array of JAX's, for parameters that are no floats, by name, and for a table of `touching` that is none of them.
     """
     if not isinstance(key, jax.Array):
         raise ValueError(f"key must be a random key, jax.random.key(0), got {key!r}")
-    return State(params, optimizer.init(params), key)
+    _check_floats(params)
+    params = jax.tree.map(_strong, params)
+    return State(params, jax.tree.map(_strong, optimizer.init(params)), key)
+
+
+def _check_floats(params):
+    types = {
+        jax.tree_util.keystr(path): jnp.result_type(leaf)
+        for path, leaf in jax.tree.leaves_with_path(params)
+    }
+    wrong = [f"{n} {t}" for n, t in types.items() if not jnp.issubdtype(t, jnp.inexact)]
+    if wrong:
+        raise ValueError(
+            f"params must be floats, which have a gradient, got {', '.join(wrong)}. Keep what is no parameter out: "
+            "of an NNX module by graphdef, params, rest = nnx.split(module, nnx.Param, ...), and in the functions "
+            "nnx.merge(graphdef, params, rest, copy=True)"
+        )
+
+
+def _strong(leaf):
+    if isinstance(leaf, float):
+        return jnp.asarray(leaf, jnp.result_type(leaf))
+    weak = isinstance(leaf, jax.Array) and leaf.weak_type
+    return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
 
 
 def step(
