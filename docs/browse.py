@@ -30,6 +30,9 @@ WAYS: list[tuple[Literal["light", "dark"], int]] = [
 SEARCHES = {
     "end_to_end": "objectives.html#spen_jax.objectives.end_to_end",
     "min-sum": "learn/factor_graphs.html",
+    "free energy": "learn/latent.html",
+    "forbidden sphere": "learn/losses.html",
+    "most offending": "learn/",
     "SPENClassifier": "estimators.html#spen_jax.estimators.SPENClassifier",
 }
 CONTRAST = """() => {
