@@ -44,7 +44,7 @@ def test_nominal_attributes_are_one_hot_and_those_of_no_and_yes_are_one_feature(
         [0, 0, 1, 0, 1, 0, 0, 0, 1],
         [1, 0, 0, 0, 1, 0, 1, 1, 0],
     ]
-    assert found.columns[0] == ("hour", "category", ("morning", "noon", "at night"), False)
+    assert found.columns[0] == ("hour", "category", ("morning", "noon", "at night"), False, None)
     assert found.y.shape == (3, 0)
 
 
