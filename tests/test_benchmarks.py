@@ -64,6 +64,7 @@ def test_the_inference_benchmark_on_an_accelerator_says_what_precision_does(tmp_
     assert "Decisions that change" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_benchmark_of_restoration_compares_what_it_times():
     code = (

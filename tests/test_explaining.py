@@ -309,6 +309,7 @@ def test_without_matplotlib_pictures_say_what_is_missing(monkeypatch):
         plots.plot_inference(explained())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_page_on_explaining_prints_what_it_says(capsys):
     page = (Path(__file__).parents[1] / "docs/do/explaining.md").read_text()

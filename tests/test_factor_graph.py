@@ -92,6 +92,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", COUNTS)
 def test_a_count_is_the_table_that_it_stands_for(kind):
@@ -168,6 +169,7 @@ def test_a_variable_that_does_not_count_takes_its_factors_along():
         assert (masked.best().y[mask] == alone.best().y).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_graphs_of_different_shapes_are_padded_to_one_batch():
     rng = np.random.default_rng(7)

@@ -45,6 +45,7 @@ def test_mean_field_lies_above_the_free_energy_and_at_a_fixed_point():
     np.testing.assert_allclose(jax.nn.softmax(-energy, -1), found.nodes, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_forests_give_a_lower_bound_at_any_number_of_steps():
     for steps in (1, 200):
@@ -125,6 +126,7 @@ def test_the_derivative_of_a_free_energy_is_its_marginals(method):
     np.testing.assert_allclose(factors[0].energies, found.links[0], atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [BeliefPropagation(), TreeReweighted(), MeanField()])
 def test_marginals_have_derivatives(method, x64):

@@ -19,7 +19,7 @@ from spen_jax import data, exact, losses, metrics
 from spen_jax.domains import Box, L2Ball, Product, Reals, Simplex, check_inside
 from spen_jax.losses import OutsideBall
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TIMES = float(os.environ.get("SPEN_JAX_FUZZ", "0.5"))
 REFUSED = object()

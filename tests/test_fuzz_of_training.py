@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from spen_jax import Langevin, Predictor, Reals, fit, minimize, objectives, sample, training
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TIMES = float(os.environ.get("SPEN_JAX_FUZZ", "1"))
 QUIET = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")

@@ -243,6 +243,7 @@ def test_messages_are_as_the_equation_has_them(labels, names, kind, scale, x64):
                 assert not got[key].any()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "labels"),
@@ -299,6 +300,7 @@ def test_diagonals_alone_are_trees(name, x64):
     np.testing.assert_allclose(dual(grid, found.shares, True), least, atol=1e-8)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "names", "kind", "mask"),

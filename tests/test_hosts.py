@@ -121,6 +121,7 @@ def test_what_two_began_and_were_killed_in_another_number_ends(tmp_path, straigh
     assert names == {".lock", f"{EPOCHS * (STEPS + 1) - 1}", f"{EPOCHS * (STEPS + 1)}"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_reads_its_part_of_mapped_data(tmp_path, straight):
     one, two = finished(started(2, tmp_path / "a", "mapped"))
@@ -130,6 +131,7 @@ def test_each_reads_its_part_of_mapped_data(tmp_path, straight):
     assert straight("mapped")["rows"] == EPOCHS * STEPS * 8 + again
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path, straight, who):

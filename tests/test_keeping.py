@@ -34,6 +34,7 @@ def rows():
     return x, (x @ rng.normal(size=(4, 3)) > 0).astype(int)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 5, 7])
 def test_members_go_on_to_the_same_parameters(tmp_path, stop):

@@ -206,6 +206,7 @@ def test_bad_arguments_of_energies_of_many_labels_are_refused():
 # Labels spread over devices
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_step_over_devices_of_labels_says_one_sum_and_finds_the_answers_of_one_device():
     found = run("labels_on_eight_devices.py")

@@ -49,6 +49,7 @@ def test_one_code_is_k_means_and_a_gaussian_mixture_by_changing_beta(tmp_path, m
     assert not list(out.glob("*.part"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_differs_from_scikit_learn_ends_the_script_with_one_line(
     tmp_path, monkeypatch, capsys

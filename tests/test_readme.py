@@ -276,6 +276,7 @@ def test_the_first_estimator_runs_as_printed(capsys):
     assert float(capsys.readouterr().out.split()[0]) > 0.6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_first_five_minutes_print_what_the_page_says(capsys, tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def test_the_distances_of_a_users_own_are_least_at_g_and_as_by_hand():
     np.testing.assert_allclose(regressor.pinball(y, r), [0.1 + 0.9, 0], rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_linear_ones_on_the_table_are_the_regressions_that_others_call_by_name(x64):
     found = regressor.compare(30_000)

@@ -30,6 +30,7 @@ def compared(*names):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_formulas_are_what_the_compiled_programs_take():
     rows = compared(*scale.DESIGNS)

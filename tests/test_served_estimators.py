@@ -46,6 +46,7 @@ def same_sequences(got, want):
     return len(got) == len(want) and all(map(np.array_equal, got, want))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "units"), [(vectors, 3), (vectors, 0), (words, 3), (features, 3)])
 def test_a_tagger_is_served_as_it_predicts(kind, units, tmp_path):
     few = [kind(T) for T in (4, 6, 5)]
@@ -135,6 +136,7 @@ def test_known_labels_are_served_as_they_are_predicted(decision, tmp_path):
                 bundle(X[:1], known=known)
 
 
+@pytest.mark.long
 def test_sparse_rows_are_served_as_they_are_predicted(tmp_path):
     options = {"hidden_units": 8, "epochs": 1, "members": 1, "random_state": 0}
     counts = RNG.poisson(0.1, size=(300, 80)).astype(float)

@@ -313,6 +313,7 @@ def test_the_derivative_of_a_stopped_energy_is_that_of_the_minimum(case, solver,
     check(case, *SOLVERS[solver], "stopped", mapped=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("case, solver", slow_ones(IMPLICIT), ids=names)
 def test_the_implicit_derivative_is_that_of_the_problem_whatever_the_solver(

@@ -55,6 +55,7 @@ def test_the_masked_network_is_its_formula_and_its_loss_counts_what_was_not_told
     assert drawn.mean() == pytest.approx(0.4, abs=0.02) and not masked.drawn(0 * y, 0.8, 0).any()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_ranks_the_other_tags_of_a_row_and_writes_its_folder(tmp_path, monkeypatch):
     whole = data.exclusive_blocks(0, 300, 60)

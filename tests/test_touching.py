@@ -291,6 +291,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, held / 1024)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kibibytes of getrusage")
 def test_a_training_on_a_million_features_holds_three_copies_of_its_state_and_no_gradient_of_it():

@@ -55,6 +55,7 @@ def test_with_room_for_all_labels_it_is_the_whole_training_of_a_label_spen():
     np.testing.assert_allclose(found.matrix(L).toarray(), whole, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_broken_training_on_drawn_labels_of_a_folder_goes_on_to_the_bit(tmp_path):
     with sx.data.storing(tmp_path / "rows") as part:
