@@ -96,7 +96,7 @@ def module_of(node):
 
 
 SECTION = re.compile(r"(Args|Attributes|Fields|Returns|Raises|Yields):$")
-ENTRY = re.compile(r"[*\w]+(\.?, [*\w]+)*: ")
+ENTRY = re.compile(r"([*\w]+(?:\.?, [*\w]+)*): (.*)")
 
 
 def to_restructured(app, what, name, obj, options, lines):
@@ -142,9 +142,8 @@ def below_one_another(lines):
         if line.startswith(" "):
             yield f"  {escaped(line.strip())}"
             continue
-        names, colon, text = line.partition(": ")
-        if colon and re.fullmatch(r"[*\w]+(\.?, [*\w]+)*", names):
-            line = ", ".join(f"`{name}`" for name in names.split(", ")) + f": {text}"
+        if entry := ENTRY.match(line):
+            line = ", ".join(f"`{name}`" for name in entry[1].split(", ")) + f": {entry[2]}"
         yield f"- {escaped(line)}"
 
 
